@@ -1,0 +1,36 @@
+"""Tidegate: gated recurrent units (GRU) on PyTorch.
+
+The names below are all there is to know at first. Each is imported when it is first used, so that
+`import tidegate` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate._lazy import names_of
+
+__version__ = "0.1.0"
+__all__ = ["GRU", "GRUCell", "Run", "TrainSettings", "backends", "datasets", "errors", "load", "nn", "ops", "train"]
+
+if TYPE_CHECKING:
+    from tidegate import backends, datasets, errors, nn, ops
+    from tidegate.nn import GRU, GRUCell
+    from tidegate.training import Run, TrainSettings, load, train
+
+__getattr__, __dir__ = names_of(
+    __name__,
+    {
+        "GRU": "tidegate.nn",
+        "GRUCell": "tidegate.nn",
+        "train": "tidegate.training",
+        "load": "tidegate.training",
+        "Run": "tidegate.training",
+        "TrainSettings": "tidegate.training",
+        "backends": None,
+        "datasets": None,
+        "errors": None,
+        "nn": None,
+        "ops": None,
+    },
+)

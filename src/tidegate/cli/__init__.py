@@ -1,0 +1,39 @@
+"""The command line. Each command has a file of its own here; this one is their table of contents.
+
+Only the command that runs is imported, so that `tidegate --help` answers without loading torch.
+A command's file holds `app`, a `typer.Typer`; its function's docstring is its help text.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# name -> what it does, in one line; the file is tidegate/cli/NAME.py
+COMMANDS = {
+    "train": "Train a GRU on a table of sequences and write a run folder.",
+    "evaluate": "Score a run on a table, beside the naive baselines.",
+    "predict": "Add a run's predictions to the rows of a table.",
+    "example": "List or write the real data sets that come with Tidegate.",
+    "diagram": "Print a Mermaid diagram of a GRU step or of a whole model.",
+    "doctor": "Say what is installed and which back end runs where.",
+    "demo": "The whole tour on real data, in under two minutes.",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `tidegate ARGV` and return its exit status: 0 done, 1 failed, 2 a user's mistake, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    if debug:
+        argv.remove("--debug")
+    try:
+        from tidegate.cli._group import build
+    except ModuleNotFoundError as error:
+        print(
+            f"Error: the command line needs {error.name!r}, which is not installed. "
+            "Install it with: pip install 'tidegate[train]'",
+            file=sys.stderr,
+        )
+        return 1
+    return build(COMMANDS, importlib.import_module)(argv, debug)

@@ -1,0 +1,94 @@
+"""How `tidegate` finds its commands, and how an error becomes a sentence and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tidegate.errors import TidegateError, UserError
+
+HELP = "Gated recurrent units (GRU): from a table of sequences to a trained model."
+EPILOG = "Every command has its own --help. --debug, anywhere, shows the traceback of an error."
+
+
+def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callable[[list[str], bool], int]:
+    """A function that runs a command line and returns its exit status."""
+
+    class Commands(TyperGroup):
+        """Knows each command by its name and one line; imports the file of the one that is run."""
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            name, stub, rest = super().resolve_command(ctx, args)
+            if name is None or stub is None:
+                return name, stub, rest
+            real = typer.main.get_command(load(f"tidegate.cli.{name}").app)
+            real.name = name
+            return name, real, rest
+
+    app = typer.Typer(
+        cls=Commands,
+        help=HELP,
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name, line in commands.items():
+        app.command(name, help=line)(_stub)
+    group = typer.main.get_command(app)
+
+    def run(argv: list[str], debug: bool) -> int:
+        try:
+            group.main(args=argv, prog_name="tidegate", standalone_mode=True)
+        except SystemExit as exit_:
+            return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        except UserError as error:
+            return _say(error, 2, debug)
+        except TidegateError as error:
+            interrupted = type(error).__name__ == "Interrupted"
+            return _say(error, 130 if interrupted else 1, debug, "" if interrupted else "Error: ")
+        except Exception as error:
+            if debug:
+                raise
+            print(
+                f"Error: {type(error).__name__}: {error}\nThis should not happen. Repeat the command with --debug to see where.",
+                file=sys.stderr,
+            )
+            return 1
+        return 0
+
+    return run
+
+
+def _say(error: TidegateError, status: int, debug: bool, prefix: str = "Error: ") -> int:
+    if debug:
+        raise error
+    print(f"{prefix}{error}", file=sys.stderr)
+    return status
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from tidegate import __version__
+
+        typer.echo(f"tidegate {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _stub() -> None:
+    """Stands in the list of commands; the real one is loaded when it runs."""

@@ -1,0 +1,115 @@
+"""`tidegate diagram`: a GRU step or a whole model as a Mermaid diagram."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from tidegate.gates.diagram import ModelShape
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def diagram(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder; its sizes are drawn.")] = None,
+    kind: Annotated[
+        Literal["sequence", "flow"],
+        typer.Option(help="sequence: one step inside a GRU layer. flow: from the columns to the prediction."),
+    ] = "sequence",
+    input_size: Annotated[int | None, typer.Option(min=1, help="Features a step; 10 if not given.")] = None,
+    hidden_size: Annotated[int | None, typer.Option(min=1, help="Hidden units; 20 if not given.")] = None,
+    num_layers: Annotated[int | None, typer.Option(min=1, help="Layers; 1 if not given.")] = None,
+    bidirectional: Annotated[bool | None, typer.Option("--bidirectional", help="Read in both directions.")] = None,
+    output_size: Annotated[int | None, typer.Option(min=1, help="Class scores or values; 2 if not given.")] = None,
+    per: Annotated[
+        Literal["step", "sequence"] | None,
+        typer.Option(help="Predict for each step or once a sequence; step if not given."),
+    ] = None,
+    reset: Annotated[
+        Literal["after", "before"],
+        typer.Option(help="Where the reset gate multiplies: after the matrix product (torch, Keras) or before."),
+    ] = "after",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Write to this file instead of printing; in .md it is a fenced block."),
+    ] = None,
+) -> None:
+    """Print a Mermaid diagram of a GRU step or of a whole model, from a run or from sizes given as options.
+
+    GitHub, GitLab and many editors draw it where it stands in a block fenced as mermaid.
+    """
+    from tidegate.errors import SettingsError
+    from tidegate.gates.diagram import Column, ModelShape, flow_diagram, sequence_diagram
+
+    sizes = {
+        "input-size": input_size,
+        "hidden-size": hidden_size,
+        "num-layers": num_layers,
+        "bidirectional": bidirectional,
+        "output-size": output_size,
+        "per": per,
+    }
+    given = [f"--{name}" for name, value in sizes.items() if value is not None]
+    if run is not None:
+        if given:
+            raise SettingsError(
+                f"{', '.join(given)}: the sizes come from the run {run}; leave out the one or the other."
+            )
+        shape = shape_from_run(run)
+    else:
+        shape = ModelShape(
+            inputs=(Column("x", "input", input_size or 10),),
+            outputs=(Column("prediction", "scores", output_size or 2),),
+            hidden_size=hidden_size or 20,
+            num_layers=num_layers or 1,
+            bidirectional=bool(bidirectional),
+            per=per or "step",
+        )
+    if kind == "flow":
+        text = flow_diagram(shape)
+    elif shape.cell == "gru":
+        text = sequence_diagram(shape.input_size, shape.hidden_size, shape.num_layers, shape.bidirectional, reset)
+    else:
+        raise SettingsError(
+            f"The sequence diagram shows a GRU step; the cell of {run} is {shape.cell!r}. Use --kind flow."
+        )
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    from tidegate.files import write_text
+
+    write_text(out, f"```mermaid\n{text}```\n" if out.suffix.lower() in (".md", ".markdown") else text)
+    typer.echo(f"Wrote {out}")
+
+
+def shape_from_run(run: Path) -> ModelShape:
+    """The sizes of the model in a run folder, with the names of its columns. Raises RunError as `tidegate.load` does."""
+    from tidegate.gates.diagram import Column, ModelShape
+    from tidegate.training import load
+
+    opened = load(run)
+    preprocessing, spec = opened.preprocessing, opened.model.spec
+    numbers = [Column(c.name, "number and mask" if c.mask else "number", 1 + c.mask) for c in preprocessing.numbers]
+    tokens = [
+        Column(c.name, f"{c.kind}, {c.size:,} entries", dim)
+        for c, dim in zip(preprocessing.tokens, spec.embedding_dims, strict=True)
+    ]
+    target = preprocessing.target
+    kind = {"class": "class", "labels": "label", "number": "number"}[target.task]
+    width = target.width if target.task == "class" else 1
+    return ModelShape(
+        inputs=(*numbers, *tokens),
+        outputs=tuple(Column(name, kind, width) for name in target.names),
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        bidirectional=spec.bidirectional,
+        cell=spec.cell,
+        per=spec.per,
+        pooling=spec.pooling,
+        horizon=spec.horizon,
+        residual=spec.residual is not None,
+    )

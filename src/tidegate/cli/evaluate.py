@@ -1,0 +1,38 @@
+"""`tidegate evaluate`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table with the run's columns, the target included.")],
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="[auto|all|train|valid|test]",
+            help="Which rows to score. auto: test where the table has the run's split column or is the one it was trained on, else all.",
+        ),
+    ] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences at a time; never changes the figures.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Score a run on a table, beside the naive baselines on the same rows."""
+    from tidegate.training import load
+
+    result = load(run).evaluate(table, rows=rows, batch_size=batch_size)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(result.to_dict(), indent=1, default=lambda v: v.item()))
+    else:
+        typer.echo(str(result))

@@ -1,0 +1,42 @@
+"""`tidegate predict`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="A table with the run's columns; the target may be absent.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="File to write: its suffix says CSV, Parquet, JSON lines or Arrow."
+        ),
+    ],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add a column p_CLASS for each class or label.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences at a time; never changes the result.")
+    ] = None,
+) -> None:
+    """Write the table's rows with a run's `prediction` added."""
+    from tidegate.data.tables import SUFFIXES, unknown_suffix, write_table
+    from tidegate.training import load
+
+    if out.suffix.lower() not in SUFFIXES:
+        raise unknown_suffix(out)
+    frame = load(run).predict(table, probabilities=probabilities, batch_size=batch_size)
+    write_table(frame, out)
+    typer.echo(
+        f"{out}: {frame.height:,} rows with {', '.join(c for c in frame.columns if c.startswith('prediction'))}."
+    )

@@ -1,0 +1,198 @@
+"""Sequences to batches: padded only here, and never read where padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tidegate.data.sequences import MISSING_CLASS, Sequences
+
+BUCKET = 50  # batches that are sorted by length together: similar lengths share a batch, yet the order stays random
+EVALUATION_STEPS = 65_536  # most steps in memory at once while evaluating
+
+
+@dataclass
+class Batch:
+    """T steps of B sequences.
+
+    numbers [T, B, F]   codes [T, B, C]   lengths [B] on the CPU   steps [T, B]: the flat step each one came from
+    y: [T, B, K', ...] a step, [B, ...] a sequence; missing and padded targets are MISSING_CLASS or NaN.
+    inside [T, B]: False where padded.
+    """
+
+    numbers: Tensor
+    codes: Tensor
+    lengths: Tensor
+    steps: Tensor
+    inside: Tensor
+    y: Tensor | None
+    sequences: Tensor | None = None
+
+
+class BatchSource:
+    """The tensors of some `Sequences` on a device, and how to cut batches out of them.
+
+    horizon k > 0 makes the target of step t the values of steps t+1..t+k; where these leave the sequence or the
+    part (train, valid, test) of step t, it is missing.
+    """
+
+    def __init__(self, data: Sequences, *, per_sequence: bool, horizon: int, device: torch.device | str = "cpu"):
+        self.data, self.per_sequence, self.horizon = data, per_sequence, horizon
+        self.numbers = torch.from_numpy(data.numbers).to(device)
+        self.codes = torch.from_numpy(data.codes).to(device)
+        self.y = None if data.y is None else torch.from_numpy(data.y).to(device)
+        self.part = torch.from_numpy(data.part).to(device)
+        self.device = torch.device(device)
+
+    def cut(
+        self,
+        starts: Tensor,
+        lengths: Tensor,
+        limits: Tensor,
+        *,
+        part: int | None = None,
+        sequences: Tensor | None = None,
+    ) -> Batch:
+        """The batch of the steps starts[b] : starts[b] + lengths[b].
+
+        limits [B]: targets of a horizon come from before this flat step; part: score only its steps.
+        sequences [B]: whose target to take when one value a sequence is predicted.
+        """
+        longest = int(lengths.max())
+        offset = torch.arange(longest)[:, None]
+        inside = offset < lengths
+        # Padding repeats a sequence's last step: always a valid index, never read.
+        steps = (starts + torch.minimum(offset, lengths - 1)).to(self.device)
+        inside = inside.to(self.device)
+        y = None
+        if self.y is not None:
+            if self.per_sequence:
+                assert sequences is not None
+                y = self.y[sequences.to(self.device)].unsqueeze(1)
+            else:
+                y = self._targets(steps, inside, limits.to(self.device), part)
+        return Batch(self.numbers[steps], self.codes[steps], lengths, steps, inside, y, sequences)
+
+    def _targets(self, steps: Tensor, inside: Tensor, limits: Tensor, part: int | None) -> Tensor:
+        assert self.y is not None
+        blank = MISSING_CLASS if self.y.dtype == torch.int64 else float("nan")
+        if part is not None:
+            inside = inside & (self.part[steps] == part)
+        shifts = range(1, self.horizon + 1) if self.horizon else (0,)
+        out = []
+        for shift in shifts:
+            at = steps + shift
+            known = inside & (at < limits)
+            at = torch.minimum(at, limits - 1)
+            if part is not None:
+                known = known & (self.part[at] == part)
+            y = self.y[at]
+            out.append(torch.where(known if y.ndim == 2 else known[..., None], y, blank))
+        return torch.stack(out, dim=2)  # [T, B, max(horizon, 1), ...]
+
+    def all_targets(self, part: int | None) -> Tensor:
+        """What is to be predicted at every step [N, K, ...] or for every sequence [S, 1, ...], missing outside `part`."""
+        assert self.y is not None
+        if self.per_sequence:
+            blank = MISSING_CLASS if self.y.dtype == torch.int64 else float("nan")
+            y = torch.full_like(self.y, blank)
+            chosen = torch.from_numpy(self.data.containing(part)).to(self.device)
+            y[chosen] = self.y[chosen]
+            return y.unsqueeze(1)
+        steps = torch.arange(len(self.data.rows), device=self.device)[:, None]
+        limits = torch.from_numpy(np.repeat(self.data.offsets[1:], self.data.lengths)).to(self.device)[:, None]
+        return self._targets(steps, torch.ones_like(steps, dtype=torch.bool), limits, part).squeeze(1)
+
+    # --- training -------------------------------------------------------------------------------------------
+
+    def training_batches(
+        self, part: int, batch_size: int, window: int | None, rng: np.random.Generator
+    ) -> list[tuple[Tensor, ...]]:
+        """One epoch's worth of arguments for `cut`, in random order; every step of the part occurs once.
+
+        Long sequences are cut into windows from a random first cut, so that the cuts move from epoch to epoch.
+        """
+        starts, ends, limits, owners = self._windows(part, window, rng)
+        order = rng.permutation(len(starts))
+        batches = []
+        for bucket in np.array_split(order, max(1, round(len(order) / (BUCKET * batch_size)))):
+            bucket = bucket[np.argsort((ends - starts)[bucket], kind="stable")]
+            batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+        return [
+            tuple(torch.from_numpy(a[batches[i]]) for a in (starts, ends - starts, limits, owners))
+            for i in rng.permutation(len(batches))
+        ]
+
+    def _windows(self, part: int, window: int | None, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        segments = self.data.segments(part)
+        if self.per_sequence:
+            assert self.data.y is not None
+            missing = self.data.y == MISSING_CLASS if self.data.y.ndim == 1 else np.isnan(self.data.y).all(axis=1)
+            owner = np.searchsorted(self.data.offsets, segments[:, 0], side="right") - 1
+            segments = segments[~missing[owner]]
+        starts, ends = segments[:, 0], segments[:, 1]
+        limits = ends
+        if window is not None and not self.per_sequence:
+            lengths = ends - starts
+            long = lengths > window
+            first = np.where(long, rng.integers(1, window + 1, size=len(lengths)), lengths)
+            pieces = 1 + -(-(lengths - first) // window)
+            which = np.repeat(np.arange(len(lengths)), pieces)
+            number = np.arange(len(which)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+            cut = starts[which] + np.where(number > 0, first[which] + (number - 1) * window, 0)
+            end = np.minimum(starts[which] + first[which] + number * window, ends[which])
+            starts, ends, limits = cut, end, limits[which]
+        owners = np.searchsorted(self.data.offsets, starts, side="right") - 1
+        return starts, ends, limits, owners
+
+    def training_batch(self, arguments: tuple[Tensor, ...]) -> Batch:
+        starts, lengths, limits, owners = arguments
+        return self.cut(starts, lengths, limits, sequences=owners)
+
+    # --- evaluation -----------------------------------------------------------------------------------------
+
+    def whole_sequences(self, part: int | None, batch_size: int | None, chunk: int | None) -> Iterator[Iterator[Batch]]:
+        """Batches of whole sequences that have a step in `part`; each comes as its chunks of at most `chunk` steps.
+
+        The state is to be carried from chunk to chunk. batch_size=None: as many as EVALUATION_STEPS allows.
+        """
+        chosen = self.data.containing(part)
+        lengths = self.data.lengths[chosen]
+        chosen = chosen[np.argsort(-lengths, kind="stable")]
+        at = 0
+        while at < len(chosen):
+            longest = int(self.data.lengths[chosen[at]])
+            fits = max(1, EVALUATION_STEPS // min(longest, chunk or longest))
+            count = min(batch_size or fits, fits)
+            yield self._chunks(chosen[at : at + count], part, chunk)
+            at += count
+
+    def _chunks(self, chosen: np.ndarray, part: int | None, chunk: int | None) -> Iterator[Batch]:
+        starts = torch.from_numpy(self.data.offsets[chosen])
+        ends = torch.from_numpy(self.data.offsets[chosen + 1])
+        lengths, owners = ends - starts, torch.from_numpy(chosen)
+        longest = int(lengths.max())
+        for first in range(0, longest, chunk or longest):
+            here = (lengths - first).clamp(0, chunk or longest)
+            if self.per_sequence:
+                yield self.cut(starts, lengths, ends, sequences=owners)
+            else:
+                # A sequence that has ended stays in the batch (its state rides along) with no step inside.
+                yield self._cut_ended(starts + first, here, ends, part, owners)
+
+    def _cut_ended(self, starts: Tensor, lengths: Tensor, limits: Tensor, part: int | None, owners: Tensor) -> Batch:
+        ended = lengths == 0
+        batch = self.cut(
+            torch.where(ended, limits - 1, starts), lengths.clamp(min=1), limits, part=part, sequences=owners
+        )
+        if bool(ended.any()):
+            dead = ended.to(self.device)
+            batch.inside = batch.inside & ~dead
+            if batch.y is not None:
+                blank = MISSING_CLASS if batch.y.dtype == torch.int64 else float("nan")
+                batch.y[:, dead] = blank
+        return batch

@@ -1,0 +1,137 @@
+"""How a table is to be read as sequences: the same words in Python, on the command line and in YAML."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tidegate.errors import SettingsError, nearest
+
+
+def _names(value: Any) -> Any:
+    """One column name stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _split(value: Any) -> Any:
+    """'0.8,0.1,0.1' and [0.8, 0.1, 0.1] are fractions; any other text is a column's name."""
+    if isinstance(value, str):
+        parts = value.split(",")
+        try:
+            return tuple(float(p) for p in parts) if len(parts) == 3 else value
+        except ValueError:
+            return value
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+TABLE, MODEL, TRAINING = "The table", "The model", "Training"
+
+
+def setting(default: Any, panel: str, description: str, **limits: Any) -> Any:
+    """A field with its help text and the heading under which `--help` shows it."""
+    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
+
+
+class Settings(BaseModel):
+    """A frozen set of settings whose errors are sentences. `Settings.make(...)` raises SettingsError."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def make(cls, **values: Any):
+        """Build the settings from keyword arguments; an unknown name or an impossible value is a SettingsError."""
+        for name in values:
+            if name not in cls.model_fields:
+                raise SettingsError(f"There is no setting {name!r}.{nearest(name, cls.model_fields)}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if not first["loc"]:
+                raise SettingsError(str(first["msg"]).removeprefix("Value error, ")) from None
+            name = str(first["loc"][0])
+            raise SettingsError(f"{name}={values.get(name)!r}: {_sentence(first)}") from None
+
+
+def _sentence(error: Any) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "literal_error":
+        return f"expected one of {context['expected']}."
+    if kind in {"greater_than_equal", "less_than_equal", "greater_than", "less_than"}:
+        word = {"ge": "at least", "le": "at most", "gt": "more than", "lt": "less than"}
+        limit, bound = next(iter(context.items()))
+        return f"expected {word[limit]} {bound:g}."
+    return str(error["msg"]).removeprefix("Value error, ").rstrip(".") + "."
+
+
+class DataSettings(Settings):
+    """Which columns are what, and how rows become sequences (design, section 5)."""
+
+    target: Names = setting(
+        (),
+        TABLE,
+        "Column(s) to predict. One text, whole-number or yes/no column: classes. Float columns: numbers. Several 0/1 columns: several labels at once.",
+    )
+    group: Names = setting(
+        (),
+        TABLE,
+        "Column(s) that name the sequence a row belongs to. None: the whole table is one sequence, or with list columns each row is one.",
+    )
+    time: str | None = setting(None, TABLE, "Column that orders the rows of a sequence. None: the order of the file.")
+    per: Literal["step", "sequence"] = setting(
+        "step", TABLE, "Predict a value for each row (step) or one for each group (sequence)."
+    )
+    horizon: int = setting(0, TABLE, "0: predict the target of the same row. K > 0: the target's next K values.", ge=0)
+    features: Names | None = setting(
+        None, TABLE, "Columns to read. None: all that are not group, time, split, left out or, at horizon 0, target."
+    )
+    exclude: Names = setting((), TABLE, "Columns to leave out.")
+    categories: Names = setting(
+        (), TABLE, "Columns of whole numbers that are codes, not amounts (text columns are categories anyway)."
+    )
+    text: Names = setting((), TABLE, "Columns whose cells hold a whole sentence: cut into words, one word a step.")
+    task: Literal["auto", "class", "labels", "number"] = setting(
+        "auto", TABLE, "What the target is: one class, several 0/1 labels, or number(s). auto: by its type."
+    )
+    split: Annotated[str | tuple[float, float, float], BeforeValidator(_split)] = setting(
+        (0.7, 0.15, 0.15),
+        TABLE,
+        "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15.",
+    )
+    split_by: Literal["auto", "group", "time"] = setting(
+        "auto",
+        TABLE,
+        "Draw fractions by whole groups, or cut each sequence by time. auto: by groups where there are enough.",
+    )
+    window: int | None = setting(
+        None,
+        TABLE,
+        "Length into which long sequences are cut for training. None: 256 where a sequence has over 512 rows. Evaluation always runs whole sequences.",
+        ge=1,
+    )
+    season: int | None = setting(
+        None,
+        TABLE,
+        "Rows in a season (24 for hourly data with a daily rhythm): adds the last-season baseline to a forecast.",
+        ge=1,
+    )
+    non_finite: Literal["error", "missing"] = setting(
+        "error", TABLE, "What to do with NaN and infinity: stop with an error, or take them as missing."
+    )
+    encoding: str = setting("utf-8", TABLE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
+    row_names: bool = setting(
+        False, TABLE, "The first field of each CSV row is an unnamed row number, as R writes it: leave it out."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self):
+        shares = (1.0, 0.0, 0.0) if isinstance(self.split, str) else self.split
+        if any(f < 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] <= 0:
+            raise ValueError(f"split={shares}: three fractions that sum to 1 are expected, the first above 0.")
+        if self.per == "sequence" and self.horizon:
+            raise ValueError(
+                "per='sequence' predicts one value a group and horizon the next values of each row: use one of them."
+            )
+        return self

@@ -1,0 +1,303 @@
+"""Reading a table: CSV, Parquet, JSON lines, Arrow, or a data frame that is there already.
+
+polars does the reading. What this file adds are the sentences that a person gets when a table is not what
+its name promises: which line, what was found, what to do.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tidegate.errors import DataError
+
+CSV_SUFFIXES = {".csv", ".tsv", ".txt"}
+JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
+PARQUET_SUFFIXES = {".parquet", ".pq"}
+ARROW_SUFFIXES = {".arrow", ".feather", ".ipc"}
+SUFFIXES = sorted(CSV_SUFFIXES | JSON_LINES_SUFFIXES | PARQUET_SUFFIXES | ARROW_SUFFIXES)
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data frame and what is needed to speak about its rows.
+
+    `where(i)` names row `i` (from 0) as a person would find it: the line of a CSV file, else the row from 1.
+    """
+
+    frame: pl.DataFrame
+    name: str
+    path: Path | None = None
+    sha256: str | None = None
+    lines: np.ndarray | None = None  # of a CSV file: the line (from 1) on which each row starts
+
+    def where(self, row: int) -> str:
+        if self.lines is not None:
+            return f"{self.name}, line {self.lines[row]}"
+        return f"{self.name}, row {row + 1}"
+
+
+def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False) -> Table:
+    """Read `source` into a `Table`.
+
+    source: a path (CSV/TSV, Parquet, JSON lines, Arrow by its suffix), a polars, pandas or pyarrow table,
+        a mapping of columns, or a `Table`.
+    encoding: of a text file; "utf-8" (a byte order mark is skipped), "latin-1", "cp1252", ...
+    row_names: the first field of each CSV row is an unnamed row number (as R writes it) and is left out.
+
+    Raises DataError: the message names the file, the line and the way out.
+    """
+    if isinstance(source, Table):
+        return source
+    if not isinstance(source, str | Path):
+        return _from_memory(source)
+    path = Path(source)
+    name = path.name
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a table. Name a file in it ({', '.join(SUFFIXES)}).")
+    if not path.exists():
+        raise DataError(f"No such file: {path}.{_nearby(path)}")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"{name}: unknown kind of table {suffix or '(no suffix)'!r}. Tidegate reads {', '.join(SUFFIXES)}."
+        )
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{name} is empty. A table needs a header and at least one row.")
+        table = _read_file(path, suffix, encoding, row_names)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
+    if table.frame.height == 0:
+        raise DataError(f"{name} has a header but no rows.")
+    return table
+
+
+def _read_file(path: Path, suffix: str, encoding: str, row_names: bool) -> Table:
+    name = path.name
+    if suffix in PARQUET_SUFFIXES | ARROW_SUFFIXES:
+        kind, read = ("Parquet", pl.read_parquet) if suffix in PARQUET_SUFFIXES else ("Arrow", pl.read_ipc)
+        try:
+            return Table(read(path), name, path, _sha256(path))
+        except PermissionError:
+            raise
+        except Exception as error:  # polars raises several kinds, all of which mean the same to a user
+            raise DataError(
+                f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
+            ) from error
+    raw = path.read_bytes()
+    text = _decode(raw, name, encoding)
+    if not text.strip():
+        raise DataError(f"{name} is empty. A table needs a header and at least one row.")
+    lines = None
+    if suffix in CSV_SUFFIXES:
+        frame, lines = _read_csv(text, name, suffix, row_names)
+    else:
+        frame = _read_json_lines(text, name)
+    return Table(frame, name, path, hashlib.sha256(raw).hexdigest(), lines)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """Write `frame` by the suffix of `path`, to a temporary name first; a list becomes words in a CSV cell."""
+    from tidegate.files import replacing  # late: only who writes needs it
+
+    suffix = path.suffix.lower()
+    with replacing(path) as temporary:
+        if suffix in CSV_SUFFIXES:
+            lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List | pl.Array)]
+            flat = frame.with_columns(
+                pl.col(name).cast(pl.List(pl.String)).list.join(" ").alias(name) for name in lists
+            )
+            flat.write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
+        elif suffix in JSON_LINES_SUFFIXES:
+            frame.write_ndjson(temporary)
+        elif suffix in PARQUET_SUFFIXES:
+            frame.write_parquet(temporary)
+        elif suffix in ARROW_SUFFIXES:
+            frame.write_ipc(temporary)
+        else:
+            raise unknown_suffix(path)
+
+
+def unknown_suffix(path: Path) -> DataError:
+    return DataError(
+        f"{path}: can't write {path.suffix or 'a name with no suffix'!r}. Use one of {', '.join(SUFFIXES)}."
+    )
+
+
+def _from_memory(source: Any) -> Table:
+    name = "the table"
+    if isinstance(source, pl.LazyFrame):
+        frame = source.collect()
+    elif isinstance(source, pl.DataFrame):
+        frame = source
+    elif isinstance(source, Mapping):
+        frame = pl.DataFrame(source)
+    elif type(source).__module__.split(".")[0] == "pandas":
+        frame = pl.from_pandas(source)
+    elif type(source).__module__.split(".")[0] == "pyarrow":
+        arrow = pl.from_arrow(source)
+        frame = arrow if isinstance(arrow, pl.DataFrame) else arrow.to_frame()
+    else:
+        raise DataError(
+            f"A table must be a path or a polars, pandas or pyarrow table or a mapping of columns, not {type(source).__name__}."
+        )
+    if frame.height == 0:
+        raise DataError("The table has no rows.")
+    return Table(frame, name)
+
+
+def _nearby(path: Path) -> str:
+    from tidegate.errors import nearest
+
+    folder = path.parent
+    if not folder.is_dir():
+        return f" There is no folder {folder} either."
+    return nearest(path.name, (p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n")[0]
+    return text[:200] or type(error).__name__
+
+
+def _decode(raw: bytes, name: str, encoding: str) -> str:
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
+    if encoding.lower().replace("_", "-") in {"utf-8", "utf8"}:
+        if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise DataError(f"{name} is UTF-16 (it starts with its byte order mark). Read it with encoding='utf-16'.")
+        encoding = "utf-8-sig"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name}, line {line}: byte 0x{raw[error.start]:02X} is not {encoding.removesuffix('-sig')}. "
+            "If the file comes from an older Windows program, read it with encoding='cp1252' "
+            "(on the command line: --encoding cp1252), or save it as UTF-8."
+        ) from None
+
+
+def _read_csv(text: str, name: str, suffix: str, row_names: bool) -> tuple[pl.DataFrame, np.ndarray]:
+    if "\x00" in text[:4096]:
+        raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
+    first = text.split("\n", 1)[0].rstrip("\r")
+    separator = "\t" if suffix == ".tsv" else max(_SEPARATORS, key=lambda s: _fields(first, s))
+    header = next(csv.reader([first], delimiter=separator))
+    widths, lines = _field_counts(text, separator)
+    expected = len(header) + (1 if row_names else 0)
+    wrong = np.flatnonzero(widths[1:] != expected)
+    if wrong.size:
+        _complain_about_widths(name, text, separator, header, widths, lines, int(wrong[0]) + 1, row_names)
+    if len(lines) and lines[-1] != lines.size:
+        text = _without_blank_lines(text, separator)
+    if row_names:
+        header = ["", *header]
+        text = separator + text
+    repeated = sorted({h for h in header if header.count(h) > 1})
+    if repeated:
+        raise DataError(f"{name}: the header names {repeated[0]!r} more than once. Rename one of the columns.")
+    try:
+        frame = pl.read_csv(
+            text.encode(),
+            separator=separator,
+            infer_schema_length=None,
+            try_parse_dates=True,
+            null_values=["NA", "null"],
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
+    return (frame.drop(frame.columns[0]) if row_names else frame), lines[1:]
+
+
+def _fields(line: str, separator: str) -> int:
+    return len(next(csv.reader([line], delimiter=separator), []))
+
+
+def _field_counts(text: str, separator: str) -> tuple[np.ndarray, np.ndarray]:
+    """How many fields each row has, and the line (from 1) on which it starts."""
+    if '"' in text:  # a quoted cell may hold separators and line ends: only a CSV reader can count
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        widths, lines, last = [], [], 0
+        for row in reader:
+            if row:
+                widths.append(len(row))
+                lines.append(last + 1)
+            last = reader.line_num
+        return np.array(widths), np.array(lines)
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    if not ends.size or ends[-1] != data.size - 1:
+        ends = np.append(ends, data.size)
+    seen = np.searchsorted(np.flatnonzero(data == ord(separator)), ends)
+    starts = np.append(0, ends[:-1] + 1)
+    blank = (ends - starts == 0) | ((ends - starts == 1) & (data[np.minimum(starts, data.size - 1)] == ord("\r")))
+    return (np.diff(seen, prepend=0) + 1)[~blank], (np.arange(ends.size) + 1)[~blank]
+
+
+def _without_blank_lines(text: str, separator: str) -> str:
+    """polars would read a blank line as a row of missing values."""
+    if '"' not in text:
+        return "\n".join(line for line in text.splitlines() if line)
+    out = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    csv.writer(out, delimiter=separator).writerows(row for row in rows if row)
+    return out.getvalue()
+
+
+def _complain_about_widths(name, text, separator, header, widths, lines, row, row_names) -> None:
+    line, found = int(lines[row]), int(widths[row])
+    expected = len(header) + (1 if row_names else 0)
+    start = f"{name}, line {line}: {found} field{'s' * (found != 1)}, but the header names {len(header)} columns"
+    if row_names:
+        raise DataError(f"{start} (and row_names adds one). Mend the line, or leave row_names out.")
+    if bool((widths[1:] == len(header) + 1).all()) and row == 1:
+        cell = next(csv.reader([text.split("\n")[1]], delimiter=separator))[0]
+        raise DataError(
+            f"{start}; so it is in every row. It looks like a file written by R: the first field ({cell!r}) is an "
+            "unnamed row number. Read it with row_names=True (on the command line: --row-names)."
+        )
+    hint = "an unquoted separator in a cell" if found > expected else "a missing field or a line cut short"
+    raise DataError(f"{start}. It looks like {hint}; mend the line (the separator is a {_SEPARATORS[separator]}).")
+
+
+def _read_json_lines(text: str, name: str) -> pl.DataFrame:
+    try:
+        return pl.read_ndjson(text.encode(), infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as bad:
+                raise DataError(
+                    f"{name}, line {number}: not JSON ({bad.msg}, column {bad.colno}). JSON lines hold one object a line."
+                ) from None
+            if not isinstance(value, dict):
+                raise DataError(
+                    f'{name}, line {number}: a {type(value).__name__}, not an object such as {{"x": 1}}.'
+                ) from None
+        raise DataError(f"{name} can't be read as JSON lines: {_first_line(error)}.") from error

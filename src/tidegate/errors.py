@@ -1,0 +1,55 @@
+"""Every error that Tidegate raises on purpose.
+
+All of them say what was given, what was expected and what to do. Those that a user can mend by changing
+an argument, a file or a setting derive from `UserError`; the command line ends with status 2 for these and
+with status 1 for anything else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TidegateError(Exception):
+    """The base of all errors that Tidegate raises on purpose."""
+
+
+class UserError(TidegateError, ValueError):
+    """Something that was given can't be used; the message says what to change."""
+
+
+class ShapeError(UserError, RuntimeError):
+    """A tensor has the wrong shape, dtype or device.
+
+    It is a `ValueError` and a `RuntimeError`, as `torch.nn.GRU` raises either one.
+    """
+
+
+class BackendUnavailableError(TidegateError, RuntimeError):
+    """A back end was asked for by name and can't run here; the message says why."""
+
+
+class DataError(UserError):
+    """A table can't be read, or can't become sequences; the message names file, row and column."""
+
+
+class SettingsError(UserError):
+    """A setting is unknown, has an impossible value, or contradicts another one."""
+
+
+class RunError(UserError):
+    """A run folder is missing, taken, incomplete, or not ours."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean 'x'?' for the known name closest to `name`, or '' where none is close.
+
+    >>> nearest("tagret", ["target", "group"])
+    " Did you mean 'target'?"
+    >>> nearest("zzz", ["target", "group"])
+    ''
+    """
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -1,0 +1,181 @@
+"""Mermaid diagrams: one step of a GRU, and the way of a row through a whole model. Text only, no torch.
+
+Mermaid is drawn by GitHub, GitLab and many editors where it stands in a fenced block marked `mermaid`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Column", "ModelShape", "flow_diagram", "sequence_diagram"]
+
+# Matrices stacked in one layer: parameters = that many times H * (I + H + 2), with torch's two biases.
+_BLOCKS = {"gru": 3, "lstm": 4, "rnn": 1}
+_CELL_NAMES = {"gru": "GRU", "lstm": "LSTM", "rnn": "RNN"}
+_POOLING = {"last": "last step", "mean": "mean over the steps", "max": "maximum over the steps"}
+_MOST_COLUMNS = 12  # a picture with more boxes than this in a row can't be read
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: what it is called, what it is ("number", "category", ...), and in how many values."""
+
+    name: str
+    kind: str
+    width: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model: feature encoder -> recurrent core -> head."""
+
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    hidden_size: int
+    num_layers: int = 1
+    bidirectional: bool = False
+    cell: Literal["gru", "lstm", "rnn", "none"] = "gru"
+    per: Literal["step", "sequence"] = "step"
+    pooling: Literal["last", "mean", "max"] = "mean"  # with per="sequence"
+    horizon: int = 0  # values predicted ahead, in one go
+    residual: bool = False  # a forecast that is added to the last known value
+
+    @property
+    def input_size(self) -> int:
+        return sum(column.width for column in self.inputs)
+
+
+def sequence_diagram(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    reset: Literal["after", "before"] = "after",
+) -> str:
+    """A Mermaid sequence diagram of one GRU step: who sends what to whom, and what each makes of it.
+
+    x is the input of the step, h the old state, h' the new one. W x is a matrix product, a dot multiplies
+    value by value, σ is the logistic function. z = 1 keeps the old state.
+
+    >>> print(sequence_diagram(10, 20).splitlines()[1].strip())
+    participant X as Input x (10)
+    """
+    x, h, units = f"Input x ({input_size})", f"Hidden state h ({hidden_size})", f"({hidden_size})"
+    if reset == "after":
+        through_reset, candidate = "r·(W_hn h + b_hn)", "n = tanh(W_in x + b_in + r·(W_hn h + b_hn))"
+    else:
+        through_reset, candidate = "r·h", "n = tanh(W_in x + b_in + W_hn (r·h) + b_hn)"
+    lines = [
+        "sequenceDiagram",
+        f"    participant X as {x}",
+        f"    participant Z as Update gate z {units}",
+        f"    participant R as Reset gate r {units}",
+        f"    participant C as Candidate n {units}",
+        f"    participant H as {h}",
+        "    X->>Z: x",
+        "    H->>Z: h",
+        "    Note over Z: z = σ(W_iz x + b_iz + W_hz h + b_hz)",
+        "    X->>R: x",
+        "    H->>R: h",
+        "    Note over R: r = σ(W_ir x + b_ir + W_hr h + b_hr)",
+        "    X->>C: x",
+        f"    R->>C: {through_reset}",
+        f"    Note over C: {candidate}",
+        "    C->>H: n",
+        "    Z->>H: z",
+        "    Note over H: h' = (1 - z)·n + z·h<br/>z = 1 keeps the old state",
+        "    Note over X,H: h' is the output of this step and the h of the next one",
+    ]
+    if num_layers > 1:
+        lines.append(f"    Note over X,H: this is layer 1 of {num_layers}. The input of each further layer is the output below it")
+    if bidirectional:
+        lines.append("    Note over X,H: a second set of weights reads the sequence from its last step to its first")
+    return "\n".join(lines) + "\n"
+
+
+def flow_diagram(shape: ModelShape) -> str:
+    """A Mermaid flowchart of a whole model: columns, features, recurrent layers, summary, head, prediction."""
+    lines = ["flowchart TD"]
+
+    def node(name: str, *label: str, ends: tuple[str, str] = ('["', '"]')) -> str:
+        lines.append(f"    {name}{ends[0]}{'<br/>'.join(label)}{ends[1]}")
+        return name
+
+    def arrow(origin: str, target: str) -> None:
+        lines.append(f"    {origin} --> {target}")
+
+    shown = _few(shape.inputs)
+    lines.append('    subgraph row["the columns of one step"]')
+    columns = [node(f"x{i}", *_column(c)) for i, c in enumerate(shown)]
+    lines.append("    end")
+    width = shape.input_size
+    features = node("features", "features of the step", _count(width, "value"))
+    for column in columns:
+        arrow(column, features)
+
+    below = features
+    if shape.cell != "none":
+        directions = ("forward", "backward") if shape.bidirectional else ("forward",)
+        for layer in range(1, shape.num_layers + 1):
+            parameters = _BLOCKS[shape.cell] * shape.hidden_size * (width + shape.hidden_size + 2)
+            joined = []
+            for direction in directions:
+                # Its own state goes back into it, but an arrow from a box to itself is drawn over the boxes below.
+                title = f"{_CELL_NAMES[shape.cell]} layer {layer}"
+                reads = "from first step to last" if direction == "forward" else "from last step to first"
+                sizes = f"{width} → {shape.hidden_size} hidden units"
+                joined.append(node(f"layer{layer}{direction}", title, reads, sizes, f"{parameters:,} parameters"))
+                arrow(below, joined[-1])
+            if len(joined) == 2:
+                width = 2 * shape.hidden_size
+                below = node(f"joined{layer}", "both directions", _count(width, "value"))
+                for name in joined:
+                    arrow(name, below)
+            else:
+                width, below = shape.hidden_size, joined[0]
+    if shape.per == "sequence":
+        summary = node("summary", _POOLING[shape.pooling], "one a sequence")
+        arrow(below, summary)
+        below = summary
+    scores = max(shape.horizon, 1) * sum(column.width for column in shape.outputs)
+    added = ["plus the value now"] if shape.residual else []
+    head = node("head", "linear head", f"{width} → {scores}", f"{(width + 1) * scores:,} parameters", *added)
+    arrow(below, head)
+    for i, column in enumerate(_few(shape.outputs)):
+        when = [f"the next {shape.horizon} steps" if shape.horizon > 1 else "the next step"] if shape.horizon else []
+        arrow(head, node(f"y{i}", *_column(column), *when, ends=('(["', '"])')))
+    return "\n".join(lines) + "\n"
+
+
+def _few(columns: Sequence[Column]) -> list[Column]:
+    """The columns themselves, or the first ones and one that stands for the rest."""
+    if len(columns) <= _MOST_COLUMNS:
+        return list(columns)
+    rest = columns[_MOST_COLUMNS - 1 :]
+    return [*columns[: _MOST_COLUMNS - 1], Column(f"{len(rest)} more columns", "", sum(c.width for c in rest))]
+
+
+def _column(column: Column) -> tuple[str, str]:
+    kind = f"{escape(column.kind)}, " if column.kind else ""
+    return escape(column.name), kind + _count(column.width, "value")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def escape(text: str) -> str:
+    """A column's name, harmless inside a quoted Mermaid label: all but letters, digits, blank and _ - . , as codes.
+
+    Mermaid writes a character as #NUMBER; where HTML has &#NUMBER;. Even a colon is coded, since Mermaid looks
+    for "style...:...#...;" anywhere in the text. Two dollars would begin a formula, coded or not: an invisible
+    space goes between them. A line break becomes a space.
+
+    >>> escape('load [%]; "A"#1')
+    'load #91;#37;#93;#59; #34;A#34;#35;1'
+    """
+    plain = re.sub(r"\$(?=\$)", "$\u200b", " ".join(text.split()))
+    return "".join(c if c.isalnum() or c in " _-.," else f"#{ord(c)};" for c in plain) or "(no name)"

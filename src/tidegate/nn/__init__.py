@@ -1,0 +1,6 @@
+"""The layers: `torch.nn.Module`s that hold parameters and check what comes in. No arithmetic."""
+
+from tidegate.nn.cell import GRUCell
+from tidegate.nn.gru import GRU
+
+__all__ = ["GRU", "GRUCell"]

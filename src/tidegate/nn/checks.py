@@ -1,0 +1,125 @@
+"""Checks that the layers share. Each says what was given, what was expected and what to do.
+
+Those of the constructor run once and return the value. Those of a call run every time, so the layer itself
+asks the cheap question, "is anything wrong?", and comes here only to find out what to say.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from tidegate.errors import SettingsError, ShapeError
+
+# ---------------------------------------------------------------------------------------------- constructor
+
+
+def positive_int(layer: str, name: str, value: Any) -> int:
+    """`value` as an int; `TypeError` for what is no integer, `SettingsError` for one below 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{layer}: {name} should be of type int, got: {type(value).__name__} ({value!r}).")
+    if value < 1:
+        raise SettingsError(f"{layer}: {name} must be greater than zero, got {value}.")
+    return int(value)
+
+
+def true_or_false(layer: str, name: str, value: Any) -> bool:
+    """`value`; `TypeError` for anything but True and False (1 in the wrong place is a slip, not a wish)."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{layer}: {name} should be of type bool, got: {type(value).__name__} ({value!r}).")
+    return value
+
+
+def probability(layer: str, name: str, value: Any) -> float:
+    """`value` as a float; `SettingsError` for anything but a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise SettingsError(f"{layer}: {name} must be a number in [0, 1], got {value!r}.")
+    return float(value)
+
+
+# ---------------------------------------------------------------------------------------------- a call
+
+
+def fits(tensor: Tensor, weight: Tensor) -> bool:
+    """Whether both are on one device and, unless autocast sees to it, of one dtype."""
+    return tensor.device == weight.device and (tensor.dtype == weight.dtype or _autocast(tensor))
+
+
+def _autocast(tensor: Tensor) -> bool:
+    kind = tensor.device.type
+    return tensor.is_floating_point() and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def sequence_error(layer: Any, input: Any, weight: Tensor) -> Exception:
+    """What is wrong with the `input` of `GRU`; called only when something is."""
+    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    x = input.data if isinstance(input, PackedSequence) else input
+    if not isinstance(x, Tensor):
+        return TypeError(f"{me}: x is {_a(x)}, expected a tensor or a PackedSequence.")
+    if isinstance(input, PackedSequence):
+        if x.dim() != 2:
+            return ShapeError(f"{me}: the data of the PackedSequence has {x.dim()} axes, expected 2: [rows, I].")
+        is_ = f"x is packed, {_named('rows I', x)}"
+    elif x.dim() not in (2, 3):
+        axes = "[B, T, I]" if layer.batch_first else "[T, B, I]"
+        return ShapeError(
+            f"{me}: x has {x.dim()} axes, expected 3, {axes} (batch_first={layer.batch_first}), "
+            f"or 2, [T, I], for one sequence without a batch. x is {list(x.shape)}."
+        )
+    elif x.dim() == 2:
+        is_ = f"x is {_named('T I', x)} (one sequence, no batch)"
+    else:
+        is_ = f"x is {_named('B T I' if layer.batch_first else 'T B I', x)} (batch_first={layer.batch_first})"
+    return _vector_error(me, "x", "features", x, layer.input_size, is_, weight)
+
+
+def cell_input_error(layer: Any, x: Any, weight: Tensor) -> Exception:
+    """What is wrong with the `input` of `GRUCell`; called only when something is."""
+    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    if not isinstance(x, Tensor):
+        return TypeError(f"{me}: x is {_a(x)}, expected a tensor.")
+    if x.dim() not in (1, 2):
+        return ShapeError(
+            f"{me}: x has {x.dim()} axes, expected 2, [B, I], or 1, [I], without a batch. x is {list(x.shape)}."
+        )
+    return _vector_error(
+        me, "x", "features", x, layer.input_size, f"x is {_named('B I' if x.dim() == 2 else 'I', x)}", weight
+    )
+
+
+def state_error(layer: Any, h_0: Any, expected: tuple[int, ...], axes: str, weight: Tensor) -> Exception:
+    """What is wrong with the state (`hx`); asked only when something is. `axes` names those expected."""
+    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    if not isinstance(h_0, Tensor):
+        return TypeError(f"{me}: h_0 is {_a(h_0)}, expected a tensor or None.")
+    if h_0.shape != expected:
+        want = ", ".join(f"{axis}={size}" for axis, size in zip(axes.split(), expected, strict=True))
+        return ShapeError(f"{me}: h_0 is {list(h_0.shape)}, expected [{want}] for this x.")
+    return _vector_error(me, "h_0", "units", h_0, layer.hidden_size, f"h_0 is {list(h_0.shape)}", weight)
+
+
+def _vector_error(me: str, name: str, parts: str, v: Tensor, size: int, is_: str, weight: Tensor) -> ShapeError:
+    if v.size(-1) != size:
+        return ShapeError(f"{me}: {name} has {v.size(-1)} {parts}, expected {size}. {is_}.")
+    if v.device != weight.device:
+        return ShapeError(
+            f"{me}: {name} is on {v.device}, the weights are on {weight.device}. "
+            f"Use {name}.to({str(weight.device)!r}), or layer.to({str(v.device)!r})."
+        )
+    return ShapeError(
+        f"{me}: {name} is {v.dtype}, the weights are {weight.dtype}. "
+        f"Use {name}.to({weight.dtype}){f', or layer.to({v.dtype})' if v.is_floating_point() else ''}."
+    )
+
+
+def _named(axes: str, x: Tensor) -> str:
+    """[T=20, B=4, I=5]"""
+    return "[" + ", ".join(f"{axis}={size}" for axis, size in zip(axes.split(), x.shape, strict=True)) + "]"
+
+
+def _a(value: Any) -> str:
+    return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")

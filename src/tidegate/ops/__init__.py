@@ -1,0 +1,1 @@
+"""Pure functions of tensors, time first: `tidegate.ops.gru` is the recurrence, a file for each back end."""

@@ -1,0 +1,1 @@
+"""The gated recurrent unit as pure functions: a file for each back end, one signature (see README.md)."""

@@ -1,0 +1,90 @@
+"""PyTorch's own GRU: ATen's loop on the CPU, cuDNN on CUDA, and whatever else serves `aten::gru`.
+
+One call runs the whole stack, dropout and packed sequences included. So under one seed the dropout masks are
+those of `torch.nn.GRU`, and the numbers are its numbers, bit for bit. Only `reset="after"` exists there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+_aten_gru = torch._VF.gru
+_aten_gru_cell = torch._VF.gru_cell
+
+
+def gru(
+    x: Tensor,  # [T, B, I], or [rows, I] with batch_sizes
+    h_0: Tensor,  # [layers * D, B, H]
+    weights: list[Tensor],  # in the order of h_0: w_ih, w_hh and, where bias is true, b_ih, b_hh
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    bias: bool = True,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_sizes: Tensor | None = None,  # [T], int64, on the CPU
+) -> tuple[Tensor, Tensor]:  # output [T, B, D * H] or [rows, D * H]; h_n [layers * D, B, H]
+    """The whole stack in one call; see `reference.gru`, whose signature and results it has.
+
+    Cost on CUDA: weights that are not one block in cuDNN's layout are copied into one at every call, and
+    torch warns of it. `join_weights` makes them one block; `tidegate.GRU` calls it whenever its weights come
+    to rest.
+    """
+    if x.size(0) == 0:  # ATen refuses an empty sequence
+        return x.new_empty(0, h_0.size(1), (2 if bidirectional else 1) * h_0.size(2)), h_0.clone()
+    h_0 = h_0.contiguous()  # cuDNN refuses anything else; free for those that already are
+    if batch_sizes is None:
+        return _aten_gru(x, h_0, weights, bias, num_layers, dropout, training, bidirectional, False)
+    return _aten_gru(x, batch_sizes, h_0, weights, bias, num_layers, dropout, training, bidirectional)
+
+
+def gru_cell(
+    x_t: Tensor,  # [B, I]
+    h_prev: Tensor,  # [B, H]
+    w_ih: Tensor,  # [3H, I]
+    w_hh: Tensor,  # [3H, H]
+    b_ih: Tensor | None = None,  # [3H]
+    b_hh: Tensor | None = None,  # [3H]
+) -> Tensor:  # [B, H]
+    """One step of one layer; see `reference.gru_cell`."""
+    return _aten_gru_cell(x_t, h_prev, w_ih, w_hh, b_ih, b_hh)
+
+
+def join_weights(
+    weights: Iterable[Tensor],
+    *,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+) -> None:
+    """Move weights that lie on CUDA into one block of memory in cuDNN's layout. In place; the values stay.
+
+    Does nothing for weights that cuDNN can't take, that are not all there, or of which two share their memory
+    (tied weights would be torn apart).
+    """
+    weights = list(weights)
+    if not weights or not all(w.is_cuda and w.dtype == weights[0].dtype for w in weights):
+        return
+    if not torch.backends.cudnn.is_acceptable(weights[0]):
+        return
+    if len({w.data_ptr() for w in weights}) < len(weights):
+        return
+
+    with torch.cuda.device_of(weights[0]), torch.no_grad():
+        if torch._use_cudnn_rnn_flatten_weight():  # pyright: ignore[reportPrivateImportUsage]
+            torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
+                weights,
+                4 if bias else 2,
+                input_size,
+                torch.backends.cudnn.rnn.get_cudnn_mode("GRU"),
+                hidden_size,
+                0,  # no projection
+                num_layers,
+                False,  # batch_first: no part of the layout
+                bidirectional,
+            )

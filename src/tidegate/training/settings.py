@@ -1,0 +1,108 @@
+"""Every setting of a training run, once. The command line, the YAML file and Python all read this list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import model_validator
+
+from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
+from tidegate.errors import SettingsError, nearest
+
+
+class TrainSettings(DataSettings):
+    """The table's columns, the model and its training. Names and defaults are those of `tidegate train --help`."""
+
+    cell: Literal["gru", "lstm", "rnn", "none"] = setting(
+        "gru", MODEL, "The recurrence. none: the same head without one, the no-memory baseline."
+    )
+    hidden_size: int = setting(64, MODEL, "Hidden units of each layer and direction.", ge=1)
+    num_layers: int = setting(1, MODEL, "Layers of the recurrence.", ge=1)
+    bidirectional: bool | None = setting(
+        None,
+        MODEL,
+        "Read each sequence in both directions. None: yes with per=sequence and for list columns, as the whole sequence is there at once.",
+    )
+    dropout: float = setting(
+        0.3,
+        MODEL,
+        "Share of values dropped in training: of embeddings, between layers, and of what the head reads.",
+        ge=0,
+        lt=1,
+    )
+    embedding_dim: int | None = setting(
+        None, MODEL, "Length of the vector of a word or category. None: by the size of the vocabulary.", ge=1
+    )
+    pooling: Literal["last", "mean", "max"] = setting(
+        "max",
+        MODEL,
+        "With per=sequence: which summary of the outputs the head reads: the last one, the mean, or each unit's largest.",
+    )
+    residual: bool | None = setting(
+        None, MODEL, "Predict the change from the last value instead of the value. None: yes when numbers are forecast."
+    )
+
+    epochs: int = setting(40, TRAINING, "Most passes over the training rows.", ge=1)
+    patience: int = setting(
+        10, TRAINING, "Stop after so many epochs without a better validation score. 0: never.", ge=0
+    )
+    batch_size: int | None = setting(
+        None,
+        TRAINING,
+        "Sequences (or windows) in a batch. None: 32, fewer where there are few, so that an epoch has some 30 updates.",
+        ge=1,
+    )
+    lr: float = setting(5e-3, TRAINING, "Adam's learning rate.", gt=0)
+    weight_decay: float = setting(0.0, TRAINING, "Decoupled weight decay (AdamW); 0 is plain Adam.", ge=0)
+    clip: float = setting(1.0, TRAINING, "Clip the norm of the gradient. 0: don't.", ge=0)
+    schedule: Literal["constant", "cosine", "plateau"] = setting(
+        "cosine",
+        TRAINING,
+        "How the learning rate moves: not at all; warm-up and a cosine to zero; halved when the validation score rests.",
+    )
+    word_dropout: float = setting(
+        0.25, TRAINING, "A training word seen c times is read as unknown with probability a/(a+c); this is a.", ge=0
+    )
+    noise: float = setting(
+        0.0, TRAINING, "Standard deviation of Gaussian noise added to standardised numbers in training.", ge=0
+    )
+    baselines: bool = setting(True, TRAINING, "Also train the same head without a recurrence, to compare with.")
+    seed: int = setting(0, TRAINING, "Repeats a run exactly: weights, order, dropout and split.", ge=0, lt=2**31)
+    device: str = setting("auto", TRAINING, "cpu, cuda, cuda:1, mps; auto: a GPU where there is one.")
+    threads: int | None = setting(None, TRAINING, "CPU threads. None: as torch chooses.", ge=1)
+
+    @model_validator(mode="after")
+    def _fit_together(self):
+        if self.bidirectional and self.horizon:
+            raise ValueError(
+                "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
+            )
+        return self
+
+
+def read_settings_file(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file, `table` and `out` among them; a run's own config.yaml too.
+
+    Raises SettingsError: no such file, not YAML, or an unknown setting (the nearest one is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SettingsError(f"No such settings file: {path}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f", line {place.line + 1}" if place else ""
+        raise SettingsError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error}).") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
+    values.pop("resolved", None)  # what a run worked out for itself; a new run works it out anew
+    known = [*TrainSettings.model_fields, "table", "out"]
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"{path}: there is no setting {name!r}.{nearest(str(name), known)}")
+    return values

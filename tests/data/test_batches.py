@@ -1,0 +1,89 @@
+"""Batches: every step once, nothing read from padding, horizons that stop at borders."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidegate.data.batches import BatchSource
+from tidegate.data.sequences import MISSING_CLASS, TEST, TRAIN, Sequences
+
+
+def sequences(lengths, part=None, width=2) -> Sequences:
+    steps = sum(lengths)
+    numbers = np.arange(steps * width, dtype=np.float32).reshape(steps, width)
+    return Sequences(
+        numbers=numbers,
+        codes=np.zeros((steps, 0), dtype=np.int64),
+        y=np.arange(steps, dtype=np.int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        part=np.full(steps, TRAIN, dtype=np.uint8) if part is None else np.array(part, dtype=np.uint8),
+        rows=np.arange(steps),
+    )
+
+
+lengths_strategy = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda n: sum(n) > 0)
+
+
+@given(lengths_strategy, st.one_of(st.none(), st.integers(1, 20)), st.integers(1, 7), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_holds_every_training_step_exactly_once(lengths, window, batch_size, seed):
+    source = BatchSource(sequences(lengths), per_sequence=False, horizon=0)
+    seen = []
+    for arguments in source.training_batches(TRAIN, batch_size, window, np.random.default_rng(seed)):
+        batch = source.training_batch(arguments)
+        assert batch.numbers.shape[1] <= batch_size
+        if window is not None:
+            assert batch.numbers.shape[0] <= window
+        steps = batch.steps[batch.inside]
+        assert (batch.y[..., 0][batch.inside] == steps).all()
+        assert (batch.y[..., 0][~batch.inside] == MISSING_CLASS).all()
+        seen += steps.tolist()
+    assert sorted(seen) == list(range(sum(lengths)))
+
+
+@given(lengths_strategy, st.integers(1, 5), st.one_of(st.none(), st.integers(1, 9)), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_evaluation_visits_every_step_once_in_any_batches_and_chunks(lengths, batch_size, chunk, horizon):
+    data = sequences(lengths)
+    source = BatchSource(data, per_sequence=False, horizon=horizon)
+    seen, expected = [], source.all_targets(None)
+    for chunks in source.whole_sequences(None, batch_size, chunk):
+        for batch in chunks:
+            seen += batch.steps[batch.inside].tolist()
+            assert torch.equal(batch.y[batch.inside], expected[batch.steps[batch.inside]])
+    assert sorted(seen) == list(range(sum(lengths)))
+
+
+def test_a_horizon_takes_the_next_values_and_stops_at_the_end_of_the_sequence():
+    source = BatchSource(sequences([4, 2]), per_sequence=False, horizon=2)
+    blank = MISSING_CLASS
+    assert source.all_targets(None).tolist() == [[1, 2], [2, 3], [3, blank], [blank, blank], [5, blank], [blank, blank]]
+
+
+def test_a_horizon_never_looks_into_another_part():
+    data = sequences([6], part=[TRAIN, TRAIN, TRAIN, TEST, TEST, TEST])
+    source = BatchSource(data, per_sequence=False, horizon=1)
+    blank = MISSING_CLASS
+    assert source.all_targets(TRAIN)[:, 0].tolist() == [1, 2, blank, blank, blank, blank]
+    assert source.all_targets(TEST)[:, 0].tolist() == [blank, blank, blank, 4, 5, blank]
+    (arguments,) = source.training_batches(TRAIN, 4, None, np.random.default_rng(0))
+    assert source.training_batch(arguments).y[:, 0, 0].tolist() == [1, 2, blank]
+
+
+def test_windows_begin_elsewhere_each_epoch():
+    source = BatchSource(sequences([100]), per_sequence=False, horizon=0)
+    first = {
+        tuple(sorted(int(a[0][0]) for a in source.training_batches(TRAIN, 1, 10, np.random.default_rng(s))))
+        for s in range(5)
+    }
+    assert len(first) > 1
+
+
+def test_segments_are_cut_at_parts_and_sequences():
+    data = sequences([3, 0, 2, 4], part=[0, 0, 1, 0, 0, 0, 0, 1, 0])
+    assert data.segments(0).tolist() == [[0, 2], [3, 5], [5, 7], [8, 9]]
+    assert data.segments(1).tolist() == [[2, 3], [7, 8]]
+    assert data.containing(1).tolist() == [0, 3]

@@ -1,0 +1,120 @@
+"""Reading tables, and the sentences for those that can't be read."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from tidegate.data.tables import read_table, write_table
+from tidegate.errors import DataError
+
+FRAME = pl.DataFrame({"id": ["a", "a", "b"], "x": [1.5, None, -2.0], "n": [1, 2, 3]})
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".arrow", ".feather"])
+def test_what_is_written_is_read_back_the_same(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    write_table(FRAME, path)
+    assert read_table(path).frame.equals(FRAME)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_of_a_csv_is_found(tmp_path, separator):
+    path = tmp_path / "t.csv"
+    path.write_text(FRAME.write_csv(separator=separator))
+    assert read_table(path).frame.equals(FRAME)
+
+
+def test_a_quoted_cell_may_hold_separators_and_line_ends(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('id,note\n1,"a, b"\n2,"two\nlines"\n3,c\n')
+    table = read_table(path)
+    assert table.frame["note"].to_list() == ["a, b", "two\nlines", "c"]
+    assert table.where(2) == "t.csv, line 5"
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_taken_in_stride(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfid,x\r\n1,2.5\r\n\r\n2,3.5\r\n")
+    assert read_table(path).frame.to_dict(as_series=False) == {"id": [1, 2], "x": [2.5, 3.5]}
+
+
+def test_tables_in_memory_are_taken_as_they_are():
+    assert read_table(FRAME).frame is FRAME
+    assert read_table(FRAME.lazy()).frame.equals(FRAME)
+    assert read_table({"x": [1, 2]}).frame.to_dict(as_series=False) == {"x": [1, 2]}
+
+
+def test_another_encoding_is_read_when_it_is_named(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("name\nCaf\xe9\n".encode("latin-1"))
+    assert read_table(path, encoding="latin-1").frame["name"][0] == "Café"
+
+
+def test_rs_unnamed_row_numbers_are_left_out_on_request(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('"x","y"\n"1",0.5,1\n"2",0.7,0\n')
+    assert read_table(path, row_names=True).frame.to_dict(as_series=False) == {"x": [0.5, 0.7], "y": [1, 0]}
+
+
+def bad(tmp_path, name, content, **options):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read_table(path, **options)
+    return str(error.value)
+
+
+def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
+    (tmp_path / "sensors.csv").write_text("a\n1\n")
+    with pytest.raises(DataError, match=r"No such file: .*sensor\.csv\. Did you mean 'sensors\.csv'\?"):
+        read_table(tmp_path / "sensor.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", "t.csv is empty"),
+        ("t.csv", b" \n\n", "t.csv is empty"),
+        ("t.csv", b"a,b\n", "t.csv has a header but no rows"),
+        ("t.parquet", b"", "t.parquet is empty"),
+        ("t.csv", b"a,b\n1,2\n3\n", "t.csv, line 3: 1 field, but the header names 2 columns. It looks like a missing field"),
+        ("t.csv", b"a,b\n1,2\n3,4,5\n", "t.csv, line 3: 3 fields, but the header names 2 columns. It looks like an unquoted separator"),
+        ("t.csv", b'a,b\n"1",2,3\n"2",4,5\n', "It looks like a file written by R: the first field ('1') is an unnamed row number. Read it with row_names=True"),
+        ("t.csv", b"a,b\n1,caf\xe9\n", "t.csv, line 2: byte 0xE9 is not utf-8"),
+        ("t.csv", "a\n1\n".encode("utf-16"), "t.csv is UTF-16"),
+        ("t.csv", b"a,a\n1,2\n", "the header names 'a' more than once"),
+        ("t.csv", b"PK\x00\x00,b\n1,2\n", "holds binary data"),
+        ("t.parquet", b"PAR1 cut off", "t.parquet is not a whole Parquet file"),
+        ("t.arrow", b"nonsense", "t.arrow is not a whole Arrow file"),
+        ("t.jsonl", b'{"a": 1}\n{"a": \n', "t.jsonl, line 2: not JSON"),
+        ("t.jsonl", b"[1, 2]\n", "t.jsonl, line 1: a list, not an object"),
+        ("t.xlsx", b"PK", "unknown kind of table '.xlsx'"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_told_with_its_place_and_the_way_out(tmp_path, name, content, message):
+    assert message in bad(tmp_path, name, content)
+
+
+def test_the_original_occupancy_layout_is_recognised_and_its_way_out_works(tmp_path):
+    content = (
+        b'"date","Temperature","Occupancy"\n"1","2015-02-04 17:51:00",23.18,1\n"2","2015-02-04 17:51:59",23.15,1\n'
+    )
+    assert "line 2: 4 fields, but the header names 3 columns; so it is in every row" in bad(tmp_path, "t.txt", content)
+    frame = read_table(tmp_path / "t.txt", row_names=True).frame
+    assert frame.columns == ["date", "Temperature", "Occupancy"]
+    assert frame["date"].dtype == pl.Datetime
+
+
+def test_an_unknown_encoding_and_a_folder_are_refused(tmp_path):
+    assert "encoding='klingon' is unknown" in bad(tmp_path, "t.csv", b"a\n1\n", encoding="klingon")
+    with pytest.raises(DataError, match="is a folder, not a table"):
+        read_table(tmp_path)
+
+
+def test_a_list_becomes_words_in_a_csv_cell_and_nothing_half_written_stays(tmp_path):
+    write_table(pl.DataFrame({"w": [["a", "b"], ["c"]]}), tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "w\na b\nc\n"
+    with pytest.raises(DataError, match="can't write '.xlsx'"):
+        write_table(FRAME, tmp_path / "t.xlsx")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
