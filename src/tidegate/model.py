@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +27,13 @@ class ModelSpec:
     number_width: int
     vocabularies: tuple[int, ...]
     embedding_dims: tuple[int, ...]
-    cell: str
+    cell: Literal["gru", "lstm", "rnn", "none"]
     hidden_size: int
     num_layers: int
     bidirectional: bool
     dropout: float
-    per: str
-    pooling: str
+    per: Literal["step", "sequence"]
+    pooling: Literal["last", "mean", "max"]
     horizon: int
     outputs: int
     residual: tuple[int, ...] | None = None
@@ -48,8 +48,8 @@ class ModelSpec:
 
 
 def default_embedding_dim(vocabulary: int) -> int:
-    """Length of the vector of a word: 2 for a yes/no column, 16 for a hundred categories, at most 128 for words."""
-    return int(min(128, max(2, round(1.6 * vocabulary**0.56))))
+    """Length of the vector of a word: 2 for a yes/no column, 16 for a hundred categories, at most 64 for words."""
+    return int(min(64, max(2, round(1.6 * vocabulary**0.56))))
 
 
 class SequenceModel(nn.Module):

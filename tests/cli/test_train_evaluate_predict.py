@@ -12,8 +12,8 @@ import time
 import polars as pl
 import pytest
 import yaml
-
 from tests.conftest import signal_table
+
 from tidegate.cli import COMMANDS, main
 from tidegate.data.tables import read_table, write_table
 from tidegate.training.settings import TrainSettings
@@ -61,7 +61,7 @@ def test_every_setting_is_an_option_with_its_help_and_default(capsys, monkeypatc
     shown = capsys.readouterr().out
     for name in TrainSettings.model_fields:
         assert "--" + name.replace("_", "-") in shown
-    assert "(default: 64)" in shown
+    assert "(default: 128)" in shown
     assert "(default: 0.7,0.15,0.15)" in shown
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-
 from tests.conftest import QUICK, signal_table
+
 from tidegate.errors import DataError, SettingsError, UserError
 from tidegate.training import train
 

@@ -267,7 +267,11 @@ def test_japanese_vowels_keeps_the_printed_digits():
     table = datasets.read("japanese_vowels")
     first = table.select(f"c{i}" for i in range(1, 13))
     assert set(first.dtypes) == {pl.Float32}
-    assert [str(pl.Series([v], dtype=pl.Float32)[0])[:8] for v in first["c1"].head(3)] == ["1.860936", "1.891651", "1.939205"]
+    assert [str(pl.Series([v], dtype=pl.Float32)[0])[:8] for v in first["c1"].head(3)] == [
+        "1.860936",
+        "1.891651",
+        "1.939205",
+    ]
     assert str(first["c2"].round(6)[0])[:9] == "-0.207383"
 
 

@@ -54,10 +54,7 @@ def test_the_step_by_hand_is_the_table_above_it_put_through_a_cell(text):
         cell.bias_ih.copy_(b_ih)
         cell.bias_hh.copy_(b_hh)
         new = cell(torch.tensor([[1.0]]), torch.tensor([[0.5]])).item()
-    said = {
-        name: float(value)
-        for name, value in re.findall(r"^    ([rzn]|h') +=.*= (\d\.\d+)$", text, re.MULTILINE)
-    }
+    said = {name: float(value) for name, value in re.findall(r"^    ([rzn]|h') +=.*= (\d\.\d+)$", text, re.MULTILINE)}
     r = 1 / (1 + math.exp(-(w_ih[0] + w_hh[0] * 0.5 + b_ih[0] + b_hh[0])))
     z = 1 / (1 + math.exp(-(w_ih[1] + w_hh[1] * 0.5 + b_ih[1] + b_hh[1])))
     n = math.tanh(w_ih[2] + b_ih[2] + r * (w_hh[2] * 0.5 + b_hh[2]))

@@ -257,9 +257,9 @@ def test_the_command_prints_the_step_of_a_gru_with_10_inputs_and_20_units_by_def
 
 
 def test_the_command_draws_the_sizes_it_is_given():
-    assert run_command("--input-size", 3, "--hidden-size", 5, "--num-layers", 2, "--bidirectional", "--reset", "before") == (
-        sequence_diagram(3, 5, 2, True, "before")
-    )
+    assert run_command(
+        "--input-size", 3, "--hidden-size", 5, "--num-layers", 2, "--bidirectional", "--reset", "before"
+    ) == (sequence_diagram(3, 5, 2, True, "before"))
     flow = run_command("--kind", "flow", "--input-size", 3, "--hidden-size", 5, "--output-size", 4, "--per", "sequence")
     assert labels(flow)["layer1forward"][2] == "3 → 5 hidden units"
     assert labels(flow)["head"][1] == "5 → 4"

@@ -14,13 +14,14 @@ import polars as pl
 import pytest
 import torch
 import yaml
-
 from tests.conftest import QUICK, signal_table
+
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
 from tidegate.files import DiskError
-from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, loop, run, train
+from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, loop, train
 from tidegate.training.progress import Silent
+from tidegate.training.resolve import build, complete
 
 ROLES = {"target": "label", "group": "device", "time": "t"}
 
@@ -217,13 +218,38 @@ def test_forecasts_carry_the_steps_ahead_in_their_names(tmp_path, signals):
 
 
 def test_a_forecast_starts_from_the_last_value(tmp_path, signals):
-    r = train(signals, out=tmp_path / "run", **(QUICK | ROLES | {"target": "x", "horizon": 2}))
+    r = train(signals, out=tmp_path / "run", residual=True, **(QUICK | ROLES | {"target": "x", "horizon": 2}))
     with torch.no_grad():
         r.model.head.weight.zero_()
         r.model.head.bias.zero_()
     predicted = r.predict(signals)
     assert np.allclose(predicted["prediction_1"], signals["x"], atol=1e-6)
     assert np.allclose(predicted["prediction_2"], signals["x"], atol=1e-6)
+
+
+def test_the_last_value_is_the_start_only_where_it_beats_the_mean(tmp_path, signals):
+    # x is noise, so that the mean is the better guess; its running sum drifts, so that the last value is.
+    drifting = signals.with_columns(pl.col("x").cum_sum().over("device") + pl.int_range(pl.len()).over("device"))
+    settings = QUICK | ROLES | {"target": "x", "horizon": 1}
+    assert not train(signals, out=tmp_path / "a", **settings).resolved["residual"]
+    assert train(drifting, out=tmp_path / "b", **settings).resolved["residual"]
+
+
+def test_what_is_left_open_is_filled_in_by_the_number_of_sequences(tmp_path, signals):
+    from tidegate.data.preprocessing import fit
+    from tidegate.data.settings import DataSettings
+    from tidegate.data.tables import read_table
+
+    def completed(groups, **settings):
+        frame = signal_table(groups=groups)
+        data = fit(read_table(frame), DataSettings.make(**ROLES), 0)[1]
+        return complete(TrainSettings.make(**ROLES, **settings), data)
+
+    few, many = completed(20), completed(2000)
+    assert (few.batch_size, few.epochs, few.patience) == (4, 150, 75)
+    assert (many.batch_size, many.epochs, many.patience) == (32, 46, 23)
+    given = completed(20, batch_size=3, epochs=7, patience=0)
+    assert (given.batch_size, given.epochs, given.patience) == (3, 7, 0)
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_a_run(tmp_path, signals):
@@ -348,7 +374,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path):
     write_table(signal_table(), tmp_path / "t.csv")
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "import torch; from tidegate.cli import main; from tidegate.training import run;"
+        "import torch; from tidegate.cli import main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1));"
         f"sys.exit(main(['train', r'{tmp_path}/t.csv', '--target', 'label', '--group', 'device', '--time', 't',"
         f"'--out', r'{tmp_path}/run' + sys.argv[1], '--epochs', '1', '--quiet']))"
@@ -387,7 +413,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path, signals, monkeypat
 def test_word_dropout_hides_rare_words_and_only_in_training(tmp_path):
     frame = pl.DataFrame({"w": [["often", "rare" + str(i)] for i in range(40)], "y": [["p", "q"]] * 40})
     r = train(frame, target="y", out=tmp_path / "run", split=(1.0, 0.0, 0.0), word_dropout=1.0, **QUICK)
-    model = run._build(r.model.spec, r.preprocessing, r.settings, torch.device("cpu"))
+    model = build(r.model.spec, r.preprocessing, r.settings, torch.device("cpu"))
     rates = model._unknown_rate[0]
     assert rates[0] == 0.5
     assert rates[1] == pytest.approx(1 / 41)

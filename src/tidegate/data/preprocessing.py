@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -73,7 +73,7 @@ class Preprocessing:
 
     group: tuple[str, ...]
     time: str | None
-    per: str
+    per: Literal["step", "sequence"]
     horizon: int
     text: tuple[str, ...]
     non_finite: str

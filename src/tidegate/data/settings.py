@@ -108,7 +108,7 @@ class DataSettings(Settings):
     window: int | None = setting(
         None,
         TABLE,
-        "Length into which long sequences are cut for training. None: 256 where a sequence has over 512 rows. Evaluation always runs whole sequences.",
+        "Length into which long sequences are cut for training. None: 128 where a sequence has over 256 rows. Evaluation always runs whole sequences.",
         ge=1,
     )
     season: int | None = setting(

@@ -144,9 +144,9 @@ def flow_diagram(shape: ModelShape) -> str:
     added = ["plus the value now"] if shape.residual else []
     head = node("head", "linear head", f"{width} → {scores}", f"{(width + 1) * scores:,} parameters", *added)
     arrow(below, head)
-    for i, column in enumerate(_few(shape.outputs)):
+    for i, output in enumerate(_few(shape.outputs)):
         when = [f"the next {shape.horizon} steps" if shape.horizon > 1 else "the next step"] if shape.horizon else []
-        arrow(head, node(f"y{i}", *_column(column), *when, ends=('(["', '"])')))
+        arrow(head, node(f"y{i}", *_column(output), *when, ends=('(["', '"])')))
     return "\n".join(lines) + "\n"
 
 

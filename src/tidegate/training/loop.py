@@ -31,7 +31,7 @@ from tidegate.training.checkpoint import load_checkpoint, save_checkpoint, save_
 from tidegate.training.evaluation import judge, run_model
 from tidegate.training.metrics import loss_sum, primary
 from tidegate.training.progress import Silent
-from tidegate.training.settings import TrainSettings
+from tidegate.training.settings import CompleteSettings
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
 CHECKPOINT_SECONDS = 300.0  # within a long epoch: what a power cut can cost at most
@@ -67,16 +67,14 @@ def fit(
     model: SequenceModel,
     pre: Preprocessing,
     source: BatchSource,
-    settings: TrainSettings,
-    window: int | None,
-    batch_size: int,
+    settings: CompleteSettings,
     folder: Path,
     progress: Silent,
     title: str,
 ) -> State:
     """Train `model` and leave its best weights in folder/model.safetensors, its history in folder/metrics.csv.
 
-    An earlier checkpoint in the folder is taken up. Raises Interrupted after Ctrl-C, TrainingFailed at a NaN loss,
+    settings: complete ones (see `resolve.complete`). An earlier checkpoint in the folder is taken up. Raises Interrupted after Ctrl-C, TrainingFailed at a NaN loss,
     DiskError where the disk is full.
     """
     fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
@@ -90,12 +88,12 @@ def fit(
         if state.finished:
             return state
     validated = bool((source.data.part == VALID).any())
-    batches = source.training_batches(TRAIN, batch_size, window, _numpy_rng(settings.seed, state.epoch))
+    batches = _epoch_batches(source, settings, state.epoch)
     progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
     try:
         with _stop_signal() as stopped, torch.random.fork_rng(devices=_cuda(source)):
             while state.epoch < settings.epochs:
-                batches = source.training_batches(TRAIN, batch_size, window, _numpy_rng(settings.seed, state.epoch))
+                batches = _epoch_batches(source, settings, state.epoch)
                 if rng is None:
                     torch.manual_seed(_mix(settings.seed, state.epoch))
                 else:
@@ -182,7 +180,7 @@ def _close_epoch(model, pre, source, settings, state: State, validated: bool, fo
         save_model(model, folder / "model.safetensors")
     else:
         state.rested += 1
-        if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 6) // 3):
+        if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 30) // 5):
             state.factor, state.rested = state.factor / 2, 0
     state.history.append(row)
     state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
@@ -194,7 +192,7 @@ def _close_epoch(model, pre, source, settings, state: State, validated: bool, fo
     progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and validated else ''}")
 
 
-def _factor(settings: TrainSettings, state: State, batches: int) -> float:
+def _factor(settings: CompleteSettings, state: State, batches: int) -> float:
     """The learning rate at this step, as a share of lr."""
     if settings.schedule == "cosine":
         done = (state.epoch + state.step / batches) / settings.epochs
@@ -217,8 +215,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def _numpy_rng(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.default_rng([seed, 2, epoch])
+def _epoch_batches(source: BatchSource, settings: CompleteSettings, epoch: int) -> list[tuple[torch.Tensor, ...]]:
+    rng = np.random.default_rng([settings.seed, 2, epoch])
+    return source.training_batches(TRAIN, settings.batch_size, settings.window, rng)
 
 
 def _mix(seed: int, epoch: int) -> int:

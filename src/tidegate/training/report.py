@@ -165,7 +165,7 @@ def write_report(run: Run) -> None:
     """Write report.md and report.html into the run's folder, and the curves as .svg files."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    from tidegate.training.run import describe
+    from tidegate.training.resolve import describe
 
     results = run.results
     assert results is not None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
-import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,32 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-import yaml
 
-from tidegate import __version__
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing, fit
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID, Sequences
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.files import write_text
-from tidegate.model import ModelSpec, SequenceModel, default_embedding_dim
 from tidegate.training import loop
 from tidegate.training.checkpoint import load_model
 from tidegate.training.evaluation import Outcome, judge, rules_of_thumb, run_model
+from tidegate.training.folder import (
+    CONFIG,
+    MODEL,
+    NO_MEMORY,
+    PREPROCESSING,
+    RESULTS,
+    begin,
+    choose,
+    plain,
+    read_config,
+    write_config,
+)
 from tidegate.training.metrics import Scores, primary
 from tidegate.training.progress import Silent, make
+from tidegate.training.resolve import batch_source, build, complete, describe, find_device, model_spec, summary
 from tidegate.training.settings import TrainSettings, read_settings_file
-
-CONFIG, MODEL, PREPROCESSING, RESULTS = "config.yaml", "model.safetensors", "preprocessing.json", "results.json"
-NO_MEMORY = "no_memory"  # the baseline's folder within the run
-LONG, WINDOW = 512, 256  # window=None: sequences above LONG rows are cut into WINDOW
-MOST_IN_BATCH, LEAST_IN_BATCH, UPDATES = (
-    32,
-    4,
-    30,
-)  # batch_size=None: so many updates an epoch, where there is enough for it
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Run:
     """
 
     def __init__(self, folder: Path):
-        config = _read_config(folder)
+        config = read_config(folder)
         self.folder = folder
         self.resolved: dict[str, Any] = config.pop("resolved", {})
         self.source: str | None = config.pop("table", None)
@@ -144,7 +144,7 @@ class Run:
         return read_table(table, encoding=self.settings.encoding, row_names=self.settings.row_names)
 
     def _source_of(self, data: Sequences) -> BatchSource:
-        return _batch_source(data, self.preprocessing, next(self.model.parameters()).device)
+        return batch_source(data, self.preprocessing, next(self.model.parameters()).device)
 
     def _rows_to_score(self, table: Table, rows: str) -> tuple[Sequences, int | None, str]:
         split = self.settings.split if isinstance(self.settings.split, str) else None
@@ -212,7 +212,7 @@ def train(
     chosen = TrainSettings.make(**({k: v for k, v in values.items() if k not in {"table", "out"}} | settings))
     if source is None:
         raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
-    folder = _new_folder(out, source, overwrite)
+    folder = choose(out, source, overwrite)
     return _train(source, chosen, folder, overwrite, shown)
 
 
@@ -224,7 +224,7 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
             "resume goes on with the settings of the run; it can't be combined with overwrite or config."
         )
     folder = Path(out)
-    stored = _read_config(folder)
+    stored = read_config(folder)
     resolved = stored.pop("resolved", {})
     source = table if table is not None else stored.get("table")
     stored = {k: v for k, v in stored.items() if k not in {"table", "out"}}
@@ -254,40 +254,29 @@ def _train(
             f"{table.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
         )
     pre, data = fit(table, settings, settings.seed)
-    device = _device(settings.device)
-    window = _window(settings, data)
-    size = settings.batch_size or _batch_size(data, window)
-    spec = _spec(settings, pre)
-    resolved = _resolved(table, pre, data, settings, spec, window, size, device)
+    device = find_device(settings.device)
+    spec = model_spec(settings, pre, data)
+    full = complete(settings, data)
+    resolved = summary(table, pre, data, full, spec, device)
+    path = {"table": str(Path(source).resolve())} if isinstance(source, str | Path) else {}
+    config = path | settings.model_dump(mode="json")
     with _threads(settings.threads), contextlib.ExitStack() as undo:
-        fresh = not (folder / CONFIG).exists() or overwrite
-        if fresh:
-            _start_folder(folder, overwrite, undo)
-        given = {"table": str(Path(source).resolve()) if isinstance(source, str | Path) else None}
-        config = {k: v for k, v in given.items() if v} | settings.model_dump(mode="json", exclude_defaults=False)
-        _write_config(folder, config, resolved)
+        if overwrite or not (folder / CONFIG).exists():
+            begin(folder, overwrite, undo)
+        write_config(folder, config, resolved)
         write_text(folder / PREPROCESSING, pre.to_json())
         undo.pop_all()  # from here on there is something to resume
         for line in describe(resolved):
             shown.note(line)
-        batches = _batch_source(data, pre, device)
+        batches = batch_source(data, pre, device)
         try:
-            model = _build(spec, pre, settings, device)
-            state = loop.fit(model, pre, batches, settings, window, size, folder, shown, f"Training {spec.cell}:")
+            model = build(spec, pre, full, device)
+            state = loop.fit(model, pre, batches, full, folder, shown, f"Training {spec.cell}:")
             if settings.baselines and settings.cell != "none":
-                bare = _spec(settings.model_copy(update={"cell": "none", "bidirectional": False}), pre)
-                plain = _build(bare, pre, settings, device)
-                loop.fit(
-                    plain,
-                    pre,
-                    batches,
-                    settings,
-                    window,
-                    size,
-                    folder / NO_MEMORY,
-                    shown,
-                    "Training the same head without a recurrence:",
-                )
+                bare = full.model_copy(update={"cell": "none"})
+                plain_model = build(model_spec(bare, pre, data), pre, bare, device)
+                title = "Training the same head without a recurrence:"
+                loop.fit(plain_model, pre, batches, bare, folder / NO_MEMORY, shown, title)
         except loop.Interrupted:
             where = f"{folder / 'checkpoints'}"
             again = f"tidegate train --resume --out {folder}"
@@ -299,8 +288,8 @@ def _train(
         part = next(p for p in (TEST, VALID, TRAIN) if (data.part == p).any())
         name = {v: k for k, v in PART_NAMES.items()}[part]
         evaluation = _evaluate(run, batches, part, f"the {name} rows of {table.name}", None)
-        write_text(folder / RESULTS, json.dumps(evaluation.to_dict(), indent=1, default=_plain) + "\n")
-        _write_config(folder, config, resolved)
+        write_text(folder / RESULTS, json.dumps(evaluation.to_dict(), indent=1, default=plain) + "\n")
+        write_config(folder, config, resolved)
         run.resolved = resolved
         from tidegate.training.report import write_report
 
@@ -326,6 +315,17 @@ def _evaluate(run: Run, source: BatchSource, part: int | None, what: str, batch_
         values = run_model(bare, pre, source, part, batch_size=batch_size).values
         baselines["same head, no recurrence"] = judge(pre, source, part, values)
     return Evaluation(settings.cell, what, metric, more, scores, outcome.loss, baselines)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def add_predictions(frame: pl.DataFrame, pre: Preprocessing, data: Sequences, outcome: Outcome) -> pl.DataFrame:
@@ -367,216 +367,3 @@ def add_predictions(frame: pl.DataFrame, pre: Preprocessing, data: Sequences, ou
         # A row of empty lists has no step to predict: an empty list, not a missing one.
         joined = joined.with_columns(pl.col(c).fill_null([]) for c in columns)
     return joined
-
-
-# --- what a run works out for itself -----------------------------------------------------------------------------
-
-
-def _spec(settings: TrainSettings, pre: Preprocessing) -> ModelSpec:
-    names = [c.name for c in pre.numbers]
-    forecast = pre.horizon > 0 and pre.target.task == "number"
-    can = forecast and all(name in names for name in pre.target.names)
-    if settings.residual and not can:
-        raise SettingsError(
-            "residual=True needs a forecast of numbers (horizon above 0) whose targets are among the features."
-        )
-    both = settings.bidirectional
-    if both is None:
-        both = pre.horizon == 0 and (pre.per == "sequence" or pre.lists)
-    return ModelSpec(
-        number_width=pre.number_width,
-        vocabularies=tuple(c.size for c in pre.tokens),
-        embedding_dims=tuple(settings.embedding_dim or default_embedding_dim(c.size) for c in pre.tokens),
-        cell=settings.cell,
-        hidden_size=settings.hidden_size,
-        num_layers=settings.num_layers,
-        bidirectional=both and settings.cell != "none",
-        dropout=settings.dropout,
-        per=pre.per,
-        pooling=settings.pooling,
-        horizon=pre.horizon,
-        outputs=pre.target.width,
-        residual=tuple(names.index(n) for n in pre.target.names) if can and settings.residual is not False else None,
-    )
-
-
-def _build(spec: ModelSpec, pre: Preprocessing, settings: TrainSettings, device: torch.device) -> SequenceModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = SequenceModel(spec)
-    model.to(device)
-    model.set_noise(word_dropout=settings.word_dropout, counts=[c.counts for c in pre.tokens], numbers=settings.noise)
-    return model
-
-
-def _batch_source(data: Sequences, pre: Preprocessing, device: torch.device) -> BatchSource:
-    return BatchSource(data, per_sequence=pre.per == "sequence", horizon=pre.horizon, device=device)
-
-
-def _window(settings: TrainSettings, data: Sequences) -> int | None:
-    segments = data.segments(TRAIN)
-    longest = int((segments[:, 1] - segments[:, 0]).max())
-    if settings.per == "sequence":
-        if settings.window is not None:
-            raise SettingsError(
-                "window cuts sequences for a target a step; with per='sequence' each one is read whole. Leave it out."
-            )
-        return None
-    if settings.window is None:
-        return WINDOW if longest > LONG else None
-    if settings.window > longest:
-        raise SettingsError(
-            f"window={settings.window} is longer than every training sequence (the longest has {longest} rows). "
-            f"Use at most {longest}, or leave window out to train on whole sequences."
-        )
-    return settings.window
-
-
-def _batch_size(data: Sequences, window: int | None) -> int:
-    segments = data.segments(TRAIN)
-    lengths = segments[:, 1] - segments[:, 0]
-    pieces = len(lengths) if window is None else int((-(-lengths // window)).sum())
-    return max(LEAST_IN_BATCH, min(MOST_IN_BATCH, pieces // UPDATES))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"device={name!r} can't be used here ({str(error).splitlines()[0][:120]}).") from None
-    return device
-
-
-def _resolved(table, pre, data, settings, spec, window, size, device) -> dict[str, Any]:
-    parts = {}
-    for name, part in PART_NAMES.items():
-        parts[name] = {"sequences": len(data.containing(part)), "rows": int((data.part == part).sum())}
-    with torch.device("meta"):
-        count = sum(p.numel() for p in SequenceModel(spec).parameters())
-    return {
-        "tidegate": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "device": str(device),
-        "threads": settings.threads or torch.get_num_threads(),
-        "table_name": table.name,
-        "table_sha256": table.sha256,
-        "rows": table.frame.height,
-        "parts": parts,
-        "longest": int(data.lengths.max()),
-        "task": pre.target.task,
-        "classes": len(pre.target.classes),
-        "numbers": [c.name for c in pre.numbers],
-        "categories": {c.name: c.size - 1 for c in pre.tokens},
-        "bidirectional": spec.bidirectional,
-        "embedding_dims": list(spec.embedding_dims),
-        "residual": spec.residual is not None,
-        "window": window,
-        "batch_size": size,
-        "parameters": count,
-        "notes": data.notes,
-        "finished": False,
-    }
-
-
-def describe(resolved: dict[str, Any]) -> list[str]:
-    """What was made of the table and the settings, in a few lines."""
-    parts = ", ".join(
-        f"{p['sequences']} {n} ({p['rows']:,} rows)" for n, p in resolved["parts"].items() if p["sequences"]
-    )
-    task = {"class": f"one of {resolved['classes']} classes", "labels": "several 0/1 labels", "number": "numbers"}
-    reads = [f"{len(resolved['numbers'])} numbers"] if resolved["numbers"] else []
-    reads += [f"{name} ({size:,} known values)" for name, size in resolved["categories"].items()]
-    lines = [
-        f"{resolved['table_name']}: sequences: {parts}; the longest has {resolved['longest']:,} steps.",
-        f"Reads {', '.join(reads)}; predicts {task[resolved['task']]}. {resolved['parameters']:,} parameters, on {resolved['device']}.",
-    ]
-    return lines + list(resolved["notes"])
-
-
-# --- the folder --------------------------------------------------------------------------------------------------
-
-
-def _new_folder(out: str | Path | None, source: Any, overwrite: bool) -> Path:
-    if out is None:
-        stem = Path(source).stem if isinstance(source, str | Path) else "run"
-        folder, number = Path("runs") / stem, 2
-        while folder.exists():
-            folder, number = Path("runs") / f"{stem}-{number}", number + 1
-        return folder
-    folder = Path(out)
-    if folder.is_file():
-        raise RunError(f"{folder} is a file; a run needs a folder.")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / CONFIG).exists():
-            raise RunError(f"{folder} exists and is not a run; nothing in it is touched. Choose another folder.")
-        if not overwrite:
-            raise RunError(
-                f"{folder} already holds a run. Choose another folder, go on with it (resume), or replace it (overwrite)."
-            )
-    return folder
-
-
-def _start_folder(folder: Path, overwrite: bool, undo: contextlib.ExitStack) -> None:
-    if overwrite and (folder / CONFIG).exists():
-        shutil.rmtree(folder)
-    made = [p for p in [folder, *folder.parents] if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} can't be made ({error.strerror}).") from error
-
-    def remove() -> None:  # nothing half-written stays when the first files can't be written
-        for name in (CONFIG, PREPROCESSING):
-            (folder / name).unlink(missing_ok=True)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-    undo.callback(remove)
-
-
-def _write_config(folder: Path, config: dict[str, Any], resolved: dict[str, Any]) -> None:
-    head = "# This run's settings: `tidegate train --config THIS_FILE --out NEW` repeats it.\n"
-    told = "# What the run worked out for itself (not read again).\n"
-    text = head + yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-    text += told + yaml.safe_dump({"resolved": _plain(resolved)}, sort_keys=False, allow_unicode=True)
-    write_text(folder / CONFIG, text)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not folder.exists():
-        raise RunError(f"There is no run folder {folder}.")
-    if not path.is_file():
-        raise RunError(f"{folder} is not a run: it has no {CONFIG}.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
-    if not isinstance(values, dict) or "resolved" not in values:
-        raise RunError(f"{path} was not written by Tidegate.")
-    return values
-
-
-def _plain(value: Any) -> Any:
-    """Tuples and numpy numbers as what YAML and JSON know."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-@contextlib.contextmanager
-def _threads(count: int | None):
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

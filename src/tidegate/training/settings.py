@@ -18,7 +18,7 @@ class TrainSettings(DataSettings):
     cell: Literal["gru", "lstm", "rnn", "none"] = setting(
         "gru", MODEL, "The recurrence. none: the same head without one, the no-memory baseline."
     )
-    hidden_size: int = setting(64, MODEL, "Hidden units of each layer and direction.", ge=1)
+    hidden_size: int = setting(128, MODEL, "Hidden units of each layer and direction.", ge=1)
     num_layers: int = setting(1, MODEL, "Layers of the recurrence.", ge=1)
     bidirectional: bool | None = setting(
         None,
@@ -41,12 +41,20 @@ class TrainSettings(DataSettings):
         "With per=sequence: which summary of the outputs the head reads: the last one, the mean, or each unit's largest.",
     )
     residual: bool | None = setting(
-        None, MODEL, "Predict the change from the last value instead of the value. None: yes when numbers are forecast."
+        None, MODEL, "Predict the change from the last value instead of the value. None: for a forecast of numbers, where the last value is a better guess than the mean."
     )
 
-    epochs: int = setting(40, TRAINING, "Most passes over the training rows.", ge=1)
-    patience: int = setting(
-        10, TRAINING, "Stop after so many epochs without a better validation score. 0: never.", ge=0
+    epochs: int | None = setting(
+        None,
+        TRAINING,
+        "Most passes over the training rows. None: some 2,000 updates, within 15 to 150 epochs.",
+        ge=1,
+    )
+    patience: int | None = setting(
+        None,
+        TRAINING,
+        "Stop after so many epochs without a better validation score. None: half of the epochs, at least 10. 0: never.",
+        ge=0,
     )
     batch_size: int | None = setting(
         None,
@@ -80,6 +88,14 @@ class TrainSettings(DataSettings):
                 "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
             )
         return self
+
+
+class CompleteSettings(TrainSettings):
+    """TrainSettings in which nothing is left to be worked out (see `resolve.complete`)."""
+
+    epochs: int
+    patience: int
+    batch_size: int
 
 
 def read_settings_file(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""What a run works out for itself: every setting that was left to it, the model's sizes, the device."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+from tidegate import __version__
+from tidegate.data.batches import BatchSource
+from tidegate.data.preprocessing import Preprocessing
+from tidegate.data.sequences import PART_NAMES, TRAIN, Sequences
+from tidegate.data.tables import Table
+from tidegate.errors import SettingsError
+from tidegate.model import ModelSpec, SequenceModel, default_embedding_dim
+from tidegate.training.settings import CompleteSettings, TrainSettings
+
+LONG, WINDOW = 256, 128  # window=None: sequences above LONG rows are cut into WINDOW
+MOST_IN_BATCH, LEAST_IN_BATCH = 32, 4
+UPDATES_AN_EPOCH, UPDATES = 30, 2_000  # aimed at by batch_size=None and epochs=None
+FEWEST_EPOCHS, MOST_EPOCHS = 15, 150
+
+
+def complete(settings: TrainSettings, data: Sequences) -> CompleteSettings:
+    """The settings with window, batch_size, epochs and patience filled in.
+
+    Few sequences make few updates an epoch: smaller batches and more epochs make up for it. Without that the
+    smallest tables would be trained least, and so would the baseline that they are held against.
+    """
+    window = _window(settings, data)
+    lengths = np.diff(data.segments(TRAIN), axis=1)[:, 0]
+    pieces = len(lengths) if window is None else int((-(-lengths // window)).sum())
+    size = settings.batch_size or max(LEAST_IN_BATCH, min(MOST_IN_BATCH, pieces // UPDATES_AN_EPOCH))
+    epochs = settings.epochs or max(FEWEST_EPOCHS, min(MOST_EPOCHS, round(UPDATES / -(-pieces // size))))
+    patience = max(10, epochs // 2) if settings.patience is None else settings.patience
+    found = {"window": window, "batch_size": size, "epochs": epochs, "patience": patience}
+    return CompleteSettings(**(settings.model_dump() | found))
+
+
+def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> ModelSpec:
+    """The sizes of the model for the columns that were found."""
+    names = [c.name for c in pre.numbers]
+    forecast = pre.horizon > 0 and pre.target.task == "number"
+    can = forecast and all(name in names for name in pre.target.names)
+    if settings.residual and not can:
+        raise SettingsError(
+            "residual=True needs a forecast of numbers (horizon above 0) whose targets are among the features."
+        )
+    residual = settings.residual
+    if residual is None:
+        residual = can and _last_value_beats_mean(data, pre.horizon)
+    both = settings.bidirectional
+    if both is None:
+        both = pre.horizon == 0 and (pre.per == "sequence" or pre.lists)
+    return ModelSpec(
+        number_width=pre.number_width,
+        vocabularies=tuple(c.size for c in pre.tokens),
+        embedding_dims=tuple(settings.embedding_dim or default_embedding_dim(c.size) for c in pre.tokens),
+        cell=settings.cell,
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_layers,
+        bidirectional=both and settings.cell != "none",
+        dropout=settings.dropout,
+        per=pre.per,
+        pooling=settings.pooling,
+        horizon=pre.horizon,
+        outputs=pre.target.width,
+        residual=tuple(names.index(n) for n in pre.target.names) if residual else None,
+    )
+
+
+def _last_value_beats_mean(data: Sequences, horizon: int) -> bool:
+    """Whether, on the training rows, the last value misses the next ones by less than the training mean does."""
+    assert data.y is not None
+    owner = np.repeat(np.arange(len(data)), data.lengths)
+    train = data.part == TRAIN
+    from_last, from_mean = 0.0, 0.0
+    for ahead in range(1, horizon + 1):
+        pairs = train[:-ahead] & train[ahead:] & (owner[:-ahead] == owner[ahead:])
+        now, then = data.y[:-ahead][pairs], data.y[ahead:][pairs]
+        from_last += float(np.nansum((then - now) ** 2))
+        from_mean += float(np.nansum(np.where(np.isnan(now), np.nan, then) ** 2))  # y is standardised: its mean is 0
+    return from_last < from_mean
+
+
+def build(spec: ModelSpec, pre: Preprocessing, settings: TrainSettings, device: torch.device) -> SequenceModel:
+    """A new model whose first weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = SequenceModel(spec)
+    model.to(device)
+    model.set_noise(word_dropout=settings.word_dropout, counts=[c.counts for c in pre.tokens], numbers=settings.noise)
+    return model
+
+
+def batch_source(data: Sequences, pre: Preprocessing, device: torch.device) -> BatchSource:
+    """The sequences on the device, ready to be cut into batches."""
+    return BatchSource(data, per_sequence=pre.per == "sequence", horizon=pre.horizon, device=device)
+
+
+def _window(settings: TrainSettings, data: Sequences) -> int | None:
+    segments = data.segments(TRAIN)
+    longest = int((segments[:, 1] - segments[:, 0]).max())
+    if settings.per == "sequence":
+        if settings.window is not None:
+            raise SettingsError(
+                "window cuts sequences for a target a step; with per='sequence' each one is read whole. Leave it out."
+            )
+        return None
+    if settings.window is None:
+        return WINDOW if longest > LONG else None
+    if settings.window > longest:
+        raise SettingsError(
+            f"window={settings.window} is longer than every training sequence (the longest has {longest} rows). "
+            f"Use at most {longest}, or leave window out to train on whole sequences."
+        )
+    return settings.window
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name. Raises SettingsError where it can't be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"device={name!r} can't be used here ({str(error).splitlines()[0][:120]}).") from None
+    return device
+
+
+def summary(
+    table: Table, pre: Preprocessing, data: Sequences, settings: TrainSettings, spec: ModelSpec, device: torch.device
+) -> dict[str, Any]:
+    """What stands under `resolved` in config.yaml. settings: those that `complete` returned."""
+    parts = {}
+    for name, part in PART_NAMES.items():
+        parts[name] = {"sequences": len(data.containing(part)), "rows": int((data.part == part).sum())}
+    with torch.device("meta"):
+        count = sum(p.numel() for p in SequenceModel(spec).parameters())
+    return {
+        "tidegate": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "device": str(device),
+        "threads": settings.threads or torch.get_num_threads(),
+        "table_name": table.name,
+        "table_sha256": table.sha256,
+        "rows": table.frame.height,
+        "parts": parts,
+        "longest": int(data.lengths.max()),
+        "task": pre.target.task,
+        "classes": len(pre.target.classes),
+        "numbers": [c.name for c in pre.numbers],
+        "categories": {c.name: c.size - 1 for c in pre.tokens},
+        "bidirectional": spec.bidirectional,
+        "embedding_dims": list(spec.embedding_dims),
+        "residual": spec.residual is not None,
+        "window": settings.window,
+        "batch_size": settings.batch_size,
+        "epochs": settings.epochs,
+        "patience": settings.patience,
+        "parameters": count,
+        "notes": data.notes,
+        "finished": False,
+    }
+
+
+def describe(resolved: dict[str, Any]) -> list[str]:
+    """What was made of the table and the settings, in a few lines."""
+    parts = ", ".join(
+        f"{p['sequences']} {n} ({p['rows']:,} rows)" for n, p in resolved["parts"].items() if p["sequences"]
+    )
+    task = {"class": f"one of {resolved['classes']} classes", "labels": "several 0/1 labels", "number": "numbers"}
+    reads = [f"{len(resolved['numbers'])} numbers"] if resolved["numbers"] else []
+    reads += [f"{name} ({size:,} known values)" for name, size in resolved["categories"].items()]
+    lines = [
+        f"{resolved['table_name']}: sequences: {parts}; the longest has {resolved['longest']:,} steps.",
+        f"Reads {', '.join(reads)}; predicts {task[resolved['task']]}. {resolved['parameters']:,} parameters, on {resolved['device']}.",
+    ]
+    return lines + list(resolved["notes"])
