@@ -111,7 +111,9 @@ class SequenceModel(nn.Module):
         output, state = self._recur(encoded, lengths, state)
         if self.spec.per == "sequence":
             output = self._pool(output, lengths)
-        scores = self.head(self.drop(output)).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
+        if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
+            output = self.drop(output)
+        scores = self.head(output).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
         if self.spec.residual is not None:
             scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
         return scores, state

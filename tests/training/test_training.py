@@ -247,7 +247,7 @@ def test_what_is_left_open_is_filled_in_by_the_number_of_sequences(tmp_path, sig
 
     few, many = completed(20), completed(2000)
     assert (few.batch_size, few.epochs, few.patience) == (4, 150, 75)
-    assert (many.batch_size, many.epochs, many.patience) == (32, 46, 23)
+    assert (many.batch_size, many.epochs, many.patience) == (32, 45, 22)
     given = completed(20, batch_size=3, epochs=7, patience=0)
     assert (given.batch_size, given.epochs, given.patience) == (3, 7, 0)
 
