@@ -40,7 +40,6 @@ def train(name: str, seed: int, folder: Path) -> dict[str, float]:
         table,
         out=folder / f"{name}-{seed}",
         seed=seed,
-        threads=threads,
         progress=False,
         **datasets.describe(name).train,
     )

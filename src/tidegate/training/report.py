@@ -88,7 +88,7 @@ def line_chart(title: str, lines: dict[str, list[tuple[float, float]]], mark: fl
 
     out = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif">',
-        "<style>.a{stroke:#888;stroke-opacity:.35}.t{fill:#777;font-size:11px}.h{fill:currentColor;font-size:13px;font-weight:600}"
+        "<style>.a{stroke:#888;stroke-opacity:.35}.t{fill:#777;font-size:11px}.h{fill:#333;font-size:13px;font-weight:600}@media (prefers-color-scheme:dark){.h{fill:#ddd}}"
         ".l0{stroke:#0b7285;fill:#0b7285}.l1{stroke:#e8590c;fill:#e8590c}.l2{stroke:#868e96;fill:#868e96}.c{fill:none;stroke-width:2}"
         ".k{stroke:none;font-size:11px}</style>",
         f'<text class="h" x="{left}" y="16">{escape(title)}</text>',

@@ -1,0 +1,73 @@
+"""The tables of the README, made from the raw numbers under benchmarks/results/.
+
+    python benchmarks/figures.py
+
+tests/docs/test_readme.py holds the README to what this prints.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+REACH = {
+    "snips": ("SNIPS, a slot a word", "span F1", "LSTM type .873 to .888 (Goo et al. 2018, another split)"),
+    "japanese_vowels": ("Japanese Vowels, speaker", "accuracy", "no GRU row known"),
+    "mnist1d": ("MNIST-1D, digit", "accuracy", "GRU .91, CNN .94, people .96 (arXiv:2011.14439)"),
+    "occupancy": ("Occupancy, a row", "accuracy", "CT-GRU .914, LSTM .932 (arXiv:2006.04439)"),
+    "cheetah": ("Half-cheetah, next step", "MSE, lower is better", "LSTM 2.500, CT-GRU 3.014, LTC 2.308 (arXiv:2006.04439)"),
+}
+MODELS = {"gru", "same head, no recurrence", "published recipe", "seconds"}
+
+
+def read(name: str) -> tuple[str, list[dict[str, str]]]:
+    """The machine line and the rows of a results file."""
+    with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return file.readline().removeprefix("# ").strip(), list(csv.DictReader(file))
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def reach() -> str:
+    rows = read("reach")[1]
+    lines = [
+        "| data | figure | GRU, defaults | same head, no recurrence | best rule of thumb | published |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for data, (title, figure, published) in REACH.items():
+        values: dict[str, list[float]] = {}
+        for row in rows:
+            if row["data"] == data:
+                values.setdefault(row["what"], []).append(float(row["value"]))
+        better = min if data == "cheetah" else max
+        rule = better((k for k in values if k not in MODELS), key=lambda k: statistics.mean(values[k]))
+        if "published recipe" in values:
+            published += f"; its recipe run here {spread(values['published recipe'])}"
+        lines.append(
+            f"| {title} | {figure} | **{spread(values['gru'])}** | {spread(values['same head, no recurrence'])} "
+            f"| {statistics.mean(values[rule]):.3f} ({rule}) | {published} |"
+        )
+    return "\n".join(lines)
+
+
+def cost() -> str:
+    lines = ["| what | measured | aim | command |", "| --- | ---: | ---: | --- |"]
+    for row in read("train_step")[1]:
+        lines.append(f"| a training step over the same step by hand: {row['case']} | {row['ratio']} x | 1.25 x | `benchmarks/train_step.py` |")
+    for row in read("table_to_sequences")[1]:
+        what = f"a million Parquet rows of ten numbers, {row['rows']}, become sequences"
+        figures = row["seconds (median)"] + " s, " + row["memory over the table's"] + " x its memory"
+        lines.append(f"| {what} | {figures} | 2 s, 3 x | `benchmarks/table_to_sequences.py` |")
+    aims = {"tidegate --help": "0.3 s", "import tidegate, after import torch": "0.05 s"}
+    for row in read("start_up")[1]:
+        if row["what"] in aims:
+            lines.append(f"| `{row['what']}` | {row['seconds (median)']} s | {aims[row['what']]} | `benchmarks/start_up.py` |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(reach(), cost(), sep="\n\n")
