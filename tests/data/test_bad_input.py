@@ -218,3 +218,9 @@ def test_the_smallest_tables_are_refused_or_work(tmp_path):
     frame = signal_table(groups=2, least=1, most=2)
     with pytest.raises(UserError):
         train(frame.head(1), out=tmp_path / "run", **(QUICK | ROLES))
+
+
+def test_a_time_that_ends_one_group_may_begin_the_next(tmp_path):
+    frame = pl.DataFrame({"g": [1, 1, 2, 2], "t": [0, 1, 1, 2], "x": [1.0, 2.0, 3.0, 4.0], "y": list("pqpq")})
+    settings = {"target": "y", "group": "g", "time": "t", "split": (1.0, 0.0, 0.0)}
+    assert train(frame, out=tmp_path / "run", **(QUICK | settings)).resolved["parts"]["train"]["sequences"] == 2

@@ -67,8 +67,8 @@ def test_every_command_option_and_make_target_it_names_exists(page):
     for command in re.findall(r"tidegate (\w+)", re.sub(r"import tidegate", "", page)):
         assert command in {*COMMANDS, "import"} or command[0].isupper(), command
     known = {"--" + name.replace("_", "-") for name in TrainSettings.model_fields}
-    known |= {"--out", "--config", "--resume", "--probabilities", "--kind"}
-    for option in re.findall(r"(?<![\w-])--[a-z-]+", page):
+    known |= {"--help", "--out", "--config", "--resume", "--probabilities", "--kind"}
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page):
         assert option in known, option
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make (\w+)", page):

@@ -140,6 +140,26 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, signals, batches)
         train(out=tmp_path / "cut", resume=True, progress=False)
 
 
+class DieAfter(StopAfter):
+    """Ends the training as a power cut would: nothing more is saved."""
+
+    def step(self, loss: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("batches", [2, 7, 10])
+def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits(tmp_path, signals, batches):
+    path = tmp_path / "t.parquet"
+    write_table(signals, path)
+    settings = QUICK | ROLES | {"epochs": 3, "batch_size": 4}
+    whole = train(path, out=tmp_path / "whole", **settings)
+    with pytest.raises(ZeroDivisionError):
+        train(path, out=tmp_path / "cut", **(settings | {"progress": DieAfter(batches)}))
+    assert same_weights(whole, train(out=tmp_path / "cut", resume=True, progress=False))
+
+
 def test_resume_refuses_other_settings_another_table_and_a_folder_that_is_no_run(tmp_path, signals):
     path = tmp_path / "t.parquet"
     write_table(signals, path)

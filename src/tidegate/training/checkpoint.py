@@ -44,19 +44,19 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def save_checkpoint(
-    path: Path, model: SequenceModel, optimizer: torch.optim.Optimizer, rng: Tensor, state: dict[str, Any]
+    path: Path, model: SequenceModel, optimizer: torch.optim.Optimizer, rng: dict[str, Tensor], state: dict[str, Any]
 ) -> None:
     """Everything that training needs to go on as if it had not stopped."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-    tensors["rng"] = rng
+    tensors |= {f"rng.{k}": v for k, v in rng.items()}
     _save(tensors, {"format": CHECKPOINT_FORMAT, "version": VERSION, "state": state}, path)
 
 
 def load_checkpoint(
     path: Path, model: SequenceModel, optimizer: torch.optim.Optimizer
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Put a checkpoint's weights and optimiser state in place; return its random state and the rest."""
     tensors, header = _load(path, CHECKPOINT_FORMAT)
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
@@ -70,7 +70,8 @@ def load_checkpoint(
             _, index, key = name.split(".", 2)
             saved.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
-    return tensors["rng"], header["state"]
+    rng = {k.removeprefix("rng."): v for k, v in tensors.items() if k.startswith("rng.")}
+    return rng, header["state"]
 
 
 def read_state(path: Path) -> dict[str, Any]:

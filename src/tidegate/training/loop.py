@@ -74,8 +74,8 @@ def fit(
 ) -> State:
     """Train `model` and leave its best weights in folder/model.safetensors, its history in folder/metrics.csv.
 
-    settings: complete ones (see `resolve.complete`). An earlier checkpoint in the folder is taken up. Raises Interrupted after Ctrl-C, TrainingFailed at a NaN loss,
-    DiskError where the disk is full.
+    settings: complete ones (see `resolve.complete`). An earlier checkpoint in the folder is taken up.
+    Raises Interrupted after Ctrl-C, TrainingFailed at a NaN loss, DiskError where the disk is full.
     """
     fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
     kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
@@ -94,24 +94,23 @@ def fit(
         with _stop_signal() as stopped, torch.random.fork_rng(devices=_cuda(source)):
             while state.epoch < settings.epochs:
                 batches = _epoch_batches(source, settings, state.epoch)
-                if rng is None:
-                    torch.manual_seed(_mix(settings.seed, state.epoch))
-                else:
-                    torch.set_rng_state(rng)
-                    rng = None
+                torch.manual_seed(_mix(settings.seed, state.epoch))
+                if rng is not None and state.step:  # go on inside an epoch; a new one has its own seed
+                    _set_random_state(rng)
+                rng = None
                 done = _one_epoch(model, pre, source, settings, optimizer, batches, state, progress, stopped, path)
                 if not done:
                     raise Interrupted
                 _close_epoch(model, pre, source, settings, state, validated, folder, progress)
                 if settings.patience and validated and state.epoch - state.best_epoch >= settings.patience:
                     break
-                save_checkpoint(path, model, optimizer, torch.get_rng_state(), asdict(state))
+                save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
                 if stopped.is_set() and state.epoch < settings.epochs:
                     raise Interrupted
     finally:
         progress.end()
     state.finished = True
-    save_checkpoint(path, model, optimizer, torch.get_rng_state(), asdict(state))
+    save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
     return state
 
 
@@ -147,7 +146,7 @@ def _one_epoch(model, pre, source, settings, optimizer, batches, state: State, p
         state.seconds = time.perf_counter() - began
         late = time.perf_counter() - saved_at > CHECKPOINT_SECONDS
         if late or stopped.is_set():
-            save_checkpoint(path, model, optimizer, torch.get_rng_state(), asdict(state))
+            save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
             saved_at = time.perf_counter()
             if stopped.is_set():
                 return False
@@ -223,6 +222,19 @@ def _epoch_batches(source: BatchSource, settings: CompleteSettings, epoch: int) 
 def _mix(seed: int, epoch: int) -> int:
     """One number from two, so that seed 0, epoch 1 and seed 1, epoch 0 draw differently."""
     return int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _random_state(source: BatchSource) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if source.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(source.device)
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _cuda(source: BatchSource) -> list[int]:

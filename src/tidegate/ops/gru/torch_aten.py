@@ -76,8 +76,8 @@ def join_weights(
         return
 
     with torch.cuda.device_of(weights[0]), torch.no_grad():
-        if torch._use_cudnn_rnn_flatten_weight():  # pyright: ignore[reportPrivateImportUsage]
-            torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
+        if torch._use_cudnn_rnn_flatten_weight():
+            torch._cudnn_rnn_flatten_weight(
                 weights,
                 4 if bias else 2,
                 input_size,
