@@ -17,7 +17,11 @@ REACH = {
     "japanese_vowels": ("Japanese Vowels, speaker", "accuracy", "no GRU row known"),
     "mnist1d": ("MNIST-1D, digit", "accuracy", "GRU .91, CNN .94, people .96 (arXiv:2011.14439)"),
     "occupancy": ("Occupancy, a row", "accuracy", "CT-GRU .914, LSTM .932 (arXiv:2006.04439)"),
-    "cheetah": ("Half-cheetah, next step", "MSE, lower is better", "LSTM 2.500, CT-GRU 3.014, LTC 2.308 (arXiv:2006.04439)"),
+    "cheetah": (
+        "Half-cheetah, next step",
+        "MSE, lower is better",
+        "LSTM 2.500, CT-GRU 3.014, LTC 2.308 (arXiv:2006.04439)",
+    ),
 }
 MODELS = {"gru", "same head, no recurrence", "published recipe", "seconds"}
 
@@ -57,7 +61,9 @@ def reach() -> str:
 def cost() -> str:
     lines = ["| what | measured | aim | command |", "| --- | ---: | ---: | --- |"]
     for row in read("train_step")[1]:
-        lines.append(f"| a training step over the same step by hand: {row['case']} | {row['ratio']} x | 1.25 x | `benchmarks/train_step.py` |")
+        lines.append(
+            f"| a training step over the same step by hand: {row['case']} | {row['ratio']} x | 1.25 x | `benchmarks/train_step.py` |"
+        )
     for row in read("table_to_sequences")[1]:
         what = f"a million Parquet rows of ten numbers, {row['rows']}, become sequences"
         figures = row["seconds (median)"] + " s, " + row["memory over the table's"] + " x its memory"
@@ -65,7 +71,9 @@ def cost() -> str:
     aims = {"tidegate --help": "0.3 s", "import tidegate, after import torch": "0.05 s"}
     for row in read("start_up")[1]:
         if row["what"] in aims:
-            lines.append(f"| `{row['what']}` | {row['seconds (median)']} s | {aims[row['what']]} | `benchmarks/start_up.py` |")
+            lines.append(
+                f"| `{row['what']}` | {row['seconds (median)']} s | {aims[row['what']]} | `benchmarks/start_up.py` |"
+            )
     return "\n".join(lines)
 
 

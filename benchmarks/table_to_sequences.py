@@ -23,7 +23,7 @@ ROWS, RUNS = 1_000_000, 5
 MEASURE = """
 import json, resource, sys, time
 import torch, polars
-from tidegate.data.preprocessing import fit
+from tidegate.data.fitting import fit
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

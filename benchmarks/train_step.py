@@ -21,7 +21,7 @@ from common import machine, markdown, save
 from torch import nn
 
 from tidegate import datasets
-from tidegate.data.preprocessing import fit
+from tidegate.data.fitting import fit
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
 from tidegate.training import loop

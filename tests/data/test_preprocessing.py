@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tidegate.data.preprocessing import Preprocessing, fit
+from tidegate.data.fitting import fit
+from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import MISSING_CLASS, TEST, TRAIN, VALID
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import Table, read_table

@@ -60,7 +60,9 @@ def test_the_english_page_holds_the_tables_whole():
 
 def test_the_diagram_is_what_the_command_prints(page):
     (diagram,) = re.findall(r"^```mermaid\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert diagram == CliRunner().invoke(app, ["--input-size", "10", "--hidden-size", "20"], catch_exceptions=False).output
+    assert (
+        diagram == CliRunner().invoke(app, ["--input-size", "10", "--hidden-size", "20"], catch_exceptions=False).output
+    )
 
 
 def test_every_command_option_and_make_target_it_names_exists(page):

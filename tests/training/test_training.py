@@ -256,7 +256,7 @@ def test_the_last_value_is_the_start_only_where_it_beats_the_mean(tmp_path, sign
 
 
 def test_what_is_left_open_is_filled_in_by_the_number_of_sequences(tmp_path, signals):
-    from tidegate.data.preprocessing import fit
+    from tidegate.data.fitting import fit
     from tidegate.data.settings import DataSettings
     from tidegate.data.tables import read_table
 

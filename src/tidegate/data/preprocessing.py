@@ -1,6 +1,6 @@
 """From columns to numbers, as data: what was fitted on the training rows is a JSON file, not code.
 
-`fit` looks at a table once, decides what each column is and returns the `Preprocessing` with the encoded
+`fitting.fit` looks at a table once, decides what each column is and returns the `Preprocessing` with the encoded
 sequences; `Preprocessing.apply` encodes another table in the same way.
 """
 
@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
-from tidegate.data.sequences import MISSING_CLASS, TEST, TRAIN, Sequences
-from tidegate.data.settings import DataSettings
+from tidegate.data.sequences import MISSING_CLASS, TEST, Sequences
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
-from tidegate.errors import DataError, RunError, SettingsError
+from tidegate.errors import DataError, RunError
 
 FORMAT, VERSION = "tidegate-preprocessing", 1
-MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
 @dataclass(frozen=True)
@@ -147,220 +145,25 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def fit(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing, Sequences]:
-    """Decide what each column is, fit what is fitted on the training rows, and encode all rows.
-
-    Raises DataError and SettingsError in the words of a user: see tests/data/test_bad_input.py for all of them.
-    """
-    if not settings.target:
-        known = ", ".join(table.frame.columns[:12])
-        raise SettingsError(
-            f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
-        )
-    require(table, settings.target, "target")
-    require(table, settings.group, "group")
-    require(table, [settings.time] if settings.time else [], "time")
-    require(table, settings.exclude, "left-out")
-    require(table, settings.categories, "category")
-    require(table, settings.text, "text")
-    split = settings.split if isinstance(settings.split, str) else None
-    if split:
-        require(table, [split], "split")
-    notes: list[str] = []
-    names = _choose_features(table, settings, split, notes)
-    used = list(dict.fromkeys([*names, *settings.target, *([split] if split else [])]))
-    by_items = bool(set(settings.text) & set(settings.target))
-    arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
-    if arranged.height == 0:
-        raise DataError(f"{table.name}: every sequence is empty.")
-    _sequences_of_one_row(arranged, settings, notes)
-    part, how = assign_parts(arranged, settings.split, settings.split_by, seed)
-    notes.append(how)
-    target = _fit_target(arranged, settings, part, notes)
-    features = tuple(_fit_feature(arranged, name, settings, part, notes) for name in names)
-    pre = Preprocessing(
-        group=settings.group,
-        time=settings.time,
-        per=settings.per,
-        horizon=settings.horizon,
-        text=settings.text,
-        non_finite=settings.non_finite,
-        lists=bool(arranged.lists),
-        features=features,
-        target=target,
-    )
-    numbers, codes = encode_features(arranged, features, settings.non_finite)
-    y = encode_target(arranged, target, settings.per, settings.non_finite)
-    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes)
-    if target.task == "class":
-        pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
-    return pre, sequences
-
-
-def _choose_features(table: Table, settings: DataSettings, split: str | None, notes: list[str]) -> list[str]:
-    roles = {**dict.fromkeys(settings.group, "group"), **({settings.time: "time"} if settings.time else {})}
-    if split:
-        roles[split] = "split"
-    if not settings.horizon:
-        roles |= dict.fromkeys(settings.target, "target")
-    if settings.features is not None:
-        require(table, settings.features, "feature")
-        for name in settings.features:
-            if roles.get(name) == "target":
-                raise SettingsError(
-                    f"features holds the target {name!r}: at horizon 0 the model would read the answer."
-                )
-            if not _readable(table.frame.schema[name]):
-                raise DataError(
-                    f"{table.name}: column {name!r} holds {table.frame.schema[name]}, which can't be a feature. "
-                    "Turn it into numbers or text, or leave it out."
-                )
-        names = list(settings.features)
-    else:
-        names = [n for n in table.frame.columns if n not in roles and n not in settings.exclude]
-        unread = [n for n in names if not _readable(table.frame.schema[n])]
-        if unread:
-            kinds = ", ".join(f"{n} ({table.frame.schema[n]})" for n in unread)
-            notes.append(f"Left out, as neither numbers nor text: {kinds}.")
-        names = [n for n in names if n not in unread]
-    names = [n for n in names if n not in settings.exclude]
-    if not names:
-        raise DataError(
-            f"{table.name}: no column is left to read beside the {', '.join(sorted(set(roles.values())))} column(s)."
-        )
-    return names
-
-
-def _inner(dtype: Any) -> Any:
+def inner_type(dtype: Any) -> Any:
+    """The type of a list's items; any other type as it is."""
     return dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
 
 
-def _is_text(dtype: Any) -> bool:
+def is_text(dtype: Any) -> bool:
+    """Whether a column of this type holds text."""
     return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
 
 
-def _readable(dtype: Any) -> bool:
-    inner = _inner(dtype)
-    return inner.is_numeric() or inner == pl.Boolean or _is_text(inner)
+def readable(dtype: Any) -> bool:
+    """Whether a column of this type can be a feature: numbers, yes/no or text, alone or in lists."""
+    inner = inner_type(dtype)
+    return inner.is_numeric() or inner == pl.Boolean or is_text(inner)
 
 
-def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list[str]) -> None:
-    lengths, name = arranged.lengths, arranged.table.name
-    if settings.group and len(lengths) > 1 and int(lengths.max()) == 1:
-        what = ", ".join(repr(g) for g in settings.group)
-        raise DataError(
-            f"{name}: every group of {what} has one row, so there is no sequence. "
-            "Name the column that the rows of one sequence share, or none."
-        )
-    short = int((lengths <= settings.horizon).sum())
-    if settings.horizon and short == len(lengths):
-        raise DataError(
-            f"{name}: horizon={settings.horizon} needs sequences of at least {settings.horizon + 1} rows; the longest has {lengths.max()}."
-        )
-    if short:
-        one = int(np.flatnonzero(lengths <= settings.horizon)[0])
-        step = min(int(arranged.offsets[one]), arranged.height - 1)
-        which = f" (the first: {arranged.sequence_of(step)})" if lengths[one] else ""
-        notes.append(
-            f"{short} of {len(lengths)} sequences have at most {settings.horizon} rows{which}: nothing in them can be scored."
-        )
-
-
-# --- the target -------------------------------------------------------------------------------------------------
-
-
-def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, notes: list[str]) -> Target:
-    table, names = arranged.table, settings.target
-    dtypes = {name: arranged.frame.schema[name] for name in names}
-    task = settings.task if settings.task != "auto" else _infer_task(arranged, settings, dtypes, notes)
-    train = part == TRAIN
-    if task == "class":
-        if len(names) > 1:
-            raise SettingsError(
-                f"task='class' predicts one column; target names {len(names)}. Use task='labels' for several 0/1 columns."
-            )
-        column = arranged.column(names[0])
-        if column.dtype.is_float():
-            column = _whole_numbers(arranged, names[0])
-        seen = column.filter(pl.Series(train)).drop_nulls()
-        if not len(seen):
-            raise DataError(f"{table.name}: no training row has a value in the target column {names[0]!r}.")
-        classes = tuple(
-            seen.cast(pl.String).unique().sort().to_list() if _is_text(seen.dtype) else seen.unique().sort().to_list()
-        )
-        if len(classes) == 1:
-            every = column.drop_nulls().n_unique()
-            where = "the training rows hold" if every > 1 else "it holds"
-            raise DataError(
-                f"{table.name}: the target {names[0]!r} has one class: {where} only {classes[0]!r}. There is nothing to tell apart."
-            )
-        _no_unseen_class(arranged, names[0], column, classes)
-        return Target(names, task, classes)
-    if task == "labels":
-        shares = []
-        for name in names:
-            _zero_or_one(arranged, name)
-            seen = arranged.column(name).cast(pl.Float64).filter(pl.Series(train)).drop_nulls().to_numpy()
-            if not len(seen):
-                raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
-            shares.append(float(seen.mean()))
-        return Target(names, task, means=tuple(shares))
-    means, stds = [], []
-    for name in names:
-        if not (dtypes[name].is_numeric() or dtypes[name] == pl.Boolean):
-            raise DataError(f"{table.name}: the target {name!r} holds {dtypes[name]}; task='number' needs numbers.")
-        values = _finite(arranged, name, settings.non_finite).filter(pl.Series(train)).drop_nulls()
-        if not len(values):
-            raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
-        mean, std = _mean_std(values)
-        if std == 0:
-            raise DataError(
-                f"{table.name}: the target {name!r} is {mean:g} in every training row. There is nothing to predict."
-            )
-        means.append(mean)
-        stds.append(std)
-    return Target(names, "number", means=tuple(means), stds=tuple(stds))
-
-
-def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, Any], notes: list[str]) -> str:
-    names, table = settings.target, arranged.table
-    kinds = {name: "number" if d.is_float() or d.is_decimal() else "class" for name, d in dtypes.items()}
-    for name, dtype in dtypes.items():
-        if not (dtype.is_numeric() or dtype == pl.Boolean or _is_text(dtype)):
-            raise DataError(
-                f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."
-            )
-    if len(names) == 1:
-        name, column = names[0], arranged.column(names[0])
-        if kinds[name] == "number":
-            distinct = column.drop_nulls().unique()
-            if len(distinct) <= 10 and bool((distinct == distinct.round()).all()):
-                notes.append(
-                    f"The target {name!r} is taken as a number; if its values {sorted(distinct.to_list())} are classes, say task='class'."
-                )
-            return "number"
-        if column.dtype.is_integer() and (count := column.drop_nulls().n_unique()) > MANY_INTEGER_CLASSES:
-            raise SettingsError(
-                f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
-                "--task number) or classes (task='class')?"
-            )
-        return "class"
-    if all(kind == "number" for kind in kinds.values()):
-        return "number"
-    if all(dtypes[n].is_integer() or dtypes[n] == pl.Boolean for n in names):
-        if all(arranged.column(n).cast(pl.Int64).drop_nulls().is_in([0, 1]).all() for n in names):
-            return "labels"
-        return "number"
-    if any(_is_text(d) for d in dtypes.values()):
-        text = next(n for n, d in dtypes.items() if _is_text(d))
-        raise SettingsError(
-            f"{table.name}: target names several columns and {text!r} is text. Several targets are all numbers, or all 0/1 labels."
-        )
-    return "number"
-
-
-def _whole_numbers(arranged: Arranged, name: str) -> pl.Series:
-    column = _finite(arranged, name, "error")
+def whole_numbers(arranged: Arranged, name: str) -> pl.Series:
+    """A float column whose values are whole, as integers. Raises DataError at the first that is not."""
+    column = finite_numbers(arranged, name, "error")
     broken = (column != column.round()).fill_null(False).arg_true()
     if len(broken):
         raise DataError(
@@ -369,7 +172,8 @@ def _whole_numbers(arranged: Arranged, name: str) -> pl.Series:
     return column.cast(pl.Int64)
 
 
-def _zero_or_one(arranged: Arranged, name: str) -> None:
+def zero_or_one(arranged: Arranged, name: str) -> None:
+    """Raises DataError at the first value of a label column that is neither 0, 1 nor missing."""
     column = arranged.column(name).cast(pl.Float64, strict=False)
     wrong = (~column.is_in([0.0, 1.0])).fill_null(arranged.column(name).is_not_null()).arg_true()
     if len(wrong):
@@ -379,8 +183,9 @@ def _zero_or_one(arranged: Arranged, name: str) -> None:
         )
 
 
-def _no_unseen_class(arranged: Arranged, name: str, column: pl.Series, classes: Sequence[Any]) -> None:
-    values = column.cast(pl.String) if _is_text(column.dtype) else column
+def no_unseen_class(arranged: Arranged, name: str, column: pl.Series, classes: Sequence[Any]) -> None:
+    """Raises DataError at the first class that is not among those of the training rows."""
+    values = column.cast(pl.String) if is_text(column.dtype) else column
     unseen = (~values.is_in(list(classes))).fill_null(False).arg_true()
     if len(unseen):
         step = int(unseen[0])
@@ -399,9 +204,9 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
         name = target.names[0]
         column = arranged.column(name)
         if column.dtype.is_float():
-            column = _whole_numbers(arranged, name)
+            column = whole_numbers(arranged, name)
         text = isinstance(target.classes[0], str)
-        if text != _is_text(column.dtype):
+        if text != is_text(column.dtype):
             raise DataError(
                 f"{arranged.table.name}: the target {name!r} holds {column.dtype}; in training it held {'text' if text else 'whole numbers'}."
             )
@@ -409,7 +214,7 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
             column = column.cast(pl.String)
         elif isinstance(target.classes[0], bool) != (column.dtype == pl.Boolean):
             column = column.cast(pl.Boolean if isinstance(target.classes[0], bool) else pl.Int64)
-        _no_unseen_class(arranged, name, column, target.classes)
+        no_unseen_class(arranged, name, column, target.classes)
         codes = pl.Series(range(len(target.classes)), dtype=pl.Int64)
         y = (
             column.replace_strict(pl.Series(target.classes), codes, default=None, return_dtype=pl.Int64)
@@ -421,10 +226,10 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
         y = np.empty((arranged.height, len(target.names)), dtype=np.float32)
         for k, name in enumerate(target.names):
             if target.task == "labels":
-                _zero_or_one(arranged, name)
+                zero_or_one(arranged, name)
                 values = arranged.column(name).cast(pl.Float64).fill_null(np.nan).to_numpy()
             else:
-                values = _finite(arranged, name, non_finite).fill_null(np.nan).to_numpy()
+                values = finite_numbers(arranged, name, non_finite).fill_null(np.nan).to_numpy()
                 values = (values - target.means[k]) / target.stds[k]
             y[:, k] = values
     if per != "sequence":
@@ -454,77 +259,18 @@ def _constant(arranged: Arranged, name: str) -> None:
         )
 
 
-def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, ...]:
-    assert sequences.y is not None
-    y = sequences.y[sequences.containing(TRAIN)] if per == "sequence" else sequences.y[sequences.part == TRAIN]
-    return tuple(int(n) for n in np.bincount(y[y >= 0], minlength=len(target.classes)))
-
-
-# --- the features -----------------------------------------------------------------------------------------------
-
-
-def _fit_feature(
-    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, notes: list[str]
-) -> NumberColumn | TokenColumn:
-    column = arranged.column(name)
-    train = pl.Series(part == TRAIN)
-    if _is_text(column.dtype) or name in settings.categories:
-        words = name in settings.text or (name in arranged.lists and _is_text(column.dtype))
-        if not words and column.dtype == pl.String:
-            _text_among_numbers(arranged, name)
-        values = _tokens(column, words).filter(train).drop_nulls()
-        counted = values.value_counts().sort(["count", values.name], descending=[True, False])
-        return TokenColumn(
-            name,
-            "words" if words else "category",
-            tuple(counted[values.name].to_list()),
-            tuple(counted["count"].to_list()),
-        )
-    values = _finite(arranged, name, settings.non_finite).filter(train)
-    present = values.drop_nulls()
-    if not len(present):
-        raise DataError(
-            f"{arranged.table.name}: column {name!r} is empty in every training row. Leave it out with exclude={name!r}."
-        )
-    mean, std = _mean_std(present)
-    if std == 0:
-        notes.append(f"Column {name!r} is {mean:g} in every training row: it can't help.")
-    return NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))
-
-
-def _mean_std(values: pl.Series) -> tuple[float, float]:
-    array = values.to_numpy()
-    mean = float(array.mean())
-    std = float(array.std())
-    # A constant column has a tiny std from rounding; dividing by it would make noise of it.
-    return mean, std if std > 1e-12 * max(1.0, abs(mean)) else 0.0
-
-
-def _tokens(column: pl.Series, words: bool) -> pl.Series:
+def token_values(column: pl.Series, words: bool) -> pl.Series:
+    """A column of words, categories or whole-number codes as the text that its vocabulary holds."""
     if column.dtype.is_float():  # whole-number codes with gaps: 3.0 is the code 3
         column = column.cast(pl.Int64, strict=False)
     text = column.cast(pl.String)
     return text.str.to_lowercase() if words else text
 
 
-def _text_among_numbers(arranged: Arranged, name: str) -> None:
-    column = arranged.column(name)
-    parsed = column.cast(pl.Float64, strict=False)
-    present = int(column.is_not_null().sum())
-    broken = (parsed.is_null() & column.is_not_null()).arg_true()
-    # Nine in ten are numbers: the others are slips, not categories.
-    if 0 < len(broken) <= 0.1 * present:
-        step = int(broken[0])
-        raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a number, while {present - len(broken)} other "
-            f"values are. Mend it, leave the cell empty, or name the column a category (categories={name!r}, --categories {name})."
-        )
-
-
-def _finite(arranged: Arranged, name: str, non_finite: str) -> pl.Series:
+def finite_numbers(arranged: Arranged, name: str, non_finite: str) -> pl.Series:
     """The column as float64 with null where a value is missing. Raises DataError at text, NaN or infinity."""
     column = arranged.column(name)
-    if _is_text(column.dtype):
+    if is_text(column.dtype):
         numbers = column.cast(pl.String).cast(pl.Float64, strict=False)
         broken = (numbers.is_null() & column.is_not_null()).arg_true()
         if len(broken):
@@ -561,7 +307,7 @@ def encode_features(
     numbers = np.empty((steps, len(numeric) + len(masked)), dtype=np.float32)
     mask_column = len(numeric)
     for k, c in enumerate(numeric):
-        values = _finite(arranged, c.name, non_finite)
+        values = finite_numbers(arranged, c.name, non_finite)
         missing = values.null_count() > 0
         numbers[:, k] = ((values - c.mean) / c.std).fill_null(0.0).to_numpy()
         if c.mask:
@@ -569,7 +315,7 @@ def encode_features(
             mask_column += 1
     codes = np.empty((steps, len(tokens)), dtype=np.int64)
     for k, t in enumerate(tokens):
-        values = _tokens(arranged.column(t.name), t.kind == "words")
+        values = token_values(arranged.column(t.name), t.kind == "words")
         known = pl.Series(t.vocabulary, dtype=pl.String)
         entries = pl.Series(range(1, t.size), dtype=pl.Int64)
         codes[:, k] = values.replace_strict(known, entries, default=0, return_dtype=pl.Int64).fill_null(0).to_numpy()

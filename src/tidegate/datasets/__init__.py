@@ -228,9 +228,7 @@ def names() -> list[str]:
 def describe(name: str) -> Dataset:
     """What the data set `name` is. Raises `DataError` for a name that there is none of."""
     if name not in _ALL:
-        raise DataError(
-            f"There is no data set {name!r}.{nearest(name, _ALL)} There are: {', '.join(_ALL)}."
-        )
+        raise DataError(f"There is no data set {name!r}.{nearest(name, _ALL)} There are: {', '.join(_ALL)}.")
     return _ALL[name]
 
 

@@ -90,7 +90,9 @@ def sequence_diagram(
         "    Note over X,H: h' is the output of this step and the h of the next one",
     ]
     if num_layers > 1:
-        lines.append(f"    Note over X,H: this is layer 1 of {num_layers}. The input of each further layer is the output below it")
+        lines.append(
+            f"    Note over X,H: this is layer 1 of {num_layers}. The input of each further layer is the output below it"
+        )
     if bidirectional:
         lines.append("    Note over X,H: a second set of weights reads the sequence from its last step to its first")
     return "\n".join(lines) + "\n"

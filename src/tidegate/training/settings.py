@@ -41,7 +41,9 @@ class TrainSettings(DataSettings):
         "With per=sequence: which summary of the outputs the head reads: the last one, the mean, or each unit's largest.",
     )
     residual: bool | None = setting(
-        None, MODEL, "Predict the change from the last value instead of the value. None: for a forecast of numbers, where the last value is a better guess than the mean."
+        None,
+        MODEL,
+        "Predict the change from the last value instead of the value. None: for a forecast of numbers, where the last value is a better guess than the mean.",
     )
 
     epochs: int | None = setting(

@@ -1,0 +1,286 @@
+"""What a table's columns are, decided and fitted on its training rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tidegate.data.arrange import Arranged, arrange, require
+from tidegate.data.preprocessing import (
+    NumberColumn,
+    Preprocessing,
+    Target,
+    TokenColumn,
+    encode_features,
+    encode_target,
+    finite_numbers,
+    is_text,
+    no_unseen_class,
+    readable,
+    token_values,
+    whole_numbers,
+    zero_or_one,
+)
+from tidegate.data.sequences import TRAIN, Sequences
+from tidegate.data.settings import DataSettings
+from tidegate.data.splits import assign_parts
+from tidegate.data.tables import Table
+from tidegate.errors import DataError, SettingsError
+
+MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
+
+
+def fit(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing, Sequences]:
+    """Decide what each column is, fit what is fitted on the training rows, and encode all rows.
+
+    Raises DataError and SettingsError in the words of a user: see tests/data/test_bad_input.py for all of them.
+    """
+    if not settings.target:
+        known = ", ".join(table.frame.columns[:12])
+        raise SettingsError(
+            f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
+        )
+    require(table, settings.target, "target")
+    require(table, settings.group, "group")
+    require(table, [settings.time] if settings.time else [], "time")
+    require(table, settings.exclude, "left-out")
+    require(table, settings.categories, "category")
+    require(table, settings.text, "text")
+    split = settings.split if isinstance(settings.split, str) else None
+    if split:
+        require(table, [split], "split")
+    notes: list[str] = []
+    names = _choose_features(table, settings, split, notes)
+    used = list(dict.fromkeys([*names, *settings.target, *([split] if split else [])]))
+    by_items = bool(set(settings.text) & set(settings.target))
+    arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
+    if arranged.height == 0:
+        raise DataError(f"{table.name}: every sequence is empty.")
+    _sequences_of_one_row(arranged, settings, notes)
+    part, how = assign_parts(arranged, settings.split, settings.split_by, seed)
+    notes.append(how)
+    target = _fit_target(arranged, settings, part, notes)
+    features = tuple(_fit_feature(arranged, name, settings, part, notes) for name in names)
+    pre = Preprocessing(
+        group=settings.group,
+        time=settings.time,
+        per=settings.per,
+        horizon=settings.horizon,
+        text=settings.text,
+        non_finite=settings.non_finite,
+        lists=bool(arranged.lists),
+        features=features,
+        target=target,
+    )
+    numbers, codes = encode_features(arranged, features, settings.non_finite)
+    y = encode_target(arranged, target, settings.per, settings.non_finite)
+    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes)
+    if target.task == "class":
+        pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
+    return pre, sequences
+
+
+def _choose_features(table: Table, settings: DataSettings, split: str | None, notes: list[str]) -> list[str]:
+    roles = {**dict.fromkeys(settings.group, "group"), **({settings.time: "time"} if settings.time else {})}
+    if split:
+        roles[split] = "split"
+    if not settings.horizon:
+        roles |= dict.fromkeys(settings.target, "target")
+    if settings.features is not None:
+        require(table, settings.features, "feature")
+        for name in settings.features:
+            if roles.get(name) == "target":
+                raise SettingsError(
+                    f"features holds the target {name!r}: at horizon 0 the model would read the answer."
+                )
+            if not readable(table.frame.schema[name]):
+                raise DataError(
+                    f"{table.name}: column {name!r} holds {table.frame.schema[name]}, which can't be a feature. "
+                    "Turn it into numbers or text, or leave it out."
+                )
+        names = list(settings.features)
+    else:
+        names = [n for n in table.frame.columns if n not in roles and n not in settings.exclude]
+        unread = [n for n in names if not readable(table.frame.schema[n])]
+        if unread:
+            kinds = ", ".join(f"{n} ({table.frame.schema[n]})" for n in unread)
+            notes.append(f"Left out, as neither numbers nor text: {kinds}.")
+        names = [n for n in names if n not in unread]
+    names = [n for n in names if n not in settings.exclude]
+    if not names:
+        raise DataError(
+            f"{table.name}: no column is left to read beside the {', '.join(sorted(set(roles.values())))} column(s)."
+        )
+    return names
+
+
+def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list[str]) -> None:
+    lengths, name = arranged.lengths, arranged.table.name
+    if settings.group and len(lengths) > 1 and int(lengths.max()) == 1:
+        what = ", ".join(repr(g) for g in settings.group)
+        raise DataError(
+            f"{name}: every group of {what} has one row, so there is no sequence. "
+            "Name the column that the rows of one sequence share, or none."
+        )
+    short = int((lengths <= settings.horizon).sum())
+    if settings.horizon and short == len(lengths):
+        raise DataError(
+            f"{name}: horizon={settings.horizon} needs sequences of at least {settings.horizon + 1} rows; the longest has {lengths.max()}."
+        )
+    if short:
+        one = int(np.flatnonzero(lengths <= settings.horizon)[0])
+        step = min(int(arranged.offsets[one]), arranged.height - 1)
+        which = f" (the first: {arranged.sequence_of(step)})" if lengths[one] else ""
+        notes.append(
+            f"{short} of {len(lengths)} sequences have at most {settings.horizon} rows{which}: nothing in them can be scored."
+        )
+
+
+def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, notes: list[str]) -> Target:
+    table, names = arranged.table, settings.target
+    dtypes = {name: arranged.frame.schema[name] for name in names}
+    task = settings.task if settings.task != "auto" else _infer_task(arranged, settings, dtypes, notes)
+    train = part == TRAIN
+    if task == "class":
+        if len(names) > 1:
+            raise SettingsError(
+                f"task='class' predicts one column; target names {len(names)}. Use task='labels' for several 0/1 columns."
+            )
+        column = arranged.column(names[0])
+        if column.dtype.is_float():
+            column = whole_numbers(arranged, names[0])
+        seen = column.filter(pl.Series(train)).drop_nulls()
+        if not len(seen):
+            raise DataError(f"{table.name}: no training row has a value in the target column {names[0]!r}.")
+        classes = tuple(
+            seen.cast(pl.String).unique().sort().to_list() if is_text(seen.dtype) else seen.unique().sort().to_list()
+        )
+        if len(classes) == 1:
+            every = column.drop_nulls().n_unique()
+            where = "the training rows hold" if every > 1 else "it holds"
+            raise DataError(
+                f"{table.name}: the target {names[0]!r} has one class: {where} only {classes[0]!r}. There is nothing to tell apart."
+            )
+        no_unseen_class(arranged, names[0], column, classes)
+        return Target(names, task, classes)
+    if task == "labels":
+        shares = []
+        for name in names:
+            zero_or_one(arranged, name)
+            seen = arranged.column(name).cast(pl.Float64).filter(pl.Series(train)).drop_nulls().to_numpy()
+            if not len(seen):
+                raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
+            shares.append(float(seen.mean()))
+        return Target(names, task, means=tuple(shares))
+    means, stds = [], []
+    for name in names:
+        if not (dtypes[name].is_numeric() or dtypes[name] == pl.Boolean):
+            raise DataError(f"{table.name}: the target {name!r} holds {dtypes[name]}; task='number' needs numbers.")
+        values = finite_numbers(arranged, name, settings.non_finite).filter(pl.Series(train)).drop_nulls()
+        if not len(values):
+            raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
+        mean, std = _mean_std(values)
+        if std == 0:
+            raise DataError(
+                f"{table.name}: the target {name!r} is {mean:g} in every training row. There is nothing to predict."
+            )
+        means.append(mean)
+        stds.append(std)
+    return Target(names, "number", means=tuple(means), stds=tuple(stds))
+
+
+def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, Any], notes: list[str]) -> str:
+    names, table = settings.target, arranged.table
+    kinds = {name: "number" if d.is_float() or d.is_decimal() else "class" for name, d in dtypes.items()}
+    for name, dtype in dtypes.items():
+        if not (dtype.is_numeric() or dtype == pl.Boolean or is_text(dtype)):
+            raise DataError(
+                f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."
+            )
+    if len(names) == 1:
+        name, column = names[0], arranged.column(names[0])
+        if kinds[name] == "number":
+            distinct = column.drop_nulls().unique()
+            if len(distinct) <= 10 and bool((distinct == distinct.round()).all()):
+                notes.append(
+                    f"The target {name!r} is taken as a number; if its values {sorted(distinct.to_list())} are classes, say task='class'."
+                )
+            return "number"
+        if column.dtype.is_integer() and (count := column.drop_nulls().n_unique()) > MANY_INTEGER_CLASSES:
+            raise SettingsError(
+                f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
+                "--task number) or classes (task='class')?"
+            )
+        return "class"
+    if all(kind == "number" for kind in kinds.values()):
+        return "number"
+    if all(dtypes[n].is_integer() or dtypes[n] == pl.Boolean for n in names):
+        if all(arranged.column(n).cast(pl.Int64).drop_nulls().is_in([0, 1]).all() for n in names):
+            return "labels"
+        return "number"
+    if any(is_text(d) for d in dtypes.values()):
+        text = next(n for n, d in dtypes.items() if is_text(d))
+        raise SettingsError(
+            f"{table.name}: target names several columns and {text!r} is text. Several targets are all numbers, or all 0/1 labels."
+        )
+    return "number"
+
+
+def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, ...]:
+    assert sequences.y is not None
+    y = sequences.y[sequences.containing(TRAIN)] if per == "sequence" else sequences.y[sequences.part == TRAIN]
+    return tuple(int(n) for n in np.bincount(y[y >= 0], minlength=len(target.classes)))
+
+
+def _fit_feature(
+    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, notes: list[str]
+) -> NumberColumn | TokenColumn:
+    column = arranged.column(name)
+    train = pl.Series(part == TRAIN)
+    if is_text(column.dtype) or name in settings.categories:
+        words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
+        if not words and column.dtype == pl.String:
+            _text_among_numbers(arranged, name)
+        values = token_values(column, words).filter(train).drop_nulls()
+        counted = values.value_counts().sort(["count", values.name], descending=[True, False])
+        return TokenColumn(
+            name,
+            "words" if words else "category",
+            tuple(counted[values.name].to_list()),
+            tuple(counted["count"].to_list()),
+        )
+    values = finite_numbers(arranged, name, settings.non_finite).filter(train)
+    present = values.drop_nulls()
+    if not len(present):
+        raise DataError(
+            f"{arranged.table.name}: column {name!r} is empty in every training row. Leave it out with exclude={name!r}."
+        )
+    mean, std = _mean_std(present)
+    if std == 0:
+        notes.append(f"Column {name!r} is {mean:g} in every training row: it can't help.")
+    return NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))
+
+
+def _mean_std(values: pl.Series) -> tuple[float, float]:
+    array = values.to_numpy()
+    mean = float(array.mean())
+    std = float(array.std())
+    # A constant column has a tiny std from rounding; dividing by it would make noise of it.
+    return mean, std if std > 1e-12 * max(1.0, abs(mean)) else 0.0
+
+
+def _text_among_numbers(arranged: Arranged, name: str) -> None:
+    column = arranged.column(name)
+    parsed = column.cast(pl.Float64, strict=False)
+    present = int(column.is_not_null().sum())
+    broken = (parsed.is_null() & column.is_not_null()).arg_true()
+    # Nine in ten are numbers: the others are slips, not categories.
+    if 0 < len(broken) <= 0.1 * present:
+        step = int(broken[0])
+        raise DataError(
+            f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a number, while {present - len(broken)} other "
+            f"values are. Mend it, leave the cell empty, or name the column a category (categories={name!r}, --categories {name})."
+        )
