@@ -15,11 +15,16 @@ def names_of(package: str, homes: dict[str, str | None]) -> tuple[Callable[[str]
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = homes[name]
-        value = (
-            importlib.import_module(f"{package}.{name}")
-            if home is None
-            else getattr(importlib.import_module(home), name)
-        )
+        try:
+            module = importlib.import_module(home or f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] == "tidegate":
+                raise
+            raise ModuleNotFoundError(
+                f"{package}.{name} needs {error.name!r}, which is not installed: pip install 'tidegate[train]'",
+                name=error.name,
+            ) from error
+        value = getattr(module, name) if home else module
         setattr(sys.modules[package], name, value)
         return value
 

@@ -91,8 +91,7 @@ def test_words_and_categories_that_training_never_saw_are_the_unknown_entry():
         {"g": [1, 1, 2, 2], "s": ["train"] * 2 + ["test"] * 2, "c": ["u", "v", "w", None], "y": list("pqpq")}
     )
     pre, data = prepare(frame, target="y", group="g", split="s", split_by="time")
-    # The split column names no rows to validate on, so the last training row does: only "u" was trained on.
-    assert pre.tokens[0].vocabulary == ("u",) or pre.tokens[0].vocabulary == ("u", "v")
+    assert pre.tokens[0].vocabulary == ("u", "v")
     assert data.codes[-2:, 0].tolist() == [0, 0]
 
 
@@ -178,6 +177,20 @@ def test_a_split_column_without_valid_rows_takes_them_from_the_training_rows(sig
     data = prepare(frame, target="label", group="device", split="s")[1]
     of_sequence = data.part[data.offsets[:-1]]
     assert [(of_sequence == p).sum() for p in (TRAIN, VALID, TEST)] == [17, 3, 4]
+
+
+def test_with_few_training_sequences_their_last_rows_validate():
+    frame = pl.DataFrame(
+        {
+            "g": [1] * 20 + [2] * 5,
+            "s": ["train"] * 20 + ["test"] * 5,
+            "x": [float(i) for i in range(25)],
+            "y": list("pqpqp" * 5),
+        }
+    )
+    data = prepare(frame, target="y", group="g", split="s")[1]
+    assert data.part.tolist() == [TRAIN] * 17 + [VALID] * 3 + [TEST] * 5
+    assert any("the last 15% of each training sequence validate" in note for note in data.notes)
 
 
 def test_the_fitted_preprocessing_is_json_and_comes_back_equal(signals):
