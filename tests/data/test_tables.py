@@ -39,6 +39,12 @@ def test_windows_line_ends_and_a_byte_order_mark_are_taken_in_stride(tmp_path):
     assert read_table(path).frame.to_dict(as_series=False) == {"id": [1, 2], "x": [2.5, 3.5]}
 
 
+def test_a_byte_order_mark_before_json_lines_is_skipped(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"x": 1}\n{"x": 2}\n')
+    assert read_table(path).frame.to_dict(as_series=False) == {"x": [1, 2]}
+
+
 def test_tables_in_memory_are_taken_as_they_are():
     assert read_table(FRAME).frame is FRAME
     assert read_table(FRAME.lazy()).frame.equals(FRAME)

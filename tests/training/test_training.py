@@ -94,7 +94,9 @@ def test_every_kind_of_target_trains_and_is_set_beside_baselines(tmp_path, signa
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path, signals):
-    a, b = (train(signals, out=tmp_path / name, **(QUICK | ROLES)) for name in "ab")
+    a = train(signals, out=tmp_path / "a", **(QUICK | ROLES))
+    torch.manual_seed(99)  # the caller's own random state is not what a run depends on
+    b = train(signals, out=tmp_path / "b", **(QUICK | ROLES))
     other = train(signals, out=tmp_path / "c", seed=1, **(QUICK | ROLES))
     assert same_weights(a, b)
     assert not same_weights(a, other)
@@ -193,6 +195,7 @@ def test_neither_other_sequences_nor_padding_reach_a_prediction(tmp_path, signal
             {"per": "step"},
             {"per": "sequence"},
             {"bidirectional": True},
+            {"per": "sequence", "pooling": "mean", "bidirectional": False},
             {"per": "sequence", "pooling": "mean"},
             {"per": "sequence", "pooling": "last"},
         )
@@ -284,6 +287,33 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(tmp_path, signals):
     from tidegate.training.checkpoint import read_state
 
     assert read_state(r.folder / "checkpoints/last.safetensors")["best"][0] == max(scores)[0]
+
+
+def test_the_validation_figures_of_an_epoch_are_those_of_its_weights(tmp_path, signals):
+    path = tmp_path / "t.csv"
+    write_table(signals, path)
+    r = train(path, out=tmp_path / "run", **(QUICK | ROLES))
+    best = r.history[r.resolved["best_epoch"] - 1]
+    valid = r.evaluate(path, rows="valid")
+    assert valid.loss == pytest.approx(best["valid_loss"], rel=1e-5)
+    assert valid.model.summary["accuracy"] == best["valid_accuracy"]
+
+
+def test_rules_of_thumb_stay_within_their_sequence():
+    from tidegate.data.fitting import fit
+    from tidegate.data.settings import DataSettings
+    from tidegate.data.tables import read_table
+    from tidegate.training.evaluation import rules_of_thumb
+    from tidegate.training.resolve import batch_source
+
+    frame = pl.DataFrame({"g": [1] * 5 + [2] * 3, "x": [1.0, 2, 3, 4, 5, 10, 20, 30]})
+    pre, data = fit(read_table(frame), DataSettings.make(target="x", group="g", horizon=2, split=(1.0, 0.0, 0.0)), 0)
+    guesses = rules_of_thumb(pre, batch_source(data, pre, torch.device("cpu")), season=3)
+    values = {name: v[..., 0].round(4).tolist() for name, v in guesses.items()}
+    assert values["last value"] == [[v, v] for v in (1, 2, 3, 4, 5, 10, 20, 30)]
+    # One season before the value to predict; the last value where that lies before the sequence.
+    assert values["last season (3 rows)"] == [[1, 1], [2, 1], [1, 2], [2, 3], [3, 4], [10, 10], [20, 10], [10, 20]]
+    assert values["training mean"] == [[9.375, 9.375]] * 8
 
 
 def test_a_run_folder_holds_what_the_design_names_and_no_pickle(tmp_path, signals):
@@ -453,3 +483,17 @@ def test_early_stopping_and_scores_need_no_validation_rows(tmp_path, signals):
     r = train(signals, out=tmp_path / "run", **(QUICK | ROLES | {"split": (1.0, 0.0, 0.0)}))
     assert r.resolved["best_epoch"] == 2
     assert "train rows" in r.results.what
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_cuda_learns_stops_and_goes_on(tmp_path, signals):
+    path = tmp_path / "t.parquet"
+    write_table(signals, path)
+    settings = QUICK | ROLES | {"epochs": 3, "batch_size": 4, "device": "cuda"}
+    whole = train(path, out=tmp_path / "whole", **settings)
+    with pytest.raises(Interrupted):
+        train(path, out=tmp_path / "cut", **(settings | {"progress": StopAfter(6)}))
+    resumed = train(out=tmp_path / "cut", resume=True, progress=False)
+    for (_, a), (_, b) in zip(whole.results.table(), resumed.results.table(), strict=True):
+        assert a.summary == pytest.approx(b.summary, abs=0.05)
+    assert load(tmp_path / "whole").predict(signals)["prediction"].is_in(["up", "down"]).all()
