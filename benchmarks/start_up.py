@@ -14,7 +14,7 @@ import time
 
 from common import machine, markdown, save
 
-RUNS = 11
+RUNS = 5
 CASES = {
     "tidegate --help": ["-m", "tidegate", "--help"],
     "tidegate train --help": ["-m", "tidegate", "train", "--help"],

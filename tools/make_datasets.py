@@ -74,12 +74,14 @@ def snips(folder: Path) -> pa.Table:
             rows += of_file
     return pa.Table.from_pylist(
         rows,
-        pa.schema([
-            ("words", pa.list_(pa.string())),
-            ("slots", pa.list_(pa.string())),
-            ("intent", pa.string()),
-            ("split", pa.string()),
-        ]),
+        pa.schema(
+            [
+                ("words", pa.list_(pa.string())),
+                ("slots", pa.list_(pa.string())),
+                ("intent", pa.string()),
+                ("split", pa.string()),
+            ]
+        ),
     )
 
 
@@ -144,13 +146,15 @@ def japanese_vowels(folder: Path) -> pa.Table:
     exact = np.concatenate(channels)
     narrow = exact.astype(np.float32)
     assert np.array_equal(np.round(narrow.astype(np.float64), 6), exact), "float32 loses a printed digit"
-    return pa.table({
-        "utterance": pa.array(utterances, pa.int32()),
-        "frame": pa.array(frames, pa.int32()),
-        **{f"c{i + 1}": narrow[:, i] for i in range(12)},
-        "speaker": speakers,
-        "split": splits,
-    })
+    return pa.table(
+        {
+            "utterance": pa.array(utterances, pa.int32()),
+            "frame": pa.array(frames, pa.int32()),
+            **{f"c{i + 1}": narrow[:, i] for i in range(12)},
+            "speaker": speakers,
+            "split": splits,
+        }
+    )
 
 
 # ---- mnist1d ----------------------------------------------------------------------------------------------
@@ -163,12 +167,14 @@ def mnist1d(folder: Path) -> pa.Table:
         split = ["train"] * len(file["x"]) + ["test"] * len(file["x_test"])
     assert signal.dtype == np.float32
     offsets = np.arange(0, signal.size + 1, signal.shape[1], dtype=np.int32)
-    return pa.table({
-        "id": pa.array(range(len(signal)), pa.int32()),
-        "signal": pa.ListArray.from_arrays(offsets, signal.reshape(-1)),
-        "digit": pa.array(digit, pa.int8()),
-        "split": split,
-    })
+    return pa.table(
+        {
+            "id": pa.array(range(len(signal)), pa.int32()),
+            "signal": pa.ListArray.from_arrays(offsets, signal.reshape(-1)),
+            "digit": pa.array(digit, pa.int8()),
+            "split": split,
+        }
+    )
 
 
 # ---- cheetah ----------------------------------------------------------------------------------------------
@@ -179,12 +185,14 @@ def cheetah(folder: Path) -> pa.Table:
     steps = [len(trace) for trace in traces]
     values = np.concatenate(traces).astype(np.float32)  # [25000, 17]; float64 in the originals
     of_rollout = ["valid" if i < 5 else "test" if i < 15 else "train" for i in range(len(traces))]
-    return pa.table({
-        "rollout": pa.array(np.repeat(np.arange(len(traces)), steps), pa.int32()),
-        "step": pa.array(np.concatenate([np.arange(n) for n in steps]), pa.int32()),
-        **{f"o{i}": values[:, i] for i in range(values.shape[1])},
-        "split": np.repeat(of_rollout, steps).tolist(),
-    })
+    return pa.table(
+        {
+            "rollout": pa.array(np.repeat(np.arange(len(traces)), steps), pa.int32()),
+            "step": pa.array(np.concatenate([np.arange(n) for n in steps]), pa.int32()),
+            **{f"o{i}": values[:, i] for i in range(values.shape[1])},
+            "split": np.repeat(of_rollout, steps).tolist(),
+        }
+    )
 
 
 # ---- all --------------------------------------------------------------------------------------------------
