@@ -73,7 +73,7 @@ def test_every_command_option_and_make_target_it_names_exists(page):
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page):
         assert option in known, option
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", page):
+    for target in re.findall(r"(?:`|^    )make (\w+)", page, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
