@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import polars as pl
 import pytest
 from tests.conftest import QUICK, signal_table
@@ -131,6 +133,19 @@ def test_a_horizon_beyond_every_sequence_is_refused(tmp_path, signals):
     assert "horizon=50 needs sequences of at least 51 rows; the longest has 15" in message
 
 
+def test_a_horizon_that_leaves_the_training_rows_nothing_to_learn_is_refused(tmp_path, signals):
+    frame = signals.with_columns(s=pl.Series(["train", "test"] * signals.height).head(signals.height)).drop("device")
+    message = complaint(tmp_path, frame.drop("t"), target="label", split="s", horizon=1)
+    assert "no training row has a target to learn from: horizon=1" in message
+
+
+@pytest.mark.parametrize("task", ["class", "labels", "number"])
+@pytest.mark.parametrize("when", [dt.datetime(2026, 11, 23, 14, 5), dt.date(2026, 11, 23), dt.timedelta(hours=1)])
+def test_a_time_is_no_target(tmp_path, signals, task, when):
+    frame = signals.with_columns(label=pl.lit(when))
+    assert "the target 'label' holds" in complaint(tmp_path, frame, task=task, **ROLES)
+
+
 def test_a_window_longer_than_every_sequence_is_refused(tmp_path, signals):
     message = complaint(tmp_path, signals, window=100, **ROLES)
     assert "window=100 is longer than every training sequence (the longest has 15 rows)" in message
@@ -175,7 +190,15 @@ def test_a_mistyped_setting_is_answered_with_the_nearest_one(tmp_path, signals):
         ({"task": "number"}, "the target 'label' holds String; task='number' needs numbers"),
         ({"device": "abacus"}, "device='abacus' can't be used here"),
         ({"residual": True}, "residual=True needs a forecast of numbers"),
+        ({"device": "meta"}, "device='meta' can't be used here"),
         ({"exclude": ["x", "colour"]}, "no column is left to read"),
+        ({"group": ["device", "device"]}, "group names the column 'device' twice"),
+        ({"target": ["label", "label"]}, "target names the column 'label' twice"),
+        ({"time": "device"}, "group and time both name the column 'device'"),
+        ({"text": "colour", "exclude": "colour"}, "text names the column 'colour', which isn't read"),
+        ({"categories": "colour", "features": "x"}, "categories names the column 'colour', which isn't read"),
+        ({"task": "labels"}, "the target 'label' holds text; task='labels' needs columns of 0 and 1"),
+        ({"hidden_size": 10**7}, "The memory doesn't suffice for hidden_size=10000000"),
     ],
 )
 def test_an_impossible_setting_says_what_is_possible(tmp_path, signals, settings, message):

@@ -52,7 +52,7 @@ def test_bio_classes_are_recognised_by_their_form():
     assert not is_bio(["up", "down"])
     assert not is_bio(["O", "o"])
     assert not is_bio([0, 1])
-    assert primary(Target(("y",), "class", tuple(TAGS)))[0] == "span_f1"
+    assert primary(Target(("y",), "class", tuple(TAGS)), 0)[0] == "span_f1"
 
 
 def test_class_figures_agree_with_torchmetrics_own_classes():

@@ -66,6 +66,12 @@ def test_every_cell_trains_and_predicts(tmp_path, signals, cell, per):
         ({"target": ["x", "w"], "horizon": 2}, "rmse"),
         ({"target": ["a", "b"]}, "micro_f1"),
         ({"target": ["a", "b"], "per": "sequence"}, "micro_f1"),
+        ({"target": "a", "task": "labels"}, "micro_f1"),
+        ({"target": "tag"}, "span_f1"),
+        ({"target": "tag", "horizon": 1}, "span_f1"),
+        ({"target": "tag", "horizon": 2}, "accuracy"),
+        ({"target": "price"}, "rmse"),
+        ({"target": "price", "task": "class"}, "accuracy"),
         ({"target": "w_last", "per": "sequence"}, "rmse"),
         ({"target": "label", "bidirectional": True, "pooling": "last"}, "accuracy"),
         ({"target": "label", "schedule": "plateau"}, "accuracy"),
@@ -78,6 +84,8 @@ def test_every_kind_of_target_trains_and_is_set_beside_baselines(tmp_path, signa
         w=pl.col("x") * 2 + 1,
         w_last=pl.col("x").last().over("device"),
         a=(pl.col("x").sum().over("device") > 0).cast(pl.Int64),
+        tag=pl.when(pl.col("x") > 0).then(pl.lit("B-up")).otherwise(pl.lit("O")),
+        price=(pl.col("x") > 0).cast(pl.Int64).cast(pl.Decimal(10, 2)),
         b=(pl.col("device").str.len_chars() > 2).cast(pl.Int64),
     )
     r = train(frame, out=tmp_path / "run", **(QUICK | {"group": "device", "time": "t"} | settings))
@@ -483,6 +491,59 @@ def test_early_stopping_and_scores_need_no_validation_rows(tmp_path, signals):
     r = train(signals, out=tmp_path / "run", **(QUICK | ROLES | {"split": (1.0, 0.0, 0.0)}))
     assert r.resolved["best_epoch"] == 2
     assert "train rows" in r.results.what
+
+
+def test_validation_rows_without_a_target_choose_nothing_and_are_told_of(tmp_path, signals):
+    last = signals["device"].unique(maintain_order=True)[-1]
+    frame = signals.with_columns(
+        s=pl.when(pl.col("device") == last).then(pl.lit("valid")).otherwise(pl.lit("train")),
+        label=pl.when(pl.col("device") != last).then(pl.col("label")),
+    )
+    r = train(frame, out=tmp_path / "run", **(QUICK | ROLES | {"split": "s"}))
+    assert r.resolved["best_epoch"] == 2
+    assert "valid_accuracy" not in r.history[0]
+    assert "No validation row has a target" in r.resolved["notes"][-1]
+
+
+def test_only_the_outputs_of_a_recurrence_are_dropped_before_the_head(tmp_path, signals):
+    """Without a recurrence the head reads the numbers themselves: dropping them would cripple the baseline."""
+    run = train(signals, out=tmp_path / "run", cell="none", features=["x"], **(QUICK | ROLES | {"dropout": 0.9}))
+    numbers, codes = torch.ones(50, 1, 1), torch.empty(50, 1, 0, dtype=torch.int64)
+    bare = run.model.train()(numbers, codes, torch.tensor([50]))[0]
+    assert (bare == bare[0]).all()
+    run = train(signals, out=tmp_path / "gru", features=["x"], **(QUICK | ROLES | {"dropout": 0.9}))
+    late = run.model.train()(numbers, codes, torch.tensor([50]))[0][
+        -10:
+    ]  # the state has settled: what differs is dropout
+    assert late.std() > 1e-3
+
+
+ODD_NAMES = ["*", "^x$", "__row", "row", "count", "time", "group 0", "prediction_", "", "0", "^.*$", "value"]
+
+
+@pytest.mark.parametrize("shift", range(len(ODD_NAMES)))
+def test_a_column_may_have_any_name(tmp_path, signals, shift):
+    names = dict(zip(["device", "t", "x", "colour", "label"], [*ODD_NAMES, *ODD_NAMES][shift:], strict=False))
+    plain = train(signals, out=tmp_path / "plain", **(QUICK | ROLES))
+    frame = pl.DataFrame({new: signals[old] for old, new in names.items()})
+    odd = train(frame, out=tmp_path / "odd", **(QUICK | {role: names[name] for role, name in ROLES.items()}))
+    assert same_weights(plain, odd)
+    wanted, got = plain.predict(signals), odd.predict(frame)
+    assert got.columns == [*names.values(), "prediction"]
+    assert got["prediction"].equals(wanted["prediction"])
+    assert odd.evaluate(frame).model.summary == plain.evaluate(signals).model.summary
+
+
+@pytest.mark.parametrize(("word", "tag"), [("*", "^.*$"), ("__row", "0"), ("row", "value"), ("count", "*")])
+def test_a_list_column_may_have_any_name(tmp_path, word, tag):
+    frame = pl.DataFrame({word: [["a", "b", "a"], [], ["b"]] * 8, tag: [["p", "q", "p"], [], ["q"]] * 8})
+    r = train(frame, target=tag, out=tmp_path / "run", **QUICK)
+    predicted = r.predict(frame)
+    assert predicted["prediction"].list.len().to_list() == [3, 0, 1] * 8
+    write_table(predicted, tmp_path / "p.csv")
+    cells = (tmp_path / "p.csv").read_text().splitlines()
+    assert cells[0] == f"{word},{tag},prediction"
+    assert cells[1].startswith("a b a,p q p,")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

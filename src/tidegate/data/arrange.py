@@ -26,26 +26,28 @@ ITEM = r"\S+"
 class Arranged:
     """Rows in sequence order: those of sequence s are `offsets[s]:offsets[s + 1]`.
 
-    frame: the (unrolled) rows as they came; order: which of them comes first, second, ... (None: they lie right). Columns
-    are put in order one at a time, as they are asked for: a copy of the whole table would double its memory.
+    columns: the (unrolled) rows as they came; order: which of them comes first, second, ... (None: they lie right).
+    Columns are put in order one at a time, as they are asked for: a copy of the whole table would double its memory.
     rows [N]: the table's row of each step; ids: the group columns, a row a sequence (row number for list columns).
+
+    The series themselves have no name: polars reads one such as "*" or "^x$" as a pattern, even inside Series.is_null.
     """
 
     table: Table
-    frame: pl.DataFrame
+    columns: dict[str, pl.Series]
     order: np.ndarray | None
     offsets: np.ndarray
     rows: np.ndarray
-    ids: pl.DataFrame
+    ids: dict[str, pl.Series]
     lists: tuple[str, ...]
 
     @property
     def height(self) -> int:
-        return self.frame.height
+        return len(self.rows)
 
     def column(self, name: str) -> pl.Series:
         """A column in sequence order."""
-        column = self.frame[name]
+        column = self.columns[name]
         return column if self.order is None else column.gather(self.order)
 
     @property
@@ -55,7 +57,7 @@ class Arranged:
     def sequence_of(self, step: int) -> str:
         """How to name the sequence that holds a step, for a message."""
         s = int(np.searchsorted(self.offsets, step, side="right")) - 1
-        return ", ".join(f"{name}={value!r}" for name, value in self.ids.row(s, named=True).items())
+        return ", ".join(f"{name}={value!r}" for name, value in ((n, c[s]) for n, c in self.ids.items()))
 
     def where(self, step: int) -> str:
         return self.table.where(int(self.rows[step]))
@@ -90,68 +92,69 @@ def arrange(
     lists of different lengths in a row.
     """
     require(table, group, "group")
-    require(table, [time] if time else [], "time")
+    require(table, [time] if time is not None else [], "time")
     require(table, text, "text")
-    keep = list(dict.fromkeys([*group, *([time] if time else []), *used]))
-    frame = table.frame.select(keep)
+    keep = list(dict.fromkeys([*group, *([time] if time is not None else []), *used]))
+    columns = {name: table.frame[name].alias("") for name in keep}
     for name in text:
-        if frame.schema[name] != pl.String:
-            raise DataError(f"{table.name}: the text column {name!r} holds {frame.schema[name]}, not text.")
-    if text:
-        frame = frame.with_columns(pl.col(name).str.extract_all(ITEM if items else WORD) for name in text)
-    lists = tuple(name for name in keep if isinstance(frame.schema[name], pl.List | pl.Array))
-    rows = None
+        if columns[name].dtype != pl.String:
+            raise DataError(f"{table.name}: the text column {name!r} holds {columns[name].dtype}, not text.")
+        columns[name] = columns[name].str.extract_all(ITEM if items else WORD)
+    lists = tuple(name for name, column in columns.items() if isinstance(column.dtype, pl.List | pl.Array))
+    rows = np.arange(table.frame.height, dtype=np.int64)
     if lists:
-        frame, rows = _unroll(table, frame, lists)
-    if time:
-        frame = _comparable_time(table, frame, time, rows)
+        columns, rows = _unroll(table, columns, lists)
+    if time is not None:
+        columns[time] = _comparable_time(table, columns[time], time, rows)
     for name in group:
-        _no_missing(table, frame, name, "group", rows)
+        _no_missing(table, columns[name], name, "group", rows)
     order = None
     if group:
-        row = pl.col("__row")
+        keys = [f"group {k}" for k in range(len(group))]
+        row = pl.col("row")
         by_group = (
-            frame.select([*group, *([time] if time else [])])
-            .with_row_index("__row")
-            .group_by(group, maintain_order=True)
-            .agg(row.sort_by(time, maintain_order=True) if time else row)
+            pl.DataFrame([columns[name].alias(key) for name, key in zip(group, keys, strict=True)])
+            .with_columns(
+                pl.int_range(pl.len()).alias("row"), *([columns[time].alias("time")] if time is not None else [])
+            )
+            .group_by(keys, maintain_order=True)
+            .agg(row.sort_by("time", maintain_order=True) if time is not None else row)
         )
-        ids = by_group.select(group)
-        lengths = by_group["__row"].list.len().to_numpy()
-        order = by_group["__row"].explode().to_numpy()
+        ids = {name: by_group[key] for name, key in zip(group, keys, strict=True)}
+        lengths = by_group["row"].list.len().to_numpy()
+        order = by_group["row"].explode().to_numpy()
     elif lists:
-        assert rows is not None
         present, lengths = np.unique(rows, return_counts=True)
-        ids = pl.DataFrame({"row": present + 1})
+        ids = {"row": pl.Series(present + 1)}
     else:
-        ids = pl.DataFrame({"row": ["1 to " + str(frame.height)]})
-        lengths = np.array([frame.height])
-        if time:
-            order = frame[time].arg_sort(nulls_last=True).to_numpy()
-            if not frame[time].is_sorted():
-                order = frame.with_row_index("__row").sort(time, maintain_order=True)["__row"].to_numpy()
+        ids = {"row": pl.Series([f"1 to {len(rows)}"])}
+        lengths = np.array([len(rows)])
+        if time is not None:
+            by_time = pl.DataFrame({"time": columns[time]}).with_row_index("row")
+            order = by_time.sort("time", maintain_order=True)["row"].to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    if order is not None and bool((order[1:] > order[:-1]).all()):
-        order = None
-    if rows is None:
-        rows = np.arange(frame.height, dtype=np.int64)
     if order is not None:
-        rows = rows[order]
-    arranged = Arranged(table, frame, order, offsets, rows, ids, lists)
-    if time and not lists:
+        if bool((order[1:] > order[:-1]).all()):
+            order = None
+        else:
+            rows = rows[order]
+    arranged = Arranged(table, columns, order, offsets, rows, ids, lists)
+    if time is not None and not lists:
         _no_repeated_time(arranged, time, bool(group))
     return arranged
 
 
-def _unroll(table: Table, frame: pl.DataFrame, lists: Sequence[str]) -> tuple[pl.DataFrame, np.ndarray]:
-    for name in lists:
-        inner = frame.schema[name].inner  # type: ignore[attr-defined]
-        if isinstance(inner, pl.List | pl.Array | pl.Struct):
-            raise DataError(
-                f"{table.name}: column {name!r} holds {frame.schema[name]}; a list of plain values is expected."
-            )
-    frame = frame.with_columns(pl.col(n).arr.to_list() for n in lists if isinstance(frame.schema[n], pl.Array))
-    lengths = frame.select(pl.col(n).list.len().fill_null(0) for n in lists)
+def _unroll(
+    table: Table, columns: dict[str, pl.Series], lists: Sequence[str]
+) -> tuple[dict[str, pl.Series], np.ndarray]:
+    """A row an item of the lists, and the table's row of each."""
+    items = {name: columns[name] for name in lists}
+    for name, column in items.items():
+        if isinstance(column.dtype.inner, pl.List | pl.Array | pl.Struct):  # type: ignore[attr-defined]
+            raise DataError(f"{table.name}: column {name!r} holds {column.dtype}; a list of plain values is expected.")
+        if isinstance(column.dtype, pl.Array):
+            items[name] = column.arr.to_list()
+    lengths = {name: column.list.len().fill_null(0) for name, column in items.items()}
     for name in lists[1:]:
         differ = (lengths[name] != lengths[lists[0]]).arg_true()
         if len(differ):
@@ -161,43 +164,44 @@ def _unroll(table: Table, frame: pl.DataFrame, lists: Sequence[str]) -> tuple[pl
                 "The lists of a row must be equally long, an item a step."
             )
     count = lengths[lists[0]].to_numpy()
-    rows = np.repeat(np.arange(frame.height, dtype=np.int64), count)
-    return frame.filter(pl.Series(count > 0)).explode(list(lists)), rows
+    rows = np.repeat(np.arange(len(count), dtype=np.int64), count)
+    filled = pl.Series(count > 0)  # an empty list would explode into a missing value
+    unrolled = {
+        name: items[name].filter(filled).explode() if name in items else column.gather(rows)
+        for name, column in columns.items()
+    }
+    return unrolled, rows
 
 
-def _no_missing(table: Table, frame: pl.DataFrame, name: str, role: str, rows: np.ndarray | None) -> None:
-    missing = frame[name].is_null().arg_true()
+def _no_missing(table: Table, column: pl.Series, name: str, role: str, rows: np.ndarray) -> None:
+    missing = column.is_null().arg_true()
     if len(missing):
-        row = int(missing[0]) if rows is None else int(rows[missing[0]])
         raise DataError(
-            f"{table.where(row)}, column {name!r}: the {role} is missing ({len(missing)} such row{'s' * (len(missing) != 1)}). "
-            "Fill it in or remove the row."
+            f"{table.where(int(rows[missing[0]]))}, column {name!r}: the {role} is missing ({len(missing)} such "
+            f"row{'s' * (len(missing) != 1)}). Fill it in or remove the row."
         )
 
 
-def _comparable_time(table: Table, frame: pl.DataFrame, time: str, rows: np.ndarray | None) -> pl.DataFrame:
-    _no_missing(table, frame, time, "time", rows)
-    column = frame[time]
+def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarray) -> pl.Series:
+    _no_missing(table, column, name, "time", rows)
     if column.dtype.is_float() and not column.is_finite().all():
         bad = int((~column.is_finite()).arg_true()[0])
-        raise DataError(
-            f"{table.where(bad if rows is None else int(rows[bad]))}, column {time!r}: {column[bad]} is not a time."
-        )
+        raise DataError(f"{table.where(int(rows[bad]))}, column {name!r}: {column[bad]} is not a time.")
     if column.dtype != pl.String:
-        return frame
+        return column
     # Sorting text would put "10" before "9": only text that is a date all through can order rows.
     try:
         parsed = column.str.to_datetime(strict=False)
     except pl.exceptions.PolarsError:
-        parsed = pl.Series(time, [None] * len(column))
+        parsed = pl.Series([None] * len(column))
     wrong = parsed.is_null().arg_true()
     if len(wrong):
-        row = int(wrong[0])
+        bad = int(wrong[0])
         raise DataError(
-            f"{table.where(row if rows is None else int(rows[row]))}, column {time!r}: {column[row]!r} is not a time. "
+            f"{table.where(int(rows[bad]))}, column {name!r}: {column[bad]!r} is not a time. "
             "Write dates as 2026-11-23 14:05:00, or use numbers."
         )
-    return frame.with_columns(parsed.alias(time))
+    return parsed
 
 
 def _no_repeated_time(arranged: Arranged, time: str, grouped: bool) -> None:

@@ -107,6 +107,11 @@ class BatchSource:
         limits = torch.from_numpy(np.repeat(self.data.offsets[1:], self.data.lengths)).to(self.device)[:, None]
         return self._targets(steps, torch.ones_like(steps, dtype=torch.bool), limits, part).squeeze(1)
 
+    def has_targets(self, part: int) -> bool:
+        """Whether anything in a part can be scored."""
+        y = self.all_targets(part)
+        return bool((y != MISSING_CLASS).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
+
     # --- training -------------------------------------------------------------------------------------------
 
     def training_batches(

@@ -45,16 +45,23 @@ def fit(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing,
         )
     require(table, settings.target, "target")
     require(table, settings.group, "group")
-    require(table, [settings.time] if settings.time else [], "time")
+    require(table, [settings.time] if settings.time is not None else [], "time")
     require(table, settings.exclude, "left-out")
     require(table, settings.categories, "category")
     require(table, settings.text, "text")
     split = settings.split if isinstance(settings.split, str) else None
-    if split:
+    if split is not None:
         require(table, [split], "split")
     notes: list[str] = []
     names = _choose_features(table, settings, split, notes)
-    used = list(dict.fromkeys([*names, *settings.target, *([split] if split else [])]))
+    for role in ("text", "categories"):
+        for name in getattr(settings, role):
+            if name not in names and name not in settings.target:
+                raise SettingsError(
+                    f"{role} names the column {name!r}, which isn't read: it is left out, not among the features, or it "
+                    "is the group, time or split column."
+                )
+    used = list(dict.fromkeys([*names, *settings.target, *([split] if split is not None else [])]))
     by_items = bool(set(settings.text) & set(settings.target))
     arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
     if arranged.height == 0:
@@ -84,8 +91,8 @@ def fit(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing,
 
 
 def _choose_features(table: Table, settings: DataSettings, split: str | None, notes: list[str]) -> list[str]:
-    roles = {**dict.fromkeys(settings.group, "group"), **({settings.time: "time"} if settings.time else {})}
-    if split:
+    roles = {**dict.fromkeys(settings.group, "group"), **({settings.time: "time"} if settings.time is not None else {})}
+    if split is not None:
         roles[split] = "split"
     if not settings.horizon:
         roles |= dict.fromkeys(settings.target, "target")
@@ -141,7 +148,12 @@ def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: lis
 
 def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, notes: list[str]) -> Target:
     table, names = arranged.table, settings.target
-    dtypes = {name: arranged.frame.schema[name] for name in names}
+    dtypes = {name: arranged.columns[name].dtype for name in names}
+    for name, dtype in dtypes.items():
+        if not (dtype.is_numeric() or dtype == pl.Boolean or is_text(dtype)):
+            raise DataError(
+                f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."
+            )
     task = settings.task if settings.task != "auto" else _infer_task(arranged, settings, dtypes, notes)
     train = part == TRAIN
     if task == "class":
@@ -150,7 +162,7 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
                 f"task='class' predicts one column; target names {len(names)}. Use task='labels' for several 0/1 columns."
             )
         column = arranged.column(names[0])
-        if column.dtype.is_float():
+        if column.dtype.is_float() or column.dtype.is_decimal():
             column = whole_numbers(arranged, names[0])
         seen = column.filter(pl.Series(train)).drop_nulls()
         if not len(seen):
@@ -169,6 +181,10 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
     if task == "labels":
         shares = []
         for name in names:
+            if is_text(dtypes[name]):
+                raise DataError(
+                    f"{table.name}: the target {name!r} holds text; task='labels' needs columns of 0 and 1 or of yes/no values."
+                )
             zero_or_one(arranged, name)
             seen = arranged.column(name).cast(pl.Float64).filter(pl.Series(train)).drop_nulls().to_numpy()
             if not len(seen):
@@ -195,11 +211,6 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
 def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, Any], notes: list[str]) -> str:
     names, table = settings.target, arranged.table
     kinds = {name: "number" if d.is_float() or d.is_decimal() else "class" for name, d in dtypes.items()}
-    for name, dtype in dtypes.items():
-        if not (dtype.is_numeric() or dtype == pl.Boolean or is_text(dtype)):
-            raise DataError(
-                f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."
-            )
     if len(names) == 1:
         name, column = names[0], arranged.column(names[0])
         if kinds[name] == "number":
@@ -244,12 +255,12 @@ def _fit_feature(
         words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
         if not words and column.dtype == pl.String:
             _text_among_numbers(arranged, name)
-        values = token_values(column, words).filter(train).drop_nulls()
-        counted = values.value_counts().sort(["count", values.name], descending=[True, False])
+        values = token_values(column, words).filter(train).drop_nulls().alias("value")
+        counted = values.value_counts().sort(["count", "value"], descending=[True, False])
         return TokenColumn(
             name,
             "words" if words else "category",
-            tuple(counted[values.name].to_list()),
+            tuple(counted["value"].to_list()),
             tuple(counted["count"].to_list()),
         )
     values = finite_numbers(arranged, name, settings.non_finite).filter(train)

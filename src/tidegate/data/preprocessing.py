@@ -123,7 +123,7 @@ class Preprocessing:
         if with_target:
             require(table, self.target.names, "target")
             names += self.target.names
-        if split:
+        if split is not None:
             require(table, [split], "split")
             names.append(split)
         by_items = bool(set(self.text) & set(self.target.names))
@@ -133,7 +133,7 @@ class Preprocessing:
             raise DataError(f"{table.name}: training had list columns, a sequence a row; here is a plain table.")
         part = (
             assign_parts(arranged, split, "auto", seed=0)[0]
-            if split
+            if split is not None
             else np.full(arranged.height, TEST, dtype=np.uint8)
         )
         y = encode_target(arranged, self.target, self.per, self.non_finite) if with_target else None
@@ -203,7 +203,7 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
     if target.task == "class":
         name = target.names[0]
         column = arranged.column(name)
-        if column.dtype.is_float():
+        if column.dtype.is_float() or column.dtype.is_decimal():
             column = whole_numbers(arranged, name)
         text = isinstance(target.classes[0], str)
         if text != is_text(column.dtype):
@@ -247,12 +247,12 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
 
 def _constant(arranged: Arranged, name: str) -> None:
     column = arranged.column(name)
-    owner = pl.Series("__s", np.repeat(np.arange(len(arranged.offsets) - 1), arranged.lengths))
-    frame = pl.DataFrame({"__s": owner, "value": column}).with_row_index("__i").drop_nulls("value")
-    first = frame.group_by("__s").agg(pl.col("value").first().alias("first"))
-    changed = frame.join(first, on="__s").filter(pl.col("value") != pl.col("first")).sort("__i")
+    owner = np.repeat(np.arange(len(arranged.offsets) - 1), arranged.lengths)
+    frame = pl.DataFrame({"sequence": owner, "value": column}).with_row_index("step").drop_nulls("value")
+    first = frame.group_by("sequence").agg(pl.col("value").first().alias("first"))
+    changed = frame.join(first, on="sequence").filter(pl.col("value") != pl.col("first")).sort("step")
     if changed.height:
-        step, row = int(changed["__i"][0]), changed.row(0, named=True)
+        step, row = int(changed["step"][0]), changed.row(0, named=True)
         raise DataError(
             f"{arranged.where(step)}, column {name!r}: {row['value']!r}, but the group {arranged.sequence_of(step)} began with "
             f"{row['first']!r}. With per='sequence' the target must be constant within a group; use per='step' otherwise."
@@ -292,7 +292,7 @@ def finite_numbers(arranged: Arranged, name: str, non_finite: str) -> pl.Series:
                     f"{arranged.where(step)}, column {name!r}: {column[step]} is not a finite number. Leave a missing value "
                     "empty, or take all such values as missing with non_finite='missing' (--non-finite missing)."
                 )
-            column = pl.select(pl.when(finite).then(column).otherwise(None).alias(name)).to_series()
+            column = pl.select(pl.when(finite).then(column).otherwise(None)).to_series()
     return column
 
 

@@ -127,6 +127,14 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _agree(self):
+        for role in ("target", "group", "features", "exclude", "categories", "text"):
+            names = getattr(self, role) or ()
+            if again := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"{role} names the column {again[0]!r} twice.")
+        if self.time in self.group:
+            raise ValueError(
+                f"group and time both name the column {self.time!r}. A group's rows share its value, their times differ."
+            )
         shares = (1.0, 0.0, 0.0) if isinstance(self.split, str) else self.split
         if any(f < 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] <= 0:
             raise ValueError(f"split={shares}: three fractions that sum to 1 are expected, the first above 0.")

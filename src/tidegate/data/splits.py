@@ -97,7 +97,7 @@ def _by_column(arranged: Arranged, name: str) -> np.ndarray:
             f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a part. Write train, valid or test."
         )
     out = part.to_numpy().copy()
-    if arranged.ids.height > 1:
+    if len(arranged.lengths) > 1:
         changes = np.flatnonzero(out[1:] != out[:-1]) + 1
         inside = np.setdiff1d(changes, arranged.offsets)
         if inside.size:

@@ -123,11 +123,8 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     suffix = path.suffix.lower()
     with replacing(path) as temporary:
         if suffix in CSV_SUFFIXES:
-            lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List | pl.Array)]
-            flat = frame.with_columns(
-                pl.col(name).cast(pl.List(pl.String)).list.join(" ").alias(name) for name in lists
-            )
-            flat.write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
+            cells = {column.name: _as_cells(column.alias("")) for column in frame.get_columns()}
+            pl.DataFrame(cells).write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
         elif suffix in JSON_LINES_SUFFIXES:
             frame.write_ndjson(temporary)
         elif suffix in PARQUET_SUFFIXES:
@@ -136,6 +133,10 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
             frame.write_ipc(temporary)
         else:
             raise unknown_suffix(path)
+
+
+def _as_cells(column: pl.Series) -> pl.Series:
+    return column.cast(pl.List(pl.String)).list.join(" ") if isinstance(column.dtype, pl.List | pl.Array) else column
 
 
 def unknown_suffix(path: Path) -> DataError:

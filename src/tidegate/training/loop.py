@@ -87,7 +87,7 @@ def fit(
         state = State(**saved)
         if state.finished:
             return state
-    validated = bool((source.data.part == VALID).any())
+    validated = source.has_targets(VALID)
     batches = _epoch_batches(source, settings, state.epoch)
     progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
     try:
@@ -155,7 +155,7 @@ def _one_epoch(model, pre, source, settings, optimizer, batches, state: State, p
 
 def _close_epoch(model, pre, source, settings, state: State, validated: bool, folder: Path, progress) -> None:
     """Validate, keep the weights if they are the best so far, print and record the epoch."""
-    name, more_is_better = primary(pre.target)
+    name, more_is_better = primary(pre.target, pre.horizon)
     row: dict[str, float] = {
         "epoch": state.epoch + 1,
         "lr": state.lr,

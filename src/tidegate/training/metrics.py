@@ -44,10 +44,11 @@ def is_bio(classes: Sequence[Any]) -> bool:
     )  # fmt: skip
 
 
-def primary(target: Target) -> tuple[str, bool]:
+def primary(target: Target, horizon: int) -> tuple[str, bool]:
     """The figure that chooses the best epoch, and whether more of it is better."""
     if target.task == "class":
-        return ("span_f1" if is_bio(target.classes) else "accuracy"), True
+        # Several values ahead are predicted at each step: they overlap, and don't line up to spans.
+        return ("span_f1" if is_bio(target.classes) and horizon <= 1 else "accuracy"), True
     return ("micro_f1", True) if target.task == "labels" else ("rmse", False)
 
 
@@ -168,6 +169,7 @@ def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray) -> S
         return Scores({"micro_f1": float("nan")})
     p, t = torch.from_numpy(predicted[known]).long(), torch.from_numpy(truth[known]).long()
     stats = multilabel_stat_scores(p, t, num_labels=len(target.names), average=None, validate_args=False).double()
+    stats = stats.reshape(len(target.names), -1)  # of a single label torchmetrics returns no row but its figures
     tp, fp, fn = stats[:, 0], stats[:, 1], stats[:, 3]
     rows = [
         {

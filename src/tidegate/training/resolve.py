@@ -125,7 +125,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(f"device={name!r} can't be used here ({str(error).splitlines()[0][:120]}).") from None
     return device

@@ -134,7 +134,7 @@ def evaluate_run(run: Run, source: BatchSource, part: int | None, what: str, bat
     scores = judge(pre, source, part, outcome.values)
     if not scores.count:
         raise DataError(f"Nothing to score: {what} hold no target value.")
-    metric, more = primary(pre.target)
+    metric, more = primary(pre.target, pre.horizon)
     baselines = {
         name: judge(pre, source, part, values) for name, values in rules_of_thumb(pre, source, settings.season).items()
     }
@@ -168,19 +168,19 @@ def add_predictions(frame: pl.DataFrame, pre: Preprocessing, data: Sequences, ou
                 columns[label + ends[k]] = values.cast(pl.Int64) if target.task == "labels" else values
                 if outcome.probabilities is not None:
                     columns[f"p_{name}{ends[k]}"] = pl.Series(outcome.probabilities[:, k, w])
-    predicted = pl.DataFrame(columns)
+    numbered = [series.alias(str(k)) for k, series in enumerate(columns.values())]  # no name of a user's can clash
+    predicted = pl.DataFrame(numbered)
     if pre.per == "sequence":
         predicted = predicted[np.repeat(np.arange(len(data)), data.lengths)]
-    predicted = predicted.with_columns(pl.Series("__row", data.rows))
+    predicted = predicted.with_columns(pl.Series("row", data.rows))
     if pre.lists:
-        gather = pl.all().exclude("__row")
-        together = predicted.group_by("__row", maintain_order=True)
-        predicted = together.agg(gather.first() if pre.per == "sequence" else gather)
-    numbered = frame.drop([c for c in columns if c in frame.columns]).with_columns(
-        pl.int_range(frame.height, dtype=pl.Int64).alias("__row")
-    )
-    joined = numbered.join(predicted, on="__row", how="left", maintain_order="left").drop("__row")
+        steps = pl.all().exclude("row")
+        together = predicted.group_by("row", maintain_order=True)
+        predicted = together.agg(steps.first() if pre.per == "sequence" else steps)
+    every = pl.DataFrame({"row": np.arange(frame.height)})
+    beside = every.join(predicted, on="row", how="left", maintain_order="left")
     if pre.lists and pre.per != "sequence":
         # A row of empty lists has no step to predict: an empty list, not a missing one.
-        joined = joined.with_columns(pl.col(c).fill_null([]) for c in columns)
-    return joined
+        beside = beside.with_columns(pl.all().exclude("row").fill_null([]))
+    kept = [column for column in frame.get_columns() if column.name not in columns]
+    return pl.DataFrame({c.name: c for c in kept} | {name: beside[str(k)] for k, name in enumerate(columns)})

@@ -14,7 +14,7 @@ import torch
 from tidegate.data.fitting import fit
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import read_table
-from tidegate.errors import RunError, SettingsError
+from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.files import write_text
 from tidegate.training import loop
 from tidegate.training.folder import (
@@ -32,7 +32,7 @@ from tidegate.training.progress import Silent, make
 from tidegate.training.report import write_report
 from tidegate.training.resolve import batch_source, build, complete, describe, find_device, model_spec, summary
 from tidegate.training.run import Run, evaluate_run
-from tidegate.training.settings import TrainSettings, read_settings_file
+from tidegate.training.settings import CompleteSettings, TrainSettings, read_settings_file
 
 
 def train(
@@ -114,10 +114,19 @@ def _train(
     device = find_device(settings.device)
     spec = model_spec(settings, pre, data)
     full = complete(settings, data)
+    batches = batch_source(data, pre, device)
+    if not batches.has_targets(TRAIN):
+        raise DataError(
+            f"{table.name}: no training row has a target to learn from: horizon={settings.horizon} reaches beyond every "
+            "stretch of training rows. Use a smaller horizon or longer stretches."
+        )
+    if not batches.has_targets(VALID):
+        data.notes.append("No validation row has a target to score: the weights of the last epoch are kept.")
     resolved = summary(table, pre, data, full, spec, device)
     path = {"table": str(Path(source).resolve())} if isinstance(source, str | Path) else {}
     config = path | settings.model_dump(mode="json")
-    with _threads(settings.threads), contextlib.ExitStack() as undo:
+    with _threads(settings.threads), _enough_memory(full), contextlib.ExitStack() as undo:
+        model = build(spec, pre, full, device)
         if overwrite or not (folder / CONFIG).exists():
             begin(folder, overwrite, undo)
         write_config(folder, config, resolved)
@@ -125,9 +134,7 @@ def _train(
         undo.pop_all()  # from here on there is something to resume
         for line in describe(resolved):
             shown.note(line)
-        batches = batch_source(data, pre, device)
         try:
-            model = build(spec, pre, full, device)
             state = loop.fit(model, pre, batches, full, folder, shown, f"Training {spec.cell}:")
             if settings.baselines and settings.cell != "none":
                 bare = full.model_copy(update={"cell": "none"})
@@ -142,7 +149,7 @@ def _train(
         resolved["seconds"] = round(sum(r["seconds"] for r in state.history), 1)
         run = Run(folder)
         run.model.to(device)
-        part = next(p for p in (TEST, VALID, TRAIN) if (data.part == p).any())
+        part = next(p for p in (TEST, VALID, TRAIN) if batches.has_targets(p))
         name = {v: k for k, v in PART_NAMES.items()}[part]
         evaluation = evaluate_run(run, batches, part, f"the {name} rows of {table.name}", None)
         write_text(folder / RESULTS, json.dumps(evaluation.to_dict(), indent=1, default=plain) + "\n")
@@ -153,6 +160,22 @@ def _train(
             f"\n{evaluation}\n\nWhole time {time.perf_counter() - began:.0f} s. Report: {folder / 'report.html'}"
         )
     return run
+
+
+@contextlib.contextmanager
+def _enough_memory(settings: CompleteSettings) -> Iterator[None]:
+    """What doesn't fit into memory becomes a sentence that says which settings to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a plain RuntimeError, known by its text alone.
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not full:
+            raise
+        sizes = ", ".join(
+            f"{name}={getattr(settings, name)}" for name in ("hidden_size", "num_layers", "batch_size", "window")
+        )
+        raise SettingsError(f"The memory doesn't suffice for {sizes}. Start again with smaller ones.") from error
 
 
 @contextlib.contextmanager
