@@ -160,10 +160,11 @@ def test_doctor_names_the_parts_and_the_back_end(capsys):
         assert word in shown
 
 
-def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def few_sentences(monkeypatch):
+    """The demo's real sentences, fewer of them: the tour itself is what is tested here."""
     from tidegate import datasets
 
-    # The real sentences, fewer of them: the tour itself is what is tested here.
     real = datasets.read("snips")
     few = pl.concat(
         [real.filter(pl.col("split") == s).head(n) for s, n in (("train", 600), ("valid", 60), ("test", 60))]
@@ -175,9 +176,30 @@ def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, 
         return [folder / "snips.parquet"]
 
     monkeypatch.setattr(datasets, "write", write)
+
+
+def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, few_sentences):
     assert main(["demo", "book a table for two", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
     shown = capsys.readouterr()
     for word in ("1. The data", "2. Train", "3. Use it", "4. What to try next", "book", "table"):
         assert word in shown.out
     assert "same head, no recurrence" in shown.err
     assert (tmp_path / "demo/run/report.html").exists()
+
+
+def test_the_demo_labels_what_is_typed_until_the_input_ends(tmp_path, capsys, few_sentences, monkeypatch):
+    typed = iter(["will it snow in oslo"])
+
+    def answer(prompt):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "oslo" in shown
+    assert "What to try next" in shown

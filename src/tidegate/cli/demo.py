@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(add_completion=False)
-SENTENCE = "play some jazz by miles davis on spotify"
+SENTENCE = "play a song by nina simone on spotify"
 # Fewer epochs than the defaults, so that the tour ends within two minutes on two cores.
 RECIPE: dict[str, Any] = {"target": "slots", "features": "words", "split": "split", "epochs": 8}
 
@@ -53,19 +53,24 @@ def demo(
     _label(run, sentence or SENTENCE)
     typer.echo(f"\nThe tour took {time.perf_counter() - began:.0f} s.")
     while interactive:
-        typed = input("\nType a command of your own (or nothing to end): ").strip()
+        try:
+            typed = input("\nType a command of your own (or nothing to end): ").strip()
+        except EOFError:  # Ctrl-D
+            break
         if not typed:
             break
         _label(run, typed)
-    typer.echo(
-        f"""
-4. What to try next
-   open {run_folder / "report.html"}                            the curves, and the figures slot by slot
-   tidegate predict {run_folder} {paths[0]} -o labelled.parquet
-   tidegate example list                                        four more real data sets
-   tidegate train YOUR.csv --target COLUMN --group COLUMN       your own table
-   tidegate diagram {run_folder} --kind flow                    the model as a picture (Mermaid)"""
-    )
+    steps = {
+        f"open {run_folder / 'report.html'}": "the curves, and the figures slot by slot",
+        f"tidegate predict {run_folder} {paths[0]} -o labelled.parquet": "the whole table, labelled",
+        "tidegate example list": "four more real data sets",
+        "tidegate train YOUR.csv --target COLUMN --group COLUMN": "your own table",
+        f"tidegate diagram {run_folder} --kind flow": "the model as a picture (Mermaid)",
+    }
+    width = max(len(command) for command in steps)
+    typer.echo("\n4. What to try next")
+    for command, what in steps.items():
+        typer.echo(f"   {command:<{width}}  {what}")
 
 
 def _label(run, sentence: str) -> None:
