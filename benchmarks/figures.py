@@ -64,6 +64,10 @@ def cost() -> str:
         lines.append(
             f"| a training step over the same step by hand: {row['case']} | {row['ratio']} x | 1.25 x | `benchmarks/train_step.py` |"
         )
+    for row in read("layer_overhead")[1]:
+        if "=" not in row["case"]:  # plain options: the rest is in the raw numbers
+            what = f"a call of `tidegate.GRU` over one of `nn.GRU`: {row['case']}"
+            lines.append(f"| {what} | {row['ratio']} x | 1 x | `benchmarks/layer_overhead.py` |")
     for row in read("table_to_sequences")[1]:
         what = f"a million Parquet rows of ten numbers, {row['rows']}, become sequences"
         figures = row["seconds (median)"] + " s, " + row["memory over the table's"] + " x its memory"

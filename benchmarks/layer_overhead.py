@@ -1,8 +1,8 @@
 """What `tidegate.GRU` costs on top of `torch.nn.GRU` when both run ATen's kernel: microseconds a call.
 
 The two are called in turn, in one run, with the same weights, so that a busy machine slows both alike; the
-median of each and their difference are printed. Before anything is timed, the outputs are compared bit for
-bit.
+median of each and their ratio are printed. Before anything is timed, the outputs are compared bit for bit. Writes
+benchmarks/results/layer_overhead.csv.
 
     PYTHONPATH=src python benchmarks/layer_overhead.py [--calls 2000] [--threads 1]
 """
@@ -10,11 +10,11 @@ bit.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 
 import torch
+from common import machine, markdown, save
 
 import tidegate
 
@@ -56,11 +56,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {platform.machine()}, {args.threads} thread(s); medians in microseconds")
-    print(
-        f"{'B':>3} {'T':>3} {'I':>3} {'H':>3}  {'options':<36}{'pass':<9}"
-        f"{'tidegate':>9}{'torch':>9}{'more':>7}{'ratio':>7}"
-    )
+    rows = []
     for B, T, I, H, options in SHAPES:
         ours = tidegate.GRU(I, H, **options)
         theirs = torch.nn.GRU(I, H, **options)
@@ -68,10 +64,19 @@ def main():
         x = torch.randn((B, T, I) if options.get("batch_first") else (T, B, I))
         assert torch.equal(ours(x)[0], theirs(x)[0]), "not the same numbers: nothing here is worth timing"
         calls = max(100, args.calls // T)
-        for name, run in (("forward", forward), ("f+b", forward_backward)):
+        said = "".join(f", {name}={value}" for name, value in options.items())
+        for name, run in (("forward", forward), ("forward and backward", forward_backward)):
             a, b = medians_us(ours, theirs, run, x, calls)
-            said = " ".join(f"{k}={v}" for k, v in options.items())
-            print(f"{B:>3} {T:>3} {I:>3} {H:>3}  {said:<36}{name:<9}{a:9.1f}{b:9.1f}{a - b:7.1f}{a / b:7.3f}")
+            rows.append(
+                {
+                    "case": f"{name}, B {B}, T {T}, I {I}, H {H}{said}",
+                    "tidegate us": round(a, 1),
+                    "torch us": round(b, 1),
+                    "ratio": round(a / b, 3),
+                }
+            )
+    save("layer_overhead", rows)
+    print(f"{machine()}\n\n{markdown(rows)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import time
 
 from common import machine, markdown, save
 
-RUNS = 5
+RUNS = 11
 CASES = {
     "tidegate --help": ["-m", "tidegate", "--help"],
     "tidegate train --help": ["-m", "tidegate", "train", "--help"],
