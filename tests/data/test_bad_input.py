@@ -99,8 +99,27 @@ def test_a_missing_time_and_a_missing_group_are_named(tmp_path, signals):
     )
 
 
+def test_values_beyond_what_can_be_squared_are_refused(tmp_path, signals):
+    frame = signals.with_columns(x=pl.col("x") * 1e300)
+    message = "the values of column 'x' are too large"
+    assert message in complaint(tmp_path, frame, **ROLES)
+    assert message in complaint(tmp_path, frame, **(ROLES | {"target": "x"}))
+
+
+def test_a_target_of_lists_needs_a_feature_of_lists(tmp_path, signals):
+    frame = pl.DataFrame({"x": [1.0, 2.0] * 8, "y": [["p", "q"], ["q"]] * 8})
+    assert "the target 'y' holds lists and no feature does" in complaint(tmp_path, frame, target="y")
+
+
+def test_columns_that_can_not_be_read_are_named_where_none_is_left(tmp_path, signals):
+    frame = signals.select("label", when=pl.lit(dt.date(2026, 11, 23)))
+    assert "neither numbers nor text: when (Date)" in complaint(tmp_path, frame, target="label")
+
+
 def test_time_as_text_is_refused_as_it_would_sort_wrongly(tmp_path, signals):
     frame = signals.with_columns(t=pl.format("step {}", "t"))
+    assert "column 't': 'step 0' is not a time" in complaint(tmp_path, frame, **ROLES)
+    frame = frame.with_columns(pl.col("t").cast(pl.Categorical))
     assert "column 't': 'step 0' is not a time" in complaint(tmp_path, frame, **ROLES)
 
 

@@ -78,6 +78,16 @@ def test_numbers_are_standardised_on_the_training_rows_alone():
     assert data.numbers[:, 0].tolist() == [-1, 1, 49, 49, 98, 98]
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1.0, 1e15])
+def test_the_unit_of_a_column_does_not_matter(unit):
+    x = np.array([1.0, 2.0, 3.0, 4.0])
+    frame = pl.DataFrame({"x": x * unit, "c": np.full(4, 0.1 * unit), "y": list("pqpq")})
+    pre, data = prepare(frame, target="y", split=ALL_TRAIN)
+    np.testing.assert_allclose(data.numbers[:, 0], (x - 2.5) / x.std(), rtol=1e-6)
+    assert pre.numbers[1].std == 1.0  # constant but for rounding
+    assert "Column 'c'" in data.notes[-1]
+
+
 def test_missing_numbers_become_the_mean_with_a_mask_beside_it():
     frame = pl.DataFrame({"x": [1.0, None, 3.0], "z": [1.0, 2.0, 3.0], "y": list("pqp")})
     pre, data = prepare(frame, target="y", split=ALL_TRAIN)

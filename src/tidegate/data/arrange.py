@@ -187,6 +187,8 @@ def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarra
     if column.dtype.is_float() and not column.is_finite().all():
         bad = int((~column.is_finite()).arg_true()[0])
         raise DataError(f"{table.where(int(rows[bad]))}, column {name!r}: {column[bad]} is not a time.")
+    if isinstance(column.dtype, pl.Categorical):
+        column = column.cast(pl.String)
     if column.dtype != pl.String:
         return column
     # Sorting text would put "10" before "9": only text that is a date all through can order rows.

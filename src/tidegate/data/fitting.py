@@ -64,6 +64,11 @@ def fit(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing,
     used = list(dict.fromkeys([*names, *settings.target, *([split] if split is not None else [])]))
     by_items = bool(set(settings.text) & set(settings.target))
     arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
+    if arranged.lists and not set(arranged.lists) & {*names, *settings.group, settings.time}:
+        raise DataError(
+            f"{table.name}: the target {arranged.lists[0]!r} holds lists and no feature does, so a new table would not say "
+            "how many steps a row has. Name a list column to read, or predict one value a row."
+        )
     if arranged.height == 0:
         raise DataError(f"{table.name}: every sequence is empty.")
     _sequences_of_one_row(arranged, settings, notes)
@@ -120,6 +125,7 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
     if not names:
         raise DataError(
             f"{table.name}: no column is left to read beside the {', '.join(sorted(set(roles.values())))} column(s)."
+            + " ".join(["", *notes])
         )
     return names
 
@@ -199,6 +205,8 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
         if not len(values):
             raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
         mean, std = _mean_std(values)
+        if not np.isfinite(std):
+            raise DataError(f"{table.name}: {too_large(name)}")
         if std == 0:
             raise DataError(
                 f"{table.name}: the target {name!r} is {mean:g} in every training row. There is nothing to predict."
@@ -270,6 +278,8 @@ def _fit_feature(
             f"{arranged.table.name}: column {name!r} is empty in every training row. Leave it out with exclude={name!r}."
         )
     mean, std = _mean_std(present)
+    if not np.isfinite(std):
+        raise DataError(f"{arranged.table.name}: {too_large(name)}")
     if std == 0:
         notes.append(f"Column {name!r} is {mean:g} in every training row: it can't help.")
     return NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))
@@ -278,9 +288,14 @@ def _fit_feature(
 def _mean_std(values: pl.Series) -> tuple[float, float]:
     array = values.to_numpy()
     mean = float(array.mean())
-    std = float(array.std())
+    with np.errstate(over="ignore"):
+        std = float(array.std())
     # A constant column has a tiny std from rounding; dividing by it would make noise of it.
-    return mean, std if std > 1e-12 * max(1.0, abs(mean)) else 0.0
+    return mean, std if std > 1e-12 * float(np.abs(array).max()) else 0.0
+
+
+def too_large(name: str) -> str:
+    return f"the values of column {name!r} are too large to take their mean and spread. Divide them, or leave them out."
 
 
 def _text_among_numbers(arranged: Arranged, name: str) -> None:
