@@ -209,6 +209,7 @@ def test_a_mistyped_setting_is_answered_with_the_nearest_one(tmp_path, signals):
         ({"task": "number"}, "the target 'label' holds String; task='number' needs numbers"),
         ({"device": "abacus"}, "device='abacus' can't be used here"),
         ({"residual": True}, "residual=True needs a forecast of numbers"),
+        ({"target": 3}, "target=3: expected a column's name or a list of them."),
         ({"device": "meta"}, "device='meta' can't be used here"),
         ({"exclude": ["x", "colour"]}, "no column is left to read"),
         ({"group": ["device", "device"]}, "group names the column 'device' twice"),
@@ -252,6 +253,15 @@ def test_a_new_table_is_held_to_the_same_standard(tmp_path, signals):
         run.evaluate(change(signals, 2, label="sideways"))
     with pytest.raises(DataError, match="hold no target value"):
         run.evaluate(signals.with_columns(label=pl.lit(None, dtype=pl.String)))
+    with pytest.raises(DataError, match="hold no target value"):
+        run.evaluate(signals.with_columns(label=pl.lit(None)))
+    with pytest.raises(DataError, match=r"row 3, column 'x': 1e\+300 is too far from the training rows"):
+        run.predict(change(signals, 2, x=1e300))
+    with pytest.raises(DataError, match="column 'colour' holds Date; in training it held categories"):
+        run.predict(signals.with_columns(colour=pl.lit(dt.date(2026, 11, 23))))
+    for size in (0, -3, "3", 1.5):
+        with pytest.raises(SettingsError, match=r"batch_size=.*expected a whole number of at least 1"):
+            run.predict(signals, batch_size=size)
     with pytest.raises(SettingsError, match="this run predicts"):
         train(signals, out=tmp_path / "r2", **(QUICK | ROLES | {"target": "x"})).predict(signals, probabilities=True)
 

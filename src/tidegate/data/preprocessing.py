@@ -206,6 +206,8 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
         if column.dtype.is_float() or column.dtype.is_decimal():
             column = whole_numbers(arranged, name)
         text = isinstance(target.classes[0], str)
+        if column.dtype == pl.Null:  # every cell is empty
+            column = column.cast(pl.String if text else pl.Int64)
         if text != is_text(column.dtype):
             raise DataError(
                 f"{arranged.table.name}: the target {name!r} holds {column.dtype}; in training it held {'text' if text else 'whole numbers'}."
@@ -309,13 +311,25 @@ def encode_features(
     for k, c in enumerate(numeric):
         values = finite_numbers(arranged, c.name, non_finite)
         missing = values.null_count() > 0
-        numbers[:, k] = ((values - c.mean) / c.std).fill_null(0.0).to_numpy()
+        with np.errstate(over="ignore"):
+            numbers[:, k] = ((values - c.mean) / c.std).fill_null(0.0).to_numpy()
+        if not np.isfinite(numbers[:, k]).all():
+            step = int(np.flatnonzero(~np.isfinite(numbers[:, k]))[0])
+            raise DataError(
+                f"{arranged.where(step)}, column {c.name!r}: {values[step]:g} is too far from the training rows (mean "
+                f"{c.mean:g}, standard deviation {c.std:g}) for a 32-bit number. Mend it or leave the cell empty."
+            )
         if c.mask:
             numbers[:, mask_column] = values.is_null().to_numpy() if missing else 0.0
             mask_column += 1
     codes = np.empty((steps, len(tokens)), dtype=np.int64)
     for k, t in enumerate(tokens):
-        values = token_values(arranged.column(t.name), t.kind == "words")
+        column = arranged.column(t.name)
+        if not (readable(column.dtype) or column.dtype == pl.Null):
+            raise DataError(
+                f"{arranged.table.name}: column {t.name!r} holds {column.dtype}; in training it held categories."
+            )
+        values = token_values(column, t.kind == "words")
         known = pl.Series(t.vocabulary, dtype=pl.String)
         entries = pl.Series(range(1, t.size), dtype=pl.Int64)
         codes[:, k] = values.replace_strict(known, entries, default=0, return_dtype=pl.Int64).fill_null(0).to_numpy()

@@ -59,6 +59,8 @@ def _sentence(error: Any) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "literal_error":
         return f"expected one of {context['expected']}."
+    if kind == "tuple_type":
+        return "expected a column's name or a list of them."
     if kind in {"greater_than_equal", "less_than_equal", "greater_than", "less_than"}:
         word = {"ge": "at least", "le": "at most", "gt": "more than", "lt": "less than"}
         limit, bound = next(iter(context.items()))

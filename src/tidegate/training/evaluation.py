@@ -11,6 +11,7 @@ from torch import Tensor
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import MISSING_CLASS
+from tidegate.errors import SettingsError
 from tidegate.model import SequenceModel
 from tidegate.training.metrics import Scores, loss_sum, score
 
@@ -44,6 +45,8 @@ def run_model(
 
     The result doesn't depend on batch_size (beyond the last bits).
     """
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
     was_training = model.training
     model.eval()
     task, per_sequence = pre.target.task, pre.per == "sequence"
