@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tidegate.errors import TidegateError
+from tidegate.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class DiskError(TidegateError):
+class DiskError(UserError):
     """A file could not be written; what was there before is untouched."""
 
 

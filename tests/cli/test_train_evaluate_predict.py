@@ -46,6 +46,16 @@ def test_a_table_goes_all_the_way_to_predictions(tmp_path, capsys, suffix):
     assert ((frame["p_up"] > 0.5) == (frame["prediction"] == "up")).all()
 
 
+def test_predictions_never_replace_the_table_they_are_made_from(tmp_path, capsys):
+    table, folder = tmp_path / "t.csv", tmp_path / "run"
+    write_table(signal_table(), table)
+    before = table.read_bytes()
+    assert main(["train", str(table), *ROLES, "--out", str(folder), *QUICK]) == 0
+    assert main(["predict", str(folder), str(table), "-o", str(table)]) == 2
+    assert "is the table itself" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
 def test_evaluate_prints_json_on_request(tmp_path, capsys):
     table, folder = tmp_path / "t.csv", tmp_path / "run"
     write_table(signal_table(), table)

@@ -73,6 +73,23 @@ def test_text_in_a_number_column_is_named_with_its_row(tmp_path, signals):
     message = complaint(tmp_path, frame, **ROLES)
     assert "row 7, column 'x': 'n/a' is not a number" in message
     assert "categories='x'" in message
+    run = train(frame, out=tmp_path / "run", categories="x", **(QUICK | ROLES))
+    assert "x" in run.resolved["categories"]
+
+
+def test_numbers_with_a_decimal_comma_are_not_taken_for_categories(tmp_path, signals):
+    path = tmp_path / "t.csv"
+    frame = signals.with_columns(pl.col("x").round(2).cast(pl.String).str.replace(".", ",", literal=True))
+    frame.write_csv(path, separator=";")
+    for roles in (ROLES, ROLES | {"target": "x"}):
+        message = complaint(tmp_path, path, **roles)
+        assert f"t.csv, line 2, column 'x': {frame['x'][0]!r} looks like a number with a decimal comma" in message
+        assert "--decimal-comma" in message
+    run = train(path, out=tmp_path / "run", decimal_comma=True, **(QUICK | ROLES))
+    assert run.resolved["numbers"] == ["x"]
+    assert run.predict(path)["x"].to_list() == signals["x"].round(2).to_list()
+    run = train(path, out=tmp_path / "codes", categories="x", **(QUICK | ROLES))
+    assert "x" in run.resolved["categories"]
 
 
 @pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")])

@@ -63,6 +63,14 @@ def test_rs_unnamed_row_numbers_are_left_out_on_request(tmp_path):
     assert read_table(path, row_names=True).frame.to_dict(as_series=False) == {"x": [0.5, 0.7], "y": [1, 0]}
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ";"), (".csv", "|"), (".tsv", "\t")])
+def test_a_decimal_comma_is_read_on_request(tmp_path, suffix, separator):
+    path = tmp_path / f"t{suffix}"
+    path.write_text("x;y\n1,5;a\n-2;b\n".replace(";", separator))
+    assert read_table(path, decimal_comma=True).frame.to_dict(as_series=False) == {"x": [1.5, -2.0], "y": ["a", "b"]}
+    assert read_table(path).frame["x"].to_list() == ["1,5", "-2"]
+
+
 def bad(tmp_path, name, content, **options):
     path = tmp_path / name
     path.write_bytes(content)
@@ -124,3 +132,7 @@ def test_a_list_becomes_words_in_a_csv_cell_and_nothing_half_written_stays(tmp_p
     with pytest.raises(DataError, match=r"can't write '\.xlsx'"):
         write_table(FRAME, tmp_path / "t.xlsx")
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_decimal_comma_can_not_be_told_from_a_separating_one(tmp_path):
+    assert "its separator is a comma" in bad(tmp_path, "t.csv", b"x,y\n1,5\n", decimal_comma=True)

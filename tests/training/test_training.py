@@ -439,7 +439,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path):
     )
     for limit in ("100", "6000"):
         done = subprocess.run([sys.executable, "-c", code, limit], capture_output=True, text=True, check=False)
-        assert done.returncode == 1, done.stderr
+        assert done.returncode == 2, done.stderr
         assert "the disk is full" in done.stderr
         assert "Traceback" not in done.stderr
         assert not list(tmp_path.rglob("*.tmp"))

@@ -31,10 +31,13 @@ def predict(
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.data.tables import SUFFIXES, unknown_suffix, write_table
+    from tidegate.errors import DataError
     from tidegate.training import load
 
     if out.suffix.lower() not in SUFFIXES:
         raise unknown_suffix(out)
+    if out.exists() and Path(table).exists() and out.samefile(table):
+        raise DataError(f"{out} is the table itself. Write the predictions to another file.")
     frame = load(run).predict(table, probabilities=probabilities, batch_size=batch_size)
     write_table(frame, out)
     typer.echo(

@@ -30,6 +30,7 @@ from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 
+DECIMAL_COMMA = r"^\s*[+-]?\d+(,\d+)?\s*$"
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
@@ -233,6 +234,8 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
                 f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
                 "--task number) or classes (task='class')?"
             )
+        if column.dtype == pl.String:
+            _decimal_commas(arranged, name, "if it is a class, say task='class' (--task class)")
         return "class"
     if all(kind == "number" for kind in kinds.values()):
         return "number"
@@ -261,7 +264,7 @@ def _fit_feature(
     train = pl.Series(part == TRAIN)
     if is_text(column.dtype) or name in settings.categories:
         words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
-        if not words and column.dtype == pl.String:
+        if not words and column.dtype == pl.String and name not in settings.categories:
             _text_among_numbers(arranged, name)
         values = token_values(column, words).filter(train).drop_nulls().alias("value")
         counted = values.value_counts().sort(["count", "value"], descending=[True, False])
@@ -298,7 +301,20 @@ def too_large(name: str) -> str:
     return f"the values of column {name!r} are too large to take their mean and spread. Divide them, or leave them out."
 
 
+def _decimal_commas(arranged: Arranged, name: str, otherwise: str) -> None:
+    column = arranged.column(name)
+    marked = column.str.contains(",").fill_null(False).arg_true()
+    if arranged.table.lines is not None and len(marked) and column.str.contains(DECIMAL_COMMA).all():
+        step = int(marked[0])
+        raise DataError(
+            f"{arranged.where(step)}, column {name!r}: {column[step]!r} looks like a number with a decimal comma. Read the "
+            f"file with decimal_comma=True (--decimal-comma); {otherwise}."
+        )
+
+
 def _text_among_numbers(arranged: Arranged, name: str) -> None:
+    otherwise = f"if it is a category, name it one (categories={name!r}, --categories {name})"
+    _decimal_commas(arranged, name, otherwise)
     column = arranged.column(name)
     parsed = column.cast(pl.Float64, strict=False)
     present = int(column.is_not_null().sum())

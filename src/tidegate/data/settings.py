@@ -126,6 +126,9 @@ class DataSettings(Settings):
     row_names: bool = setting(
         False, TABLE, "The first field of each CSV row is an unnamed row number, as R writes it: leave it out."
     )
+    decimal_comma: bool = setting(
+        False, TABLE, "Numbers of a CSV file are written with a comma, 1,5 (its separator is then a semicolon or tab)."
+    )
 
     @model_validator(mode="after")
     def _agree(self):
@@ -145,3 +148,8 @@ class DataSettings(Settings):
                 "per='sequence' predicts one value a group and horizon the next values of each row: use one of them."
             )
         return self
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `read_table` is to know of a file."""
+        return {"encoding": self.encoding, "row_names": self.row_names, "decimal_comma": self.decimal_comma}

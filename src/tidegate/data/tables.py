@@ -48,13 +48,14 @@ class Table:
         return f"{self.name}, row {row + 1}"
 
 
-def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False) -> Table:
+def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False, decimal_comma: bool = False) -> Table:
     """Read `source` into a `Table`.
 
     source: a path (CSV/TSV, Parquet, JSON lines, Arrow by its suffix), a polars, pandas or pyarrow table,
         a mapping of columns, or a `Table`.
     encoding: of a text file; "utf-8" (a byte order mark is skipped), "latin-1", "cp1252", ...
     row_names: the first field of each CSV row is an unnamed row number (as R writes it) and is left out.
+    decimal_comma: numbers of a CSV file are written 1,5 (the separator is then a semicolon, a tab or a bar).
 
     Raises DataError: the message names the file, the line and the way out.
     """
@@ -76,7 +77,7 @@ def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False)
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{name} is empty. A table needs a header and at least one row.")
-        table = _read_file(path, suffix, encoding, row_names)
+        table = _read_file(path, suffix, encoding, row_names, decimal_comma)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
     if table.frame.height == 0:
@@ -84,7 +85,7 @@ def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False)
     return table
 
 
-def _read_file(path: Path, suffix: str, encoding: str, row_names: bool) -> Table:
+def _read_file(path: Path, suffix: str, encoding: str, row_names: bool, decimal_comma: bool) -> Table:
     name = path.name
     if suffix in PARQUET_SUFFIXES | ARROW_SUFFIXES:
         kind, read = ("Parquet", pl.read_parquet) if suffix in PARQUET_SUFFIXES else ("Arrow", pl.read_ipc)
@@ -102,7 +103,7 @@ def _read_file(path: Path, suffix: str, encoding: str, row_names: bool) -> Table
         raise DataError(f"{name} is empty. A table needs a header and at least one row.")
     lines = None
     if suffix in CSV_SUFFIXES:
-        frame, lines = _read_csv(text, name, suffix, row_names)
+        frame, lines = _read_csv(text, name, suffix, row_names, decimal_comma)
     else:
         frame = _read_json_lines(text, name)
     return Table(frame, name, path, hashlib.sha256(raw).hexdigest(), lines)
@@ -201,11 +202,18 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
         ) from None
 
 
-def _read_csv(text: str, name: str, suffix: str, row_names: bool) -> tuple[pl.DataFrame, np.ndarray]:
+def _read_csv(
+    text: str, name: str, suffix: str, row_names: bool, decimal_comma: bool
+) -> tuple[pl.DataFrame, np.ndarray]:
     if "\x00" in text[:4096]:
         raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
     first = text.split("\n", 1)[0].rstrip("\r")
     separator = "\t" if suffix == ".tsv" else max(_SEPARATORS, key=lambda s: _fields(first, s))
+    if decimal_comma and separator == ",":
+        raise DataError(
+            f"{name}: its separator is a comma, so a decimal comma can't be told from it. Leave decimal_comma out, or save "
+            "the table with semicolons."
+        )
     header = next(csv.reader([first], delimiter=separator))
     widths, lines = _field_counts(text, separator)
     expected = len(header) + (1 if row_names else 0)
@@ -227,6 +235,7 @@ def _read_csv(text: str, name: str, suffix: str, row_names: bool) -> tuple[pl.Da
             infer_schema_length=None,
             try_parse_dates=True,
             null_values=["NA", "null"],
+            decimal_comma=decimal_comma,
         )
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error

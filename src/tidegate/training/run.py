@@ -91,7 +91,7 @@ class Run:
         return add_predictions(table.frame, self.preprocessing, data, outcome)
 
     def _read(self, table: Any) -> Table:
-        return read_table(table, encoding=self.settings.encoding, row_names=self.settings.row_names)
+        return read_table(table, **self.settings.reading)
 
     def _source_of(self, data: Sequences) -> BatchSource:
         return batch_source(data, self.preprocessing, next(self.model.parameters()).device)

@@ -105,7 +105,7 @@ def _train(
     source: Any, settings: TrainSettings, folder: Path, overwrite: bool, shown: Silent, expected: str | None = None
 ) -> Run:
     began = time.perf_counter()
-    table = read_table(source, encoding=settings.encoding, row_names=settings.row_names)
+    table = read_table(source, **settings.reading)
     if expected and table.sha256 != expected:
         raise RunError(
             f"{table.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
