@@ -34,6 +34,10 @@ class DataError(UserError):
     """A table can't be read, or can't become sequences; the message names file, row and column."""
 
 
+class DataWarning(UserWarning):
+    """A table can be read, but hardly as it was meant; the message names file and column."""
+
+
 class SettingsError(UserError):
     """A setting is unknown, has an impossible value, or contradicts another one."""
 

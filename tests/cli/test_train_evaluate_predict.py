@@ -46,6 +46,22 @@ def test_a_table_goes_all_the_way_to_predictions(tmp_path, capsys, suffix):
     assert ((frame["p_up"] > 0.5) == (frame["prediction"] == "up")).all()
 
 
+def test_a_table_whose_categories_training_never_saw_is_warned_of(tmp_path, capsys):
+    table, other, folder = tmp_path / "t.csv", tmp_path / "other.csv", tmp_path / "run"
+    write_table(signal_table(), table)
+    colours = pl.col("colour").replace({"red": "rot", "green": "grün", "blue": "blau"})
+    write_table(signal_table().with_columns(colours), other)
+    assert main(["train", str(table), *ROLES, "--out", str(folder), *QUICK]) == 0
+    for command in (["evaluate", str(folder)], ["predict", str(folder), "-o", str(tmp_path / "p.csv")]):
+        assert main([*command, str(table)]) == 0
+        assert "Warning" not in capsys.readouterr().err
+        assert main([*command, str(other)]) == 0
+        shown = capsys.readouterr().err
+        assert "Warning: other.csv, line 2, column 'colour'" in shown
+        assert "100% of all values, never occurred in training" in shown
+        assert ".py" not in shown
+
+
 def test_predictions_never_replace_the_table_they_are_made_from(tmp_path, capsys):
     table, folder = tmp_path / "t.csv", tmp_path / "run"
     write_table(signal_table(), table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tidegate.errors import TidegateError, UserError
+from tidegate.errors import DataWarning, TidegateError, UserError
 
 HELP = "Gated recurrent units (GRU): from a table of sequences to a trained model."
 EPILOG = "Every command has its own --help. --debug, anywhere, shows the traceback of an error."
@@ -46,7 +47,9 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
 
     def run(argv: list[str], debug: bool) -> int:
         try:
-            group.main(args=argv, prog_name="tidegate", standalone_mode=True)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                group.main(args=argv, prog_name="tidegate", standalone_mode=True)
         except SystemExit as exit_:
             return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         except UserError as error:
@@ -72,6 +75,14 @@ def _say(error: TidegateError, status: int, debug: bool, prefix: str = "Error: "
         raise error
     print(f"{prefix}{error}", file=sys.stderr)
     return status
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Our own warnings speak of a table, not of a line of code."""
+    if issubclass(category, DataWarning):
+        print(f"Warning: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
 
 
 def _show_version(value: bool) -> None:

@@ -138,7 +138,23 @@ class Preprocessing:
         )
         y = encode_target(arranged, self.target, self.per, self.non_finite) if with_target else None
         numbers, codes = encode_features(arranged, self.features, self.non_finite)
-        return Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows)
+        notes = _mostly_unknown(arranged, self.tokens, codes)
+        return Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes)
+
+
+def _mostly_unknown(arranged: Arranged, tokens: Sequence[TokenColumn], codes: np.ndarray) -> list[str]:
+    """A sentence for each column of which training knew less than half: another coding or another language, perhaps."""
+    notes = []
+    for k, column in enumerate(tokens):
+        present = arranged.column(column.name).is_not_null().to_numpy()
+        unknown = present & (codes[:, k] == 0)
+        if unknown.sum() > 0.5 * present.sum():
+            step = int(np.flatnonzero(unknown)[0])
+            notes.append(
+                f"{arranged.where(step)}, column {column.name!r}: {arranged.column(column.name)[step]!r} and others, "
+                f"{unknown.sum() / present.sum():.0%} of all values, never occurred in training. They are read as unknown."
+            )
+    return notes
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tidegate.data.fitting import fit
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import PART_NAMES, Sequences
 from tidegate.data.tables import Table, read_table
-from tidegate.errors import DataError, RunError, SettingsError
+from tidegate.errors import DataError, DataWarning, RunError, SettingsError
 from tidegate.training import loop
 from tidegate.training.checkpoint import load_model
 from tidegate.training.comparison import Evaluation
@@ -66,6 +67,7 @@ class Run:
         batch_size: sequences at a time; it never changes the figures.
 
         Raises DataError: the table lacks a column or holds a value that can't be read; nothing can be scored.
+        Warns (DataWarning) of a column most of whose words or categories never occurred in training.
         """
         if rows not in {"auto", "all", *PART_NAMES}:
             raise SettingsError(f"rows={rows!r}: expected auto, all, train, valid or test.")
@@ -79,11 +81,12 @@ class Run:
 
         With several targets the columns are `prediction_TARGET`; with a horizon above 1 they end in `_1`, `_2`, ...
         for the steps ahead. List columns get a list a row. The order of the rows is kept, a target is not needed.
+        Raises DataError and warns as `evaluate` does.
         """
         table = self._read(table)
         if probabilities and self.preprocessing.target.task == "number":
             raise SettingsError("probabilities are for classes and labels; this run predicts numbers.")
-        data = self.preprocessing.apply(table, with_target=False)
+        data = self._encode(table, with_target=False)
         source = self._source_of(data)
         outcome = run_model(
             self.model, self.preprocessing, source, None, batch_size=batch_size, probabilities=probabilities
@@ -92,6 +95,12 @@ class Run:
 
     def _read(self, table: Any) -> Table:
         return read_table(table, **self.settings.reading)
+
+    def _encode(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
+        data = self.preprocessing.apply(table, with_target=with_target, split=split)
+        for note in data.notes:
+            warnings.warn(note, DataWarning, stacklevel=3)
+        return data
 
     def _source_of(self, data: Sequences) -> BatchSource:
         return batch_source(data, self.preprocessing, next(self.model.parameters()).device)
@@ -103,12 +112,12 @@ class Run:
         if rows == "auto":
             rows = "test" if column or same else "all"
         if rows == "all":
-            return self.preprocessing.apply(table, with_target=True), None, "all rows"
+            return self._encode(table, with_target=True), None, "all rows"
         if same:
             # The very table of the training: its split is known, drawn or not.
             data = fit(table, self.settings, self.settings.seed)[1]
         elif column:
-            data = self.preprocessing.apply(table, with_target=True, split=column)
+            data = self._encode(table, with_target=True, split=column)
         else:
             raise SettingsError(
                 f"rows={rows!r}: {table.name} is not the table of the training and has no split column, so all its rows are alike. Use rows='all'."
