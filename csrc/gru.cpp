@@ -1,0 +1,190 @@
+// Chooses the instruction set, allocates the scratch of a call, and hands it to that set's kernels.
+
+#include "gru.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernels.h"
+#include "team.h"
+
+namespace tidegate {
+namespace {
+
+constexpr std::align_val_t cache_line{64};
+
+template <class Real>
+struct Free {
+  void operator()(Real* memory) const { ::operator delete(memory, cache_line); }
+};
+template <class Real>
+using Memory = std::unique_ptr<Real[], Free<Real>>;
+
+template <class Real>
+Memory<Real> allocate(int64_t values) {
+  return Memory<Real>(
+      static_cast<Real*>(::operator new(sizeof(Real) * static_cast<size_t>(values > 0 ? values : 1), cache_line)));
+}
+
+const Kernels* const* all_kernels() {
+  static const Kernels* found[4] = {};
+  static const bool done = [] {
+    int n = 0;
+#if defined(TIDEGATE_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw")) {
+      found[n++] = &kernels_avx512;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &kernels_avx2;
+#endif
+    found[n++] = &kernels_baseline;
+    return true;
+  }();
+  static_cast<void>(done);
+  return found;
+}
+
+const Kernels* by_name(const char* name) {
+  for (const Kernels* const* k = all_kernels(); *k; ++k) {
+    if (std::strcmp((*k)->name, name) == 0) return *k;
+  }
+  return nullptr;
+}
+
+std::atomic<const Kernels*>& chosen() {
+  static std::atomic<const Kernels*> kernels{[] {
+    const char* asked = std::getenv("TIDEGATE_ISA");
+    const Kernels* named = asked ? by_name(asked) : nullptr;  // a wrong name is Python's to complain about
+    return named ? named : all_kernels()[0];
+  }()};
+  return kernels;
+}
+
+template <class Real>
+const KernelsOf<Real>& of(const Kernels& k) {
+  if constexpr (sizeof(Real) == 4) return k.f32;
+  else return k.f64;
+}
+
+std::vector<int64_t> offsets_of(const Sizes& s) {
+  std::vector<int64_t> offsets;
+  if (s.batch_sizes) {
+    int64_t sum = 0;
+    offsets.reserve(static_cast<size_t>(s.T));
+    for (int64_t t = 0; t < s.T; ++t) offsets.push_back(sum), sum += s.batch_sizes[t];
+  }
+  return offsets;
+}
+
+template <class Real>
+void zero(Real* values, int64_t n) {
+  if (values && n > 0) std::memset(values, 0, sizeof(Real) * static_cast<size_t>(n));
+}
+
+}  // namespace
+
+template <class Real>
+Packed<Real>::Packed(const Weights<Real>& weights, int64_t I, int64_t H, Reset reset, int threads) {
+  const Kernels* k = chosen().load();
+  isa = k;
+  memory = allocate<Real>(of<Real>(*k).packed_size(I, H, reset)).release();
+  of<Real>(*k).pack(weights, I, H, reset, threads, memory);
+}
+
+template <class Real>
+Packed<Real>::~Packed() {
+  Free<Real>()(memory);
+}
+
+template <class Real>
+void forward(const Sizes& sizes, const Forward<Real>* runs, int directions) {
+  const auto& k = of<Real>(*static_cast<const Kernels*>(runs[0].weights->isa));
+  const auto offsets = offsets_of(sizes);
+  const int threads = k.forward_threads(sizes, directions);
+  const int64_t each = k.forward_scratch(sizes);
+  const auto scratch = allocate<Real>(each * threads);
+  k.forward(sizes, runs, directions, threads, sizes.batch_sizes ? offsets.data() : nullptr, scratch.get(), each);
+}
+
+template <class Real>
+void backward(const Sizes& sizes, const Backward<Real>* runs, int directions) {
+  const auto& k = of<Real>(*chosen().load());
+  const auto offsets = offsets_of(sizes);
+  const int threads = k.backward_threads(sizes, directions);
+  const int64_t each = k.backward_scratch(sizes, runs, directions);
+  const auto scratch = allocate<Real>(each * directions);
+  if (sizes.T == 0 || sizes.B == 0) {  // no chunk of steps will write the sums
+    for (int i = 0; i < directions; ++i) {
+      zero(runs[i].d_w_ih, 3 * sizes.H * sizes.I);
+      zero(runs[i].d_w_hh, 3 * sizes.H * sizes.H);
+      zero(runs[i].d_b_ih, 3 * sizes.H);
+      zero(runs[i].d_b_hh, 3 * sizes.H);
+    }
+    if (sizes.B == 0) return;
+  }
+  k.backward(sizes, runs, directions, threads, sizes.batch_sizes ? offsets.data() : nullptr, scratch.get(), each);
+}
+
+template <class Real>
+void activations(const Real* x, Real* sigmoid, Real* tanh, int64_t n) {
+  of<Real>(*chosen().load()).activations(x, sigmoid, tanh, n);
+}
+
+const char* const* isa_names() {
+  static const char* names[4] = {};
+  int n = 0;
+  for (const Kernels* const* k = all_kernels(); *k; ++k) names[n++] = (*k)->name;
+  return names;
+}
+
+const char* isa_name() { return chosen().load()->name; }
+
+bool set_isa(const char* name) {
+  const Kernels* k = by_name(name);
+  if (k) chosen().store(k);
+  return k != nullptr;
+}
+
+double peak_gflops(int threads, double seconds) {
+  struct Burn {
+    const Kernels* kernels;
+    double seconds;
+    std::atomic<double> rate;
+  } burn{chosen().load(), seconds, 0};
+  run_team(
+      threads,
+      [](void* context, int, int) {
+        using Clock = std::chrono::steady_clock;
+        auto& b = *static_cast<Burn*>(context);
+        float out = 0;
+        double operations = 0;
+        const auto start = Clock::now();
+        double took = 0;
+        while (took < b.seconds) {
+          operations += b.kernels->burn(100000, &out);
+          took = std::chrono::duration<double>(Clock::now() - start).count();
+        }
+        double before = b.rate.load();
+        while (!b.rate.compare_exchange_weak(before, before + operations / took / 1e9)) {
+        }
+      },
+      &burn);
+  return burn.rate.load();
+}
+
+template class Packed<float>;
+template class Packed<double>;
+template void forward(const Sizes&, const Forward<float>*, int);
+template void forward(const Sizes&, const Forward<double>*, int);
+template void backward(const Sizes&, const Backward<float>*, int);
+template void backward(const Sizes&, const Backward<double>*, int);
+template void activations(const float*, float*, float*, int64_t);
+template void activations(const double*, double*, double*, int64_t);
+
+}  // namespace tidegate

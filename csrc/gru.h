@@ -1,0 +1,132 @@
+// The recurrence of a gated recurrent unit on a CPU: the only header that a caller needs.
+//
+// No framework, no exceptions across this line, no global state but the thread pool and the chosen instruction set.
+// Nothing is checked here: shapes, dtypes and bounds are the caller's duty (Python's, src/tidegate/ops/gru).
+//
+//     r_t = σ(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)
+//     z_t = σ(W_iz x_t + b_iz + W_hz h_(t-1) + b_hz)
+//     n_t = tanh(W_in x_t + b_in + r_t ⊙ (W_hn h_(t-1) + b_hn))      Reset::after
+//     n_t = tanh(W_in x_t + b_in + W_hn (r_t ⊙ h_(t-1)) + b_hn)      Reset::before
+//     h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_(t-1)
+//
+// Shapes: T steps, B batch, I input features, H hidden units. Gates are stacked in the order r, z, n. Sizes and strides
+// are 64-bit and count elements, not bytes. "Row" (t, b) is one step of one sequence; `rows` is their number: T B, or
+// the sum of batch_sizes. Row (t, b) has the index t B + b, or batch_sizes[0] + ... + batch_sizes[t-1] + b.
+//
+// Lifetime: every pointer is borrowed for the call; the caller owns all memory, inputs and results. The one exception
+// is `Packed`, which owns a copy of the weights.
+//
+// Bits: the bits of a row's output depend on nothing but its own x, its h_0 and the weights: not on the other rows of
+// the batch, on where a sequence is cut into calls, or on the number of threads. Gradients do not depend on the number
+// of threads. Both hold for one instruction set; two instruction sets round differently.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tidegate {
+
+enum class Reset : int { after = 0, before = 1 };
+
+struct Sizes {
+  int64_t T;                   // steps
+  int64_t B;                   // batch; with batch_sizes, batch_sizes[0]
+  int64_t I;                   // input features
+  int64_t H;                   // hidden units
+  const int64_t* batch_sizes;  // [T], never growing: step t has the first batch_sizes[t] rows; null: all have B
+  Reset reset;
+  int threads;                 // at most so many; small calls take fewer
+};
+
+// What one direction of one layer was trained to: borrowed, row-major.
+template <class Real>
+struct Weights {
+  const Real* w_ih;  // [3H, I], rows w_ih_row apart
+  const Real* w_hh;  // [3H, H], rows w_hh_row apart
+  const Real* b_ih;  // [3H] or null
+  const Real* b_hh;  // [3H] or null
+  int64_t w_ih_row, w_hh_row;
+};
+
+// The weights of one direction of one layer, copied into the order in which the forward kernel of one instruction set
+// reads them. Owns that copy. Make it once, use it in as many calls as the weights stay the same.
+template <class Real>
+class Packed {
+ public:
+  Packed(const Weights<Real>&, int64_t I, int64_t H, Reset, int threads);
+  ~Packed();
+  Packed(const Packed&) = delete;
+  Packed& operator=(const Packed&) = delete;
+
+  Real* memory;      // owned; its layout is the kernel's business
+  const void* isa;   // the kernel table that packed it, and must run it
+};
+
+// One direction of one layer, forwards.
+template <class Real>
+struct Forward {
+  const Real* x;             // row (t, b) at x + t x_step + b x_row (packed: x + index x_row), I values side by side
+  int64_t x_step, x_row;
+  const Packed<Real>* weights;
+  const Real* h_0;           // [B, H], rows h_0_row apart
+  int64_t h_0_row;
+  Real* output;              // row number i at output + i output_row, H values: every h_t
+  int64_t output_row;
+  Real* h_n;                 // [B, H] contiguous: each sequence's last state
+  Real* saved;               // [rows, 4, H] (r, z, n, W_hn h + b_hn), Reset::before [rows, 3, H]; null in inference
+  bool reverse;              // from the last step to the first
+};
+
+// One direction of one layer, backwards: what `Forward` left, and the gradients.
+template <class Real>
+struct Backward {
+  const Real* x;             // as in Forward
+  int64_t x_step, x_row;
+  Weights<Real> weights;
+  const Real* h_0;           // as in Forward
+  int64_t h_0_row;
+  const Real* output;        // as Forward wrote it
+  int64_t output_row;
+  const Real* saved;         // as Forward wrote it
+  const Real* d_output;      // row (t, b) at d_output + t d_output_step + b d_output_row (packed: index d_output_row);
+  int64_t d_output_step, d_output_row;  //                                    null: zeros
+  const Real* d_h_n;         // [B, H], rows d_h_n_row apart; null: zeros
+  int64_t d_h_n_row;
+  bool reverse;
+  Real* d_x;                 // [rows, I] contiguous; null where nobody asks. Overwritten, like all that follow
+  Real* d_h_0;               // [B, H] contiguous
+  Real* d_w_ih;              // [3H, I] contiguous; null where nobody asks
+  Real* d_w_hh;              // [3H, H] contiguous; null where nobody asks
+  Real* d_b_ih;              // [3H] or null
+  Real* d_b_hh;              // [3H] or null
+};
+
+// Run `directions` (1 or 2) of one layer over the same x, side by side where there are threads. Both have the same
+// sizes. Allocates its scratch once a call; throws std::bad_alloc before anything is written where memory is short.
+template <class Real>
+void forward(const Sizes&, const Forward<Real>* runs, int directions);
+template <class Real>
+void backward(const Sizes&, const Backward<Real>* runs, int directions);
+
+// y[i] = σ(x[i]) and tanh(x[i]) by the kernel's own approximation, for tests. Either result may be null.
+// Error bound, every instruction set: 3 units in the last place of the exact value, float32 and float64, for all x
+// whose exact value is a normal number; below it an absolute error of the smallest normal number.
+template <class Real>
+void activations(const Real* x, Real* sigmoid, Real* tanh, int64_t n);
+
+// The instruction sets of this build that this processor has, best first: "avx512", "avx2", "baseline".
+const char* const* isa_names();  // null-terminated
+const char* isa_name();          // the one in use: the best, or what TIDEGATE_ISA names in the environment
+bool set_isa(const char* name);  // false and no change where the name is not in isa_names(). Not during a call
+
+// Multiply-adds that `threads` cores reach in registers alone, in GFLOP/s: the ceiling that no kernel passes.
+double peak_gflops(int threads, double seconds);
+
+// Hand parallel regions to an OpenMP runtime that is already in the process (PyTorch's own), so that one pool of
+// threads serves both. `parallel` is GOMP_parallel, `num_threads` and `thread_num` its omp_get_*. Null: our own pool.
+using OmpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+using OmpNumber = int (*)();
+void use_openmp(OmpParallel parallel, OmpNumber num_threads, OmpNumber thread_num);
+
+}  // namespace tidegate
