@@ -1,5 +1,5 @@
 # Two commands do everything from a fresh clone: `make demo` and `make test`.
-# Both set up .venv on their first run and reuse it until pyproject.toml, constraints.txt or this file changes.
+# Both set up .venv on their first run and reuse it until pyproject.toml, constraints.txt, csrc/ or this file changes.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 # With a GPU pip chooses torch's newest CUDA build; without one the constraints pin the version.
 CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
-SETUP := pyproject.toml constraints.txt Makefile
+SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help demo test test-peers check bench clean
+.PHONY: help demo test test-peers test-native sanitize test-aarch64 check bench clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,27 @@ test: $(VENV)/.test  ## all tests that need no other framework (under five minut
 
 test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 	$(BIN)/python -m pytest tests/peers -m peers
+
+CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
+
+test-native: $(VENV)/.dev  ## the C++ kernels' own tests, on every instruction set of this machine
+	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
+	$(CMAKE) --build build/native -j 2
+	build/native/test_gru
+
+sanitize: $(VENV)/.dev  ## the same under the sanitizers: addresses and undefined behaviour, then threads
+	$(CMAKE) -S . -B build/address -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=address,undefined
+	$(CMAKE) --build build/address -j 2
+	build/address/test_gru
+	$(CMAKE) -S . -B build/thread -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=thread
+	$(CMAKE) --build build/thread -j 2
+	setarch $(shell uname -m) -R build/thread/test_gru  # its shadow memory needs addresses that are not randomised
+
+test-aarch64: $(VENV)/.dev  ## the same for 64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu and qemu-user)
+	$(CMAKE) -S . -B build/aarch64 -DTIDEGATE_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	$(CMAKE) --build build/aarch64 -j 2
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru
 
 check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff check .
@@ -36,7 +57,7 @@ bench: $(VENV)/.train  ## the measurements behind the README's figures (about ha
 	$(BIN)/python benchmarks/reach.py
 
 clean:  ## remove .venv and what tests and the demo leave
-	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .mypy_cache tidegate-demo
+	rm -rf $(VENV) build .pytest_cache .hypothesis .ruff_cache .mypy_cache tidegate-demo
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -66,7 +66,7 @@ def cost() -> str:
         )
     for row in read("layer_overhead")[1]:
         if "=" not in row["case"]:  # plain options: the rest is in the raw numbers
-            what = f"a call of `tidegate.GRU` over one of `nn.GRU`: {row['case']}"
+            what = f'a call of `tidegate.GRU(backend="torch")` over one of `nn.GRU`: {row["case"]}'
             lines.append(f"| {what} | {row['ratio']} x | 1 x | `benchmarks/layer_overhead.py` |")
     for row in read("table_to_sequences")[1]:
         what = f"a million Parquet rows of ten numbers, {row['rows']}, become sequences"

@@ -58,7 +58,7 @@ def main():
     torch.set_num_threads(args.threads)
     rows = []
     for B, T, I, H, options in SHAPES:
-        ours = tidegate.GRU(I, H, **options)
+        ours = tidegate.GRU(I, H, **options, backend="torch")
         theirs = torch.nn.GRU(I, H, **options)
         theirs.load_state_dict(ours.state_dict())
         x = torch.randn((B, T, I) if options.get("batch_first") else (T, B, I))

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <variant>
@@ -35,6 +36,37 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   Reset reset = Reset::after;
   Handle() = default;
   Handle(const Handle&) = delete;
+
+  // A few values of every weight, as they were: see `looks_changed`.
+  struct Sample {
+    const unsigned char* now;
+    uint64_t then;
+    size_t bytes;
+  };
+  std::vector<Sample> samples;
+
+  void sample(Address weight, int64_t values, size_t bytes) {
+    constexpr int64_t most = 8;
+    for (int64_t i = 0; i < values && i < most; ++i) {
+      const int64_t which = values <= most ? i : i * (values - 1) / (most - 1);
+      Sample s{reinterpret_cast<const unsigned char*>(weight) + static_cast<size_t>(which) * bytes, 0, bytes};
+      std::memcpy(&s.then, s.now, bytes);
+      samples.push_back(s);
+    }
+  }
+
+  // Whether the weights are no longer those that were packed. Python compares PyTorch's version counters, which tell
+  // of every change but one made through `.data`, NumPy or a raw pointer: whoever scales or replaces a whole weight in
+  // that way shows here. The tensors are alive: Python holds them.
+  bool looks_changed() const {
+    for (const Sample& s : samples) {
+      uint64_t value = 0;
+      std::memcpy(&value, s.now, s.bytes);
+      if (value != s.then) return true;
+    }
+    return false;
+  }
+
   template <class Real>
   auto& all() {
     if constexpr (sizeof(Real) == 4) return f32;
@@ -55,6 +87,10 @@ std::unique_ptr<Handle> pack(const std::vector<Address>& weights, bool bias, int
   handle->I = I, handle->H = H, handle->reset = reset;
   for (size_t d = 0; d < weights.size() / (bias ? 4 : 2); ++d) {
     handle->all<Real>().push_back(std::make_unique<Packed<Real>>(weights_of<Real>(weights, d, bias, I, H), I, H, reset, threads));
+    const size_t first = d * (bias ? 4 : 2);
+    handle->sample(weights[first], 3 * H * I, sizeof(Real));
+    handle->sample(weights[first + 1], 3 * H * H, sizeof(Real));
+    for (size_t b = 2; bias && b < 4; ++b) handle->sample(weights[first + b], 3 * H, sizeof(Real));
   }
   return handle;
 }
@@ -118,7 +154,7 @@ bool share_openmp() {
 
 NB_MODULE(_native, m) {
   m.doc() = "The C++ kernels of the native back end. Takes addresses and checks nothing: use tidegate.ops.gru.native_cpu.";
-  nb::class_<Handle>(m, "Handle");
+  nb::class_<Handle>(m, "Handle").def("looks_changed", &Handle::looks_changed);
   m.def("pack", [](const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, bool wide, int threads) {
     nb::gil_scoped_release free;
     return (wide ? pack<double> : pack<float>)(weights, bias, I, H, reset_of(before), threads).release();

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 import tidegate
 from tidegate import backends
 from tidegate.errors import BackendUnavailableError, SettingsError
-from tidegate.ops.gru import reference, torch_aten
+from tidegate.ops.gru import native_cpu, reference, torch_aten
 
 
 def operators_of(layer, x):
@@ -22,10 +22,37 @@ def operators_of(layer, x):
     return {event.key for event in seen.key_averages()}
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-def test_the_fast_path_really_runs(backend):
-    assert "aten::gru" in operators_of(tidegate.GRU(3, 4, backend=backend), torch.zeros(5, 2, 3))
-    assert "aten::gru_cell" in operators_of(tidegate.GRUCell(3, 4, backend=backend), torch.zeros(2, 3))
+def native_calls(monkeypatch):
+    """The calls that arrive at the C++ module, by name."""
+    seen = []
+
+    class Spy:
+        def __getattr__(self, name):
+            real = getattr(native_cpu_module, name)
+            return lambda *args: (seen.append(name), real(*args))[1]
+
+    native_cpu_module = native_cpu._native
+    monkeypatch.setattr(native_cpu, "_native", Spy())
+    return seen
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_the_fast_path_really_runs(backend, monkeypatch):
+    seen = native_calls(monkeypatch)
+    layer, cell = tidegate.GRU(3, 4, backend=backend), tidegate.GRUCell(3, 4, backend=backend)
+    assert not {name for name in operators_of(layer, torch.zeros(5, 2, 3)) if "gru" in name.lower()} - {"_Layer"}
+    assert seen.count("forward") == 1
+    layer(torch.zeros(5, 2, 3))[0].sum().backward()
+    assert (seen.count("forward"), seen.count("backward")) == (2, 1)
+    cell(torch.zeros(2, 3))
+    assert seen.count("forward") == 3
+
+
+def test_torch_asked_for_by_name_is_what_runs(monkeypatch):
+    seen = native_calls(monkeypatch)
+    assert "aten::gru" in operators_of(tidegate.GRU(3, 4, backend="torch"), torch.zeros(5, 2, 3))
+    assert "aten::gru_cell" in operators_of(tidegate.GRUCell(3, 4, backend="torch"), torch.zeros(2, 3))
+    assert not seen
 
 
 def test_the_reference_asked_for_by_name_is_what_runs():
@@ -39,42 +66,75 @@ def test_the_reference_asked_for_by_name_is_what_runs():
 
 
 def test_choose_gives_the_module_that_was_asked_for():
-    assert backends.choose() is backends.choose("auto") is torch_aten
-    assert backends.choose("torch") is torch_aten
-    assert backends.choose("reference") is reference
+    x = torch.zeros(1)
+    assert backends.choose("auto", x) is backends.choose("native", x) is native_cpu
+    assert backends.choose("torch", x) is torch_aten
+    assert backends.choose("reference", x) is reference
 
 
-def test_a_named_back_end_that_is_not_here_raises_and_says_so():
+@pytest.mark.parametrize(
+    ("x", "why"),
+    [
+        (torch.zeros(1, device="meta"), "it runs on the CPU, and x is on meta"),
+        (torch.zeros(1, dtype=torch.complex64), "it computes in float32 and float64, and x is torch.complex64"),
+    ],
+    ids=["device", "dtype"],
+)
+def test_native_says_what_it_cant_run_and_auto_takes_another(x, why):
     with pytest.raises(BackendUnavailableError) as caught:
-        backends.choose("native")
-    assert str(caught.value) == (
-        "Back end 'native' can't run: the C++ kernel for CPUs is not part of this build. "
-        "Use one of 'auto', 'torch', 'reference'."
-    )
-    for layer in (tidegate.GRU, tidegate.GRUCell):
-        with pytest.raises(BackendUnavailableError):
-            layer(3, 4, backend="native")
+        backends.choose("native", x)
+    assert str(caught.value) == f"Back end 'native' can't run: {why}. Use one of 'auto', 'torch', 'reference'."
+    assert backends.choose("auto", x) is torch_aten
+    said = backends.explain(device=x.device, dtype=x.dtype)
+    assert said.chosen == "torch"
+    assert said.reasons["native"] == f"can't run: {why}"
 
 
-@pytest.mark.parametrize("ask", [backends.choose, backends.explain])
+def test_transforms_of_torch_func_go_another_way():
+    layer = tidegate.GRU(3, 4)
+    x = torch.randn(5, 2, 3)
+    tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (torch.ones_like(x),))[1]
+    step = 1e-3
+    moved = (layer(x + step)[0] - layer(x - step)[0]) / (2 * step)
+    torch.testing.assert_close(tangent, moved, rtol=0, atol=1e-3)
+    with pytest.raises(BackendUnavailableError, match=r"no rule for the transforms of torch\.func"):
+        torch.func.jvp(lambda x: tidegate.GRU(3, 4, backend="native")(x)[0], (x,), (x,))
+
+
+def test_an_installation_without_the_kernel_says_so_and_runs(monkeypatch):
+    monkeypatch.setattr(native_cpu, "_MISSING", "the C++ kernel is not part of this installation")
+    for make in (tidegate.GRU, tidegate.GRUCell):
+        with pytest.raises(BackendUnavailableError) as caught:
+            make(3, 4, backend="native")
+        assert str(caught.value) == (
+            "Back end 'native' can't run: the C++ kernel is not part of this installation. "
+            "Use one of 'auto', 'torch', 'reference'."
+        )
+    assert backends.explain().chosen == "torch"
+    assert "aten::gru" in operators_of(tidegate.GRU(3, 4), torch.zeros(5, 2, 3))
+
+
+@pytest.mark.parametrize("ask", [backends.check, lambda name: backends.choose(name, torch.zeros(1)), backends.explain])
 def test_an_unknown_name_raises_and_names_the_nearest(ask):
-    with pytest.raises(SettingsError, match=r"known are 'auto', 'torch', 'reference', 'native'\. Did you mean 'torch'"):
+    with pytest.raises(SettingsError, match=r"known are 'auto', 'native', 'torch', 'reference'\. Did you mean 'torch'"):
         ask("troch")
     with pytest.raises(ValueError, match="Unknown back end None"):
         ask(None)
 
 
 @pytest.mark.parametrize("backend", backends.NAMES)
-def test_explain_agrees_with_choose(backend):
-    said = backends.explain(backend)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_explain_agrees_with_choose(backend, device):
+    x = torch.zeros(1, device=device)
+    said = backends.explain(backend, device=device)
     assert said.asked == backend
     assert set(said.reasons) | {"auto"} == set(backends.NAMES)
     if said.chosen is None:
         with pytest.raises(BackendUnavailableError):
-            backends.choose(backend)
+            backends.choose(backend, x)
         assert "can't run here" in str(said)
     else:
-        assert backends.choose(backend) is backends.choose(said.chosen)
+        assert backends.choose(backend, x) is backends.choose(said.chosen, x)
         assert [name for name, why in said.reasons.items() if why.startswith("chosen")] == [said.chosen]
         assert f"runs {said.chosen!r}" in str(said)
     for name, why in said.reasons.items():

@@ -3,11 +3,11 @@
 `"auto"` may choose, and `explain()` says what it chose and why not the others. A back end asked for by name
 runs or raises `BackendUnavailableError`; it never quietly becomes another one.
 
->>> print(explain())
+>>> print(explain(device="cuda"))
 backend='auto' runs 'torch'
-  torch      chosen: PyTorch's own GRU (ATen, cuDNN on CUDA), the fastest in this build
+  native     can't run: it runs on the CPU, and x is on cuda
+  torch      chosen: PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA
   reference  not chosen: the definition, step by step in Python; it runs when asked for by name
-  native     can't run: the C++ kernel for CPUs is not part of this build
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import ModuleType
 
+import torch
+from torch import Tensor
+
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
-from tidegate.ops.gru import reference, torch_aten
+from tidegate.ops.gru import native_cpu, reference, torch_aten
 
 # A back end is a module of `ops/gru` with `gru` and `gru_cell`. The order is that in which "auto" prefers
-# them.
-_MODULES: dict[str, ModuleType] = {"torch": torch_aten, "reference": reference}
+# them. One that can't run everywhere says so itself, in `why_not(x)`.
+_MODULES: dict[str, ModuleType] = {"native": native_cpu, "torch": torch_aten, "reference": reference}
 _ABOUT = {
-    "torch": "PyTorch's own GRU (ATen, cuDNN on CUDA), the fastest in this build",
+    "native": "our own kernels for the CPU, the fastest and repeatable to the bit",
+    "torch": "PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA",
     "reference": "the definition, step by step in Python; it runs when asked for by name",
 }
-# Known by name, and not here: the reason ends the sentence "Back end NAME can't run: ...".
-_MISSING = {"native": "the C++ kernel for CPUs is not part of this build"}
 
-_AUTO = next(iter(_MODULES))
-
-NAMES: tuple[str, ...] = ("auto", *_MODULES, *_MISSING)
+NAMES: tuple[str, ...] = ("auto", *_MODULES)
 """Every name that a `backend=` argument knows, whether or not it can run here."""
 
 
@@ -51,47 +51,73 @@ class Explanation:
         return "\n".join([f"backend={self.asked!r} {runs}", *lines])
 
 
-def choose(backend: str = "auto") -> ModuleType:
-    """The module whose `gru` and `gru_cell` run for `backend`.
+def check(backend: str) -> None:
+    """Raise for a back end that can't run anywhere in this installation; what `choose` raises, ahead of a call."""
+    if backend == "native" and native_cpu.missing() is not None:
+        raise _unavailable(backend, str(native_cpu.missing()))
+    if backend not in NAMES:
+        raise _unknown(backend)
 
-    >>> choose("reference").__name__
+
+def choose(backend: str, x: Tensor) -> ModuleType:
+    """The module whose `gru` and `gru_cell` run for `backend` and an input like x (its device and dtype count).
+
+    >>> choose("reference", torch.zeros(1)).__name__
     'tidegate.ops.gru.reference'
 
     Raises `BackendUnavailableError` for one that is known but can't run here, and `SettingsError` (a
-    `ValueError`) for an unknown name. Cost: two dictionary look-ups, so a layer asks again at every call.
+    `ValueError`) for an unknown name. Cost: well below a microsecond, so a layer asks again at every call.
     """
-    module = _MODULES.get(_AUTO if backend == "auto" else backend)
-    if module is not None:
-        return module
-    if backend in _MISSING:
-        raise BackendUnavailableError(
-            f"Back end {backend!r} can't run: {_MISSING[backend]}. "
-            f"Use one of {', '.join(map(repr, ('auto', *_MODULES)))}."
-        )
-    raise _unknown(backend)
+    if backend == "auto":
+        return native_cpu if native_cpu.why_not(x) is None else torch_aten
+    module = _MODULES.get(backend)
+    if module is None:
+        raise _unknown(backend)
+    if module is native_cpu:
+        why = native_cpu.why_not(x)
+        if why is not None:
+            raise _unavailable(backend, why)
+    return module
 
 
-def explain(backend: str = "auto") -> Explanation:
-    """What `choose(backend)` would do and why, without doing it.
+def explain(
+    backend: str = "auto", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Explanation:
+    """What `choose(backend, x)` would do for x on this device, of this dtype, and why, without doing it.
 
-    >>> explain("native").chosen is None
-    True
+    >>> explain("reference").chosen
+    'reference'
 
     Raises `SettingsError` (a `ValueError`) for an unknown name.
     """
     if backend not in NAMES:
         raise _unknown(backend)
-    chosen = _AUTO if backend == "auto" else backend if backend in _MODULES else None
+    cant = native_cpu.why_not(_Like(torch.device(device), dtype))
+    able = [name for name in _MODULES if name != "native" or cant is None]
+    chosen = able[0] if backend == "auto" else backend if backend in able else None
     reasons = {}
     for name, about in _ABOUT.items():
-        if name == chosen:
+        if name not in able:
+            reasons[name] = f"can't run: {cant}"
+        elif name == chosen:
             reasons[name] = f"chosen: {about}"
         elif backend == "auto":
             reasons[name] = f"not chosen: {about}"
         else:
             reasons[name] = f"not chosen: {backend!r} was asked for by name"
-    reasons.update({name: f"can't run: {why}" for name, why in _MISSING.items()})
     return Explanation(backend, chosen, reasons)
+
+
+class _Like:
+    """As much of a tensor as the choice looks at; the device need not exist here."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype, self.is_cpu = device, dtype, device.type == "cpu"
+
+
+def _unavailable(backend: str, why: str) -> BackendUnavailableError:
+    others = ", ".join(repr(name) for name in NAMES if name != backend)
+    return BackendUnavailableError(f"Back end {backend!r} can't run: {why}. Use one of {others}.")
 
 
 def _unknown(backend: object) -> SettingsError:

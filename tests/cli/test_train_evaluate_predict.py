@@ -182,7 +182,7 @@ def test_importing_tidegate_loads_neither_torch_nor_anything_heavy():
 def test_doctor_names_the_parts_and_the_back_end(capsys):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    for word in ("torch", "polars", "CPU", "backend='auto' runs 'torch'"):
+    for word in ("torch", "polars", "CPU", "backend='auto' runs 'native'"):
         assert word in shown
 
 

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import tidegate
 
-BACKENDS = ["torch", "reference"]
+BACKENDS = ["native", "torch", "reference"]
 EXACT = {"torch"}  # these must give the bits of torch.nn.GRU
 
 

@@ -18,6 +18,7 @@ def doctor() -> None:
 
     import tidegate
     from tidegate import backends
+    from tidegate.ops.gru import native_cpu
 
     typer.echo(
         f"tidegate {tidegate.__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"
@@ -28,6 +29,15 @@ def doctor() -> None:
         except importlib.metadata.PackageNotFoundError:
             typer.echo(f"  {name:<13} not installed (pip install 'tidegate[train]' brings it)")
     typer.echo(f"CPU: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
+    missing = native_cpu.missing()
+    if missing is None:
+        typer.echo(f"native back end: {native_cpu.isa()}; this processor can: {', '.join(native_cpu.isas())}")
+    else:
+        typer.echo(
+            f"native back end: not there, as {missing}. On a CPU the GRU then runs PyTorch's loop, several times slower "
+            "in training and inference, and its numbers change with the batch. Install a C++ compiler "
+            "(GCC or Clang) and run: pip install --force-reinstall --no-deps tidegate"
+        )
     if torch.cuda.is_available():
         typer.echo(f"CUDA: {torch.cuda.get_device_name()}")
     if torch.backends.mps.is_available():

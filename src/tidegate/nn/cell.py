@@ -61,7 +61,7 @@ class GRUCell(nn.Module):
         self.input_size = checks.positive_int(me, "input_size", input_size)
         self.hidden_size = checks.positive_int(me, "hidden_size", hidden_size)
         self.bias = checks.true_or_false(me, "bias", bias)
-        backends.choose(backend)  # raises now rather than at the first call
+        backends.check(backend)  # raises now rather than at the first call
         self.backend = backend
 
         shapes = {
@@ -102,7 +102,7 @@ class GRUCell(nn.Module):
                 raise checks.state_error(self, hx, shape, "B H" if axes == 2 else "H", w_ih)
             h = hx if axes == 2 else hx.unsqueeze(0)
 
-        h = backends.choose(self.backend).gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
+        h = backends.choose(self.backend, x).gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
         return h if axes == 2 else h.squeeze(0)
 
     def extra_repr(self) -> str:

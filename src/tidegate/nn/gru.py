@@ -37,8 +37,8 @@ class GRU(nn.Module):
             needs a second layer, and a warning says so where there is none.
         bidirectional: a second run over the steps from the last to the first; its outputs come second.
         device, dtype: of the parameters.
-        backend: which implementation runs: "auto", "torch", "reference" ("native" is to come). A back end
-            asked for by name runs or raises; `tidegate.backends.explain()` tells what "auto" takes.
+        backend: which implementation runs: "auto", "native", "torch", "reference". A back end asked for by
+            name runs or raises; `tidegate.backends.explain()` tells what "auto" takes.
 
     Parameters, for each layer k and, with the ending `_reverse`, for the second direction; the gates are
     stacked in the order r, z, n:
@@ -99,7 +99,7 @@ class GRU(nn.Module):
         self.batch_first = checks.true_or_false(me, "batch_first", batch_first)
         self.dropout = checks.probability(me, "dropout", dropout)
         self.bidirectional = checks.true_or_false(me, "bidirectional", bidirectional)
-        backends.choose(backend)  # raises now rather than at the first call
+        backends.check(backend)  # raises now rather than at the first call
         self.backend = backend
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
@@ -107,6 +107,8 @@ class GRU(nn.Module):
                 stacklevel=2,
             )
 
+        # What a back end keeps of the weights between calls without gradients (the packed ones, in the native).
+        self._kept: dict[Any, Any] = {}
         # One list of names for each layer and direction, in the order that every back end expects.
         self._weight_names: list[list[str]] = []
         for layer in range(self.num_layers):
@@ -193,7 +195,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
             if packed and input.sorted_indices is not None:
                 h_0 = h_0.index_select(1, input.sorted_indices)
 
-        output, h_n = backends.choose(self.backend).gru(
+        output, h_n = backends.choose(self.backend, x).gru(
             x,
             h_0,
             weights,
@@ -203,6 +205,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
             dropout=self.dropout,
             training=self.training,
             batch_sizes=batch_sizes,
+            kept=self._kept,
         )
 
         if packed:
@@ -279,6 +282,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
         if local_metadata.get("assign_to_params_buffers"):
             self._join_weights()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_kept": {}}  # made anew where it is needed
 
     def __setstate__(self, state):
         super().__setstate__(state)

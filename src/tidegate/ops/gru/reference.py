@@ -140,11 +140,15 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,  # [T], int64, on the CPU
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:  # output [T, B, D * H] or [rows, D * H]; h_n [layers * D, B, H]
     """The whole stack: each layer reads the output of the layer below, both directions side by side.
 
     Dropout falls on the output of every layer but the last, and only while `training`. The last layer's
     states of all steps are the output; the last states of every layer and direction are h_n.
+
+    `kept`: a dictionary of the caller's in which a back end may keep what it makes of the weights, from one call to
+    the next. This one keeps nothing.
     """
     D = 2 if bidirectional else 1
     per_run = 4 if bias else 2

@@ -7,6 +7,7 @@ those of `torch.nn.GRU`, and the numbers are its numbers, bit for bit. Only `res
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,  # [T], int64, on the CPU
+    kept: dict[Any, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:  # output [T, B, D * H] or [rows, D * H]; h_n [layers * D, B, H]
     """The whole stack in one call; see `reference.gru`, whose signature and results it has.
 

@@ -1,0 +1,424 @@
+"""What the native back end promises beyond the equations: the same bits, weights kept and noticed, the registered
+operators, threads and processes. That its numbers are right, the grids of the other files show: it is in them all."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tidegate
+from tidegate.ops.gru import native_cpu, reference
+
+ISAS = native_cpu._native.isa_names() if native_cpu._native else []
+examples = settings(max_examples=20, deadline=None, derandomize=True)
+
+
+@pytest.fixture(params=ISAS, autouse=True)
+def every_isa(request):
+    before = native_cpu.isa()
+    assert native_cpu._native.set_isa(request.param)
+    yield request.param
+    native_cpu._native.set_isa(before)
+
+
+def on_threads(n, run):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        return run()
+    finally:
+        torch.set_num_threads(before)
+
+
+def layer_of(I, H, seed=0, **options):
+    torch.manual_seed(seed)
+    layer = tidegate.GRU(I, H, **options, backend="native")
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.normal_(0, p.size(-1) ** -0.5)
+    return layer
+
+
+def gradients(layer, x, h_0=None):
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    output, h_n = layer(x, h_0)
+    torch.manual_seed(9)
+    torch.autograd.backward([output, h_n], [torch.randn_like(output), torch.randn_like(h_n)])
+    return [output.detach(), h_n.detach(), x.grad, *(p.grad for p in layer.parameters())]
+
+
+# ------------------------------------------------------------------------------------------- the same bits
+
+sizes = {
+    "T": st.integers(1, 9),
+    "B": st.integers(1, 19),
+    "I": st.sampled_from([1, 5, 17]),
+    "H": st.sampled_from([1, 7, 16, 33, 200]),
+    "seed": st.integers(0, 99),
+    "dtype": st.sampled_from([torch.float32, torch.float64]),
+}
+
+
+@examples
+@given(**sizes, data=st.data())
+def test_a_rows_bits_do_not_depend_on_its_batch(T, B, I, H, seed, dtype, data):
+    layer = layer_of(I, H, seed, num_layers=2, bidirectional=True, dtype=dtype)
+    x, h_0 = torch.randn(T, B, I, dtype=dtype), torch.randn(4, B, H, dtype=dtype)
+    output, h_n = layer(x, h_0)
+    rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=B, unique=True))
+    some, h_some = layer(x[:, rows], h_0[:, rows])
+    assert torch.equal(some, output[:, rows])
+    assert torch.equal(h_some, h_n[:, rows])
+
+
+@examples
+@given(**sizes, data=st.data())
+def test_chunks_give_the_bits_of_one_call(T, B, I, H, seed, dtype, data):
+    layer = layer_of(I, H, seed, num_layers=2, dtype=dtype)
+    x, h = torch.randn(T, B, I, dtype=dtype), torch.randn(2, B, H, dtype=dtype)
+    output, h_n = layer(x, h)
+    cuts = sorted(data.draw(st.sets(st.integers(0, T))))
+    parts = []
+    for first, last in zip([0, *cuts], [*cuts, T], strict=True):
+        # with and without gradients, and so with and without kept weights, are the same kernel
+        with torch.set_grad_enabled(first % 2 == 0):
+            part, h = layer(x[first:last], h)
+        parts.append(part)
+    assert torch.equal(torch.cat(parts), output)
+    assert torch.equal(h, h_n)
+
+
+@examples
+@given(**sizes, threads=st.integers(2, 5), both_ways=st.booleans())
+def test_outputs_and_gradients_have_the_same_bits_on_any_number_of_threads(T, B, I, H, seed, dtype, threads, both_ways):
+    layer = layer_of(I, H, seed, bidirectional=both_ways, dtype=dtype)
+    x = torch.randn(T, B, I, dtype=dtype)
+    for a, b in zip(*(on_threads(n, lambda: gradients(layer, x)) for n in (1, threads)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_big_layer_has_the_same_bits_on_any_number_of_threads():
+    for B in (1, 3, 70):  # split by units, and by rows over several chunks
+        layer = layer_of(40, 300, B)
+        x = torch.randn(12, B, 40)
+        one, four = (on_threads(n, lambda layer=layer, x=x: gradients(layer, x)) for n in (1, 4))
+        for a, b in zip(one, four, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_packed_sequence_has_the_bits_of_its_sequence_alone():
+    layer = layer_of(6, 20, bidirectional=True, num_layers=2)
+    sequences = [torch.randn(n, 6) for n in (9, 2, 5, 5, 1)]
+    output, lengths = torch.nn.utils.rnn.pad_packed_sequence(
+        layer(torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False))[0]
+    )
+    for b, sequence in enumerate(sequences):
+        assert torch.equal(output[: lengths[b], b], layer(sequence)[0])
+
+
+def test_a_training_run_repeats_to_the_bit():
+    def trained(threads):
+        layer = layer_of(8, 24, 3, num_layers=2)
+        optimiser = torch.optim.Adam(layer.parameters(), lr=0.01, foreach=False)
+        for step in range(15):
+            torch.manual_seed(step)
+            optimiser.zero_grad()
+            layer(torch.randn(30, 6, 8))[0].square().mean().backward()
+            optimiser.step()
+        return [p.detach().clone() for p in layer.parameters()]
+
+    for a, b in zip(on_threads(1, lambda: trained(1)), on_threads(2, lambda: trained(2)), strict=True):
+        assert torch.equal(a, b)
+
+
+# ------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gradients_are_right_by_finite_differences(bidirectional, packed):
+    layer = layer_of(3, 5, num_layers=2, bidirectional=bidirectional, dtype=torch.float64)
+    sizes = torch.tensor([3, 2, 2, 1]) if packed else None
+    D = 1 + bidirectional
+
+    def run(x, h_0, *weights):
+        return native_cpu.gru(x, h_0, list(weights), num_layers=2, bidirectional=bidirectional, batch_sizes=sizes)
+
+    x = torch.randn((8, 3) if packed else (4, 3, 3), dtype=torch.float64, requires_grad=True)
+    h_0 = torch.randn(2 * D, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(run, (x, h_0, *layer.parameters()))
+    assert torch.autograd.gradgradcheck(run, (x, h_0, *layer.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda d: torch.ones(1).expand(d),
+        lambda d: torch.randn(d[0], 1, d[2]).expand(d),
+        lambda d: torch.randn(*d[:2], 1).expand(d),
+        lambda d: torch.randn(d[1], d[0], d[2]).transpose(0, 1),
+        lambda d: torch.randn(d[0], d[1], 2 * d[2])[..., ::2],
+    ],
+    ids=["one value", "all rows alike", "all units alike", "batch first", "every other"],
+)
+def test_gradients_that_arrive_in_odd_strides_are_read_right(make):
+    layer = layer_of(3, 5, bidirectional=True)
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    d = make((4, 2, 10))
+    inputs = [x, *layer.parameters()]
+    strange = torch.autograd.grad(layer(x)[0], inputs, d)
+    plain = torch.autograd.grad(layer(x)[0], inputs, d.contiguous())
+    for a, b in zip(strange, plain, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_backward_keeps_no_more_than_four_values_a_unit_besides_output_and_x():
+    T, B, I, H = 20, 3, 4, 32
+    layer = layer_of(I, H)
+    x = torch.randn(T, B, I)
+    kept = {}
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        output, h_n = layer(x)
+    for known in (x, output, h_n, *layer.parameters()):
+        kept.pop(known.untyped_storage().data_ptr(), None)
+    assert sum(kept.values()) <= 4 * (4 * T * B * H + B * H)  # bytes; h_0 is the rest
+
+
+# ------------------------------------------------------------------------------------------- kept weights
+
+
+def changed_by(change):
+    layer = layer_of(5, 9)
+    x = torch.randn(4, 3, 5)
+    with torch.no_grad():
+        before = layer(x)[0]
+        assert torch.equal(layer(x)[0], before)
+        change(layer)
+        after = layer(x)[0]
+        assert not torch.equal(after, before)
+        fresh = tidegate.GRU(5, 9, backend="native")
+        fresh.load_state_dict(layer.state_dict())
+        assert torch.equal(fresh(x)[0], after)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
+def test_a_changed_parameter_is_noticed(name):
+    changed_by(lambda layer: getattr(layer, name)[0].add_(1))
+    changed_by(lambda layer: setattr(layer, name, torch.nn.Parameter(2 * getattr(layer, name))))
+    changed_by(lambda layer: layer.load_state_dict({k: v + 0.1 for k, v in layer.state_dict().items()}))
+    changed_by(lambda layer: setattr(getattr(layer, name), "data", 2 * getattr(layer, name).data))
+    changed_by(lambda layer: getattr(layer, name).data.mul_(1.5))
+
+
+def test_an_optimiser_step_is_noticed():
+    def step(layer):
+        with torch.enable_grad():
+            layer(torch.randn(4, 3, 5))[0].sum().backward()
+        torch.optim.SGD(layer.parameters(), lr=1.0).step()
+
+    changed_by(step)
+
+
+def test_weights_are_packed_once_while_they_stay_the_same(monkeypatch):
+    layer = layer_of(5, 9, num_layers=2)
+    packs = []
+    real = native_cpu._pack
+    monkeypatch.setattr(native_cpu, "_pack", lambda *args: (packs.append(1), real(*args))[1])
+    with torch.no_grad():
+        for _ in range(3):
+            layer(torch.randn(4, 3, 5))
+    assert len(packs) == 2
+
+
+def test_weights_made_in_inference_mode_are_never_kept():
+    with torch.inference_mode():
+        layer = layer_of(5, 9)
+        x = torch.randn(4, 3, 5)
+        before = layer(x)[0]
+        layer.weight_hh_l0[3, 3] += 1
+        assert not torch.equal(layer(x)[0], before)
+
+
+# ------------------------------------------------------------------------------------------- operators
+
+
+def operator_arguments(bidirectional, packed):
+    D = 1 + bidirectional
+    weights = list(layer_of(3, 5, bidirectional=bidirectional).parameters())
+    x = torch.randn((5, 3) if packed else (4, 2, 3), requires_grad=True)
+    sizes = torch.tensor([2, 2, 1]) if packed else None
+    return x, torch.randn(D, 2, 5, requires_grad=True), weights, True, sizes, True
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_operators_pass_torchs_own_check(bidirectional, packed):
+    torch.library.opcheck(torch.ops.tidegate.gru_layer.default, operator_arguments(bidirectional, packed))
+
+
+def test_the_compiled_layer_gives_the_bits_and_gradients_of_the_eager_one(every_isa):
+    if every_isa != ISAS[0]:
+        return  # the operators are the same for all; one compilation is slow enough
+    torch._dynamo.reset()
+    layer = layer_of(3, 8, num_layers=2, bidirectional=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 2, 3)
+    for a, b in zip(gradients(layer, x), gradients(compiled, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(layer(x)[0], compiled(x)[0])
+
+
+def test_under_a_dispatch_mode_the_registered_operator_runs():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    layer, x = layer_of(3, 4), torch.randn(5, 2, 3)
+    expected = layer(x)[0]
+    with Watch():
+        assert torch.equal(layer(x)[0], expected)
+    assert "tidegate.gru_layer.default" in seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_leaves_the_recurrence_in_float32(dtype):
+    layer = layer_of(3, 4)
+    x = torch.randn(5, 2, 3).to(dtype)
+    exact = layer(x.float())[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x)[0], exact.to(dtype))
+        output, _, _ = torch.ops.tidegate.gru_layer(
+            x, torch.zeros(1, 2, 4), list(layer.parameters()), True, None, False
+        )
+    assert torch.equal(output, exact)
+
+
+# ------------------------------------------------------------------------------------------- threads, processes
+
+
+def test_calls_from_many_python_threads_at_once_are_all_right():
+    layer = layer_of(16, 64, bidirectional=True)
+    x = torch.randn(20, 24, 16)
+    expected = gradients(layer, x)
+    wrong = []
+
+    def work():
+        own = copy.deepcopy(layer)
+        for _ in range(5):
+            with torch.no_grad():
+                wrong.extend([] if torch.equal(own(x)[0], expected[0]) else [1])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def _in_child(layer, x, expected, queue):
+    torch.set_num_threads(2)
+    with torch.no_grad():
+        queue.put(torch.equal(layer(x)[0], expected))
+
+
+def test_a_forked_child_gets_the_same_bits():
+    layer = layer_of(16, 64)
+    x = torch.randn(20, 24, 16)
+    with torch.no_grad():
+        expected = on_threads(2, lambda: layer(x)[0])  # the parent has used its threads
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(layer, x, expected, queue))
+    child.start()
+    child.join(60)
+    hung = child.is_alive()
+    child.kill()
+    assert not hung
+    assert queue.get() is True
+
+
+class _Rows(torch.utils.data.Dataset):
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        with torch.no_grad():
+            return self.layer(torch.full((6, 2, 3), float(i)))[0]
+
+
+def test_it_runs_inside_dataloader_workers():
+    rows = _Rows(layer_of(3, 40))
+    loader = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=2)
+    for i, output in enumerate(loader):
+        assert torch.equal(output, rows[i])
+
+
+def test_many_calls_of_many_shapes_leak_nothing():
+    layer = layer_of(16, 128)
+
+    def resident_kib():
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * 4
+
+    def steps(n):
+        with torch.no_grad():
+            h = torch.zeros(1, 1, 128)
+            for i in range(n):
+                h = layer(torch.ones(1, 1, 16), h)[1]
+                if i % 10 == 0:
+                    layer(torch.ones(1 + i % 7, 1 + i % 5, 16))
+        for i in range(n // 20):
+            gradients(layer, torch.ones(1 + i % 7, 1 + i % 5, 16))
+
+    steps(2000)
+    before = resident_kib()
+    steps(10000)
+    assert resident_kib() - before < 4096
+
+
+def test_the_environment_can_force_a_lower_instruction_set(every_isa):
+    code = "from tidegate.ops.gru import native_cpu; print(native_cpu.missing(), native_cpu.isa())"
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(
+        run, env={**os.environ, "TIDEGATE_ISA": every_isa}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["None", every_isa]
+    done = subprocess.run(run, env={**os.environ, "TIDEGATE_ISA": "sse9"}, capture_output=True, text=True, check=True)
+    assert "TIDEGATE_ISA='sse9' is none of this machine's: " + ", ".join(ISAS) in done.stdout
+
+
+def test_the_reference_and_the_native_back_end_agree_on_a_large_layer():
+    layer = layer_of(64, 130, num_layers=2, bidirectional=True, dtype=torch.float64)
+    x, h_0 = torch.randn(40, 9, 64, dtype=torch.float64), torch.randn(4, 9, 130, dtype=torch.float64)
+    options = {"num_layers": 2, "bidirectional": True}
+    ours = native_cpu.gru(x, h_0, list(layer.parameters()), **options)
+    exact = reference.gru(x, h_0, list(layer.parameters()), **options)
+    for a, b in zip(ours, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
