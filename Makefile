@@ -9,7 +9,7 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help demo test test-peers test-native sanitize test-aarch64 check bench clean
+.PHONY: help demo test test-peers test-native sanitize test-aarch64 check bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,12 +49,15 @@ check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.train  ## the measurements behind the README's figures (about half an hour; nothing else should run)
+bench: $(VENV)/.train  ## the measurements behind the README's figures (about an hour; nothing else should run)
+	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/table_to_sequences.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/reach.py
+
+bench-peers: $(VENV)/.bench  ## what benchmarks/layer_speed.py compares with, into .venv (about 2 GB)
 
 clean:  ## remove .venv and what tests and the demo leave
 	rm -rf $(VENV) build .pytest_cache .hypothesis .ruff_cache .mypy_cache tidegate-demo
@@ -75,6 +78,10 @@ $(VENV)/.test: $(SETUP) | $(VENV)/bin/python
 $(VENV)/.peers: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,peers]'
 	@touch $@
+
+$(VENV)/.bench: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,bench]'
+	@touch $@ $(VENV)/.train
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,dev]'

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -15,6 +16,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
+#include <sys/mman.h>
 #endif
 
 namespace nb = nanobind;
@@ -34,6 +36,7 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   std::vector<std::unique_ptr<Packed<double>>> f64;
   int64_t I = 0, H = 0;
   Reset reset = Reset::after;
+  const char* isa = isa_name();
   Handle() = default;
   Handle(const Handle&) = delete;
 
@@ -59,6 +62,7 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   // of every change but one made through `.data`, NumPy or a raw pointer: whoever scales or replaces a whole weight in
   // that way shows here. The tensors are alive: Python holds them.
   bool looks_changed() const {
+    if (isa != isa_name()) return true;  // or, in tests, another instruction set was chosen since
     for (const Sample& s : samples) {
       uint64_t value = 0;
       std::memcpy(&value, s.now, s.bytes);
@@ -82,17 +86,37 @@ Weights<Real> weights_of(const std::vector<Address>& list, size_t direction, boo
 }
 
 template <class Real>
-std::unique_ptr<Handle> pack(const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int threads) {
-  auto handle = std::make_unique<Handle>();
-  handle->I = I, handle->H = H, handle->reset = reset;
+void pack(Handle& handle, const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int threads) {
+  handle.I = I, handle.H = H, handle.reset = reset;
   for (size_t d = 0; d < weights.size() / (bias ? 4 : 2); ++d) {
-    handle->all<Real>().push_back(std::make_unique<Packed<Real>>(weights_of<Real>(weights, d, bias, I, H), I, H, reset, threads));
-    const size_t first = d * (bias ? 4 : 2);
+    handle.all<Real>().push_back(std::make_unique<Packed<Real>>(weights_of<Real>(weights, d, bias, I, H), I, H, reset, threads));
+  }
+}
+
+// ... to be kept, and so with samples of what was packed.
+template <class Real>
+std::unique_ptr<Handle> keep(const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int threads) {
+  auto handle = std::make_unique<Handle>();
+  pack<Real>(*handle, weights, bias, I, H, reset, threads);
+  for (size_t first = 0; first < weights.size(); first += bias ? 4 : 2) {
     handle->sample(weights[first], 3 * H * I, sizeof(Real));
     handle->sample(weights[first + 1], 3 * H * H, sizeof(Real));
     for (size_t b = 2; bias && b < 4; ++b) handle->sample(weights[first + b], 3 * H, sizeof(Real));
   }
   return handle;
+}
+
+// A result of many megabytes comes fresh from the system at every call, and a fault for each of its 4 KiB pages costs
+// as much as a tenth of the work that fills them: ask for large pages. A hint; whoever can't give them says no.
+void ask_for_large_pages(Address address, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr Address page = Address{1} << 21;
+  if (address == 0 || bytes < int64_t{4} * static_cast<int64_t>(page)) return;
+  const Address first = (address + page - 1) / page * page, last = (address + static_cast<Address>(bytes)) / page * page;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  static_cast<void>(address), static_cast<void>(bytes);
+#endif
 }
 
 template <class Real>
@@ -103,6 +127,8 @@ void run_forward(Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step
   const int64_t H = handle.H, gates = handle.reset == Reset::after ? 4 : 3;
   const auto& packed = handle.all<Real>();
   const int64_t D = static_cast<int64_t>(packed.size());
+  ask_for_large_pages(saved, D * rows * gates * H * static_cast<int64_t>(sizeof(Real)));
+  ask_for_large_pages(output, D * rows * H * static_cast<int64_t>(sizeof(Real)));
   Forward<Real> runs[2];
   for (int64_t d = 0; d < D; ++d) {
     runs[d] = {at<Real>(x), x_step, x_row, packed[d].get(), at<Real>(h_0, d * h_0_run), h_0_row, at<Real>(output, d * H), D * H,
@@ -111,16 +137,38 @@ void run_forward(Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step
   forward(sizes, runs, static_cast<int>(D));
 }
 
+// One step of a stack of layers in one direction: a layer's new state is what the layer above reads.
+template <class Real>
+void run_step(const std::vector<Handle*>& layers, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer, int64_t h_row,
+              Address y, Address h_n, int threads) {
+  const Real* from = at<Real>(x);
+  for (size_t k = 0; k < layers.size(); ++k) {
+    const Handle& layer = *layers[k];
+    const Sizes sizes{1, B, layer.I, layer.H, nullptr, layer.reset, threads};
+    Real* to = at<Real>(h_n, static_cast<int64_t>(k) * B * layer.H);
+    const bool last = k + 1 == layers.size();  // its state comes out twice: as y, and as a state of its own
+    const Forward<Real> run{from, 0, x_row, layers[k]->all<Real>()[0].get(), at<Real>(h, static_cast<int64_t>(k) * h_layer), h_row,
+                            last ? at<Real>(y) : to, layer.H, last ? to : nullptr, nullptr, false};
+    forward(sizes, &run, 1);
+    from = to, x_row = layer.H;
+  }
+}
+
 template <class Real>
 void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int64_t T, int64_t B, Address x,
                   int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output, Address saved,
-                  int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row, Address d_h_n,
-                  int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
+                  int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row, int64_t d_output_unit,
+                  Address d_h_n, int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
                   Address batch_sizes, bool reverse, int threads) {
   const Sizes sizes{T, B, I, H, at<int64_t>(batch_sizes), reset, threads};
   const int64_t gates = reset == Reset::after ? 4 : 3;
   const size_t each = bias ? 4 : 2;
   const int64_t D = static_cast<int64_t>(weights.size() / each);
+  std::vector<Real> alike;
+  if (d_output && d_output_unit == 0) {  // one value, seen everywhere: the gradient of a sum
+    alike.assign(static_cast<size_t>(D * H), *at<Real>(d_output));
+    d_output = reinterpret_cast<Address>(alike.data()), d_output_step = d_output_row = 0;
+  }
   Backward<Real> runs[2];
   for (int64_t d = 0; d < D; ++d) {
     const Address* d_w = d_weights.data() + static_cast<size_t>(d) * each;
@@ -132,6 +180,125 @@ void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int
   }
   backward(sizes, runs, static_cast<int>(D));
 }
+
+// What `GRU.step` asks of its arguments at every step of a stream, asked from here: thirty questions of a PyTorch object
+// take 1.5 us in C and 5 in Python, and the step itself takes one. Knows PyTorch by the names of its attributes alone.
+class QuickStep {
+ public:
+  // weights: the parameters that `handles` (one a layer) were packed from, in the order of the module's dictionary.
+  // tensor: torch.Tensor. unusual: functions of no arguments that are all false (or None) where nothing but values is
+  // asked for. threads: torch.get_num_threads.
+  QuickStep(nb::list weights, nb::list handles, nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
+      : weights_(weights), handles_(handles), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {
+    for (nb::handle layer : handles_) layers_.push_back(nb::cast<Handle*>(layer));
+    for (nb::handle w : weights_) marks_.push_back({integer(get(w, version_)), integer(call(w, data_ptr_))});
+  }
+
+  // (y, h_n), or None where anything is out of the ordinary: then the long way, with its checks and messages, is to be taken.
+  nb::object operator()(nb::handle x, nb::handle h, nb::handle parameters) const {
+    if (!plain(x) || !plain(h) || !nb::isinstance<nb::dict>(parameters)) return nb::none();
+    for (nb::handle question : unusual_) {
+      if (true_(nb::steal(PyObject_CallNoArgs(question.ptr())))) return nb::none();
+    }
+    const int64_t layers = static_cast<int64_t>(layers_.size()), I = layers_[0]->I, H = layers_[0]->H;
+    int64_t x_shape[2], h_shape[3];
+    if (!shape(x, 2, x_shape) || !shape(h, 3, h_shape)) return nb::none();
+    const int64_t B = x_shape[0];
+    if (x_shape[1] != I || h_shape[0] != layers || h_shape[1] != B || h_shape[2] != H || !unchanged(parameters)) return nb::none();
+    nb::object y = empty(x, {B, H}), h_n = empty(x, {layers, B, H});
+    const Address from = address(x), state = address(h), to = address(y), next = address(h_n);
+    const int threads = static_cast<int>(integer(nb::steal(checked(PyObject_CallNoArgs(threads_.ptr())))));
+    {
+      // Giving the GIL away for a microsecond's work would cost a tenth of it, and waiting to get it back far more.
+      std::optional<nb::gil_scoped_release> free;
+      if (layers * B * H * (I + H) > 100000) free.emplace();
+      (layers_[0]->f32.empty() ? run_step<double> : run_step<float>)(layers_, B, from, I, state, B * H, H, to, next, threads);
+    }
+    return nb::make_tuple(y, h_n);
+  }
+
+ private:
+  struct Mark {
+    int64_t version, address;
+  };
+  nb::list weights_, handles_;
+  nb::object dtype_, tensor_;
+  nb::tuple unusual_;
+  nb::object threads_;
+  std::vector<Handle*> layers_;
+  std::vector<Mark> marks_;
+  nb::object version_ = name("_version"), data_ptr_ = name("data_ptr"), dtype_name_ = name("dtype"), is_cpu_ = name("is_cpu"),
+             is_neg_ = name("is_neg"), is_contiguous_ = name("is_contiguous"), shape_ = name("shape"), new_empty_ = name("new_empty");
+
+  static nb::object name(const char* text) { return nb::steal(checked(PyUnicode_InternFromString(text))); }
+  static PyObject* checked(PyObject* result) {
+    if (!result) throw nb::python_error();
+    return result;
+  }
+  static nb::object get(nb::handle object, const nb::object& attribute) {
+    return nb::steal(checked(PyObject_GetAttr(object.ptr(), attribute.ptr())));
+  }
+  static nb::object call(nb::handle object, const nb::object& method) {
+    return nb::steal(checked(PyObject_CallMethodNoArgs(object.ptr(), method.ptr())));
+  }
+  static int64_t integer(const nb::object& value) {
+    const int64_t result = PyLong_AsLongLong(value.ptr());
+    if (result == -1 && PyErr_Occurred()) throw nb::python_error();
+    return result;
+  }
+  static bool true_(const nb::object& value) {
+    checked(value.ptr());
+    const int result = PyObject_IsTrue(value.ptr());
+    if (result < 0) throw nb::python_error();
+    return result != 0;
+  }
+  Address address(nb::handle tensor) const { return static_cast<Address>(integer(call(tensor, data_ptr_))); }
+
+  bool plain(nb::handle v) const {
+    return reinterpret_cast<PyObject*>(Py_TYPE(v.ptr())) == tensor_.ptr() && get(v, dtype_name_).is(dtype_) && true_(get(v, is_cpu_)) &&
+           true_(call(v, is_contiguous_)) && !true_(call(v, is_neg_));
+  }
+  bool shape(nb::handle tensor, Py_ssize_t axes, int64_t* sizes) const {
+    const nb::object shape = get(tensor, shape_);
+    if (!PyTuple_Check(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) != axes) return false;
+    for (Py_ssize_t i = 0; i < axes; ++i) {
+      PyObject* size = PyTuple_GET_ITEM(shape.ptr(), i);
+      if (!PyLong_Check(size)) return false;
+      sizes[i] = PyLong_AsLongLong(size);
+    }
+    return true;
+  }
+  nb::object empty(nb::handle like, std::initializer_list<int64_t> sizes) const {
+    PyObject* arguments[5] = {nullptr, like.ptr()};
+    nb::object numbers[3];
+    size_t n = 1;
+    for (int64_t size : sizes) {
+      numbers[n - 1] = nb::steal(checked(PyLong_FromLongLong(size)));
+      arguments[n + 1] = numbers[n - 1].ptr();
+      ++n;
+    }
+    return nb::steal(checked(PyObject_VectorcallMethod(new_empty_.ptr(), arguments + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr)));
+  }
+  // The same parameters, of the same versions, at the same addresses, as when they were packed.
+  bool unchanged(nb::handle parameters) const {
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+    size_t i = 0;
+    while (PyDict_Next(parameters.ptr(), &at, &key, &value)) {
+      if (i == marks_.size() || value != weights_[i].ptr()) return false;
+      ++i;
+    }
+    if (i != marks_.size()) return false;
+    for (i = 0; i < marks_.size(); ++i) {
+      const nb::handle w = weights_[i];
+      if (integer(get(w, version_)) != marks_[i].version || integer(call(w, data_ptr_)) != marks_[i].address) return false;
+    }
+    for (const Handle* layer : layers_) {
+      if (layer->looks_changed()) return false;
+    }
+    return true;
+  }
+};
 
 Reset reset_of(bool before) { return before ? Reset::before : Reset::after; }
 
@@ -157,7 +324,7 @@ NB_MODULE(_native, m) {
   nb::class_<Handle>(m, "Handle").def("looks_changed", &Handle::looks_changed);
   m.def("pack", [](const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, bool wide, int threads) {
     nb::gil_scoped_release free;
-    return (wide ? pack<double> : pack<float>)(weights, bias, I, H, reset_of(before), threads).release();
+    return (wide ? keep<double> : keep<float>)(weights, bias, I, H, reset_of(before), threads).release();
   }, nb::rv_policy::take_ownership);
   m.def("forward", [](Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run,
                       int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, bool reverse,
@@ -166,15 +333,32 @@ NB_MODULE(_native, m) {
     (handle.f32.empty() ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row,
                                                                     output, h_n, saved, rows, batch_sizes, reverse, threads);
   });
+  m.def("forward_once", [](const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, bool wide, int64_t T,
+                           int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row,
+                           Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, bool reverse, int threads) {
+    nb::gil_scoped_release free;
+    Handle handle;  // training changes the weights before the next call: nothing is kept
+    (wide ? pack<double> : pack<float>)(handle, weights, bias, I, H, reset_of(before), threads);
+    (wide ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, h_n, saved,
+                                                      rows, batch_sizes, reverse, threads);
+  });
+  m.def("step", [](const std::vector<Handle*>& layers, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer, int64_t h_row,
+                   Address y, Address h_n, int threads) {
+    nb::gil_scoped_release free;
+    (layers[0]->f32.empty() ? run_step<double> : run_step<float>)(layers, B, x, x_row, h, h_layer, h_row, y, h_n, threads);
+  });
+  nb::class_<QuickStep>(m, "QuickStep")
+      .def(nb::init<nb::list, nb::list, nb::object, nb::object, nb::tuple, nb::object>())
+      .def("__call__", &QuickStep::operator(), nb::arg().none(), nb::arg().none(), nb::arg());
   m.def("backward", [](bool wide, const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, int64_t T, int64_t B,
                        Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output,
-                       Address saved, int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row, Address d_h_n,
-                       int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
-                       Address batch_sizes, bool reverse, int threads) {
+                       Address saved, int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row,
+                       int64_t d_output_unit, Address d_h_n, int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0,
+                       const std::vector<Address>& d_weights, Address batch_sizes, bool reverse, int threads) {
     nb::gil_scoped_release free;
-    (wide ? run_backward<double> : run_backward<float>)(weights, bias, I, H, reset_of(before), T, B, x, x_step, x_row, h_0, h_0_run,
-                                                        h_0_row, output, saved, rows, d_output, d_output_step, d_output_row, d_h_n,
-                                                        d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, reverse, threads);
+    (wide ? run_backward<double> : run_backward<float>)(
+        weights, bias, I, H, reset_of(before), T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, saved, rows, d_output,
+        d_output_step, d_output_row, d_output_unit, d_h_n, d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, reverse, threads);
   });
   m.def("isa_names", [] {
     std::vector<std::string> names;

@@ -87,6 +87,22 @@ void zero(Real* values, int64_t n) {
   if (values && n > 0) std::memset(values, 0, sizeof(Real) * static_cast<size_t>(n));
 }
 
+// A state of zeros, for runs whose h_0 nobody gave: one row that stands for all.
+template <class Real>
+struct Zeros {
+  Memory<Real> row;
+
+  template <class Run>
+  void stand_in(Run& run, int64_t H) {
+    if (run.h_0) return;
+    if (!row) {
+      row = allocate<Real>(H);
+      zero(row.get(), H);
+    }
+    run.h_0 = row.get(), run.h_0_row = 0;
+  }
+};
+
 }  // namespace
 
 template <class Real>
@@ -103,8 +119,15 @@ Packed<Real>::~Packed() {
 }
 
 template <class Real>
-void forward(const Sizes& sizes, const Forward<Real>* runs, int directions) {
-  const auto& k = of<Real>(*static_cast<const Kernels*>(runs[0].weights->isa));
+void forward(const Sizes& sizes, const Forward<Real>* given, int directions) {
+  Forward<Real> runs[2];
+  Zeros<Real> zeros;
+  for (int i = 0; i < directions; ++i) {
+    runs[i] = given[i];
+    zeros.stand_in(runs[i], sizes.H);
+    runs[i].weights->turn.fetch_add(sizes.T, std::memory_order_relaxed);
+  }
+  const auto& k = of<Real>(*static_cast<const Kernels*>(given[0].weights->isa));
   const auto offsets = offsets_of(sizes);
   const int threads = k.forward_threads(sizes, directions);
   const int64_t each = k.forward_scratch(sizes);
@@ -113,7 +136,10 @@ void forward(const Sizes& sizes, const Forward<Real>* runs, int directions) {
 }
 
 template <class Real>
-void backward(const Sizes& sizes, const Backward<Real>* runs, int directions) {
+void backward(const Sizes& sizes, const Backward<Real>* given, int directions) {
+  Backward<Real> runs[2];
+  Zeros<Real> zeros;
+  for (int i = 0; i < directions; ++i) runs[i] = given[i], zeros.stand_in(runs[i], sizes.H);
   const auto& k = of<Real>(*chosen().load());
   const auto offsets = offsets_of(sizes);
   const int threads = k.backward_threads(sizes, directions);

@@ -22,6 +22,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -61,6 +62,7 @@ class Packed {
 
   Real* memory;      // owned; its layout is the kernel's business
   const void* isa;   // the kernel table that packed it, and must run it
+  mutable std::atomic<int64_t> turn{0};  // steps so far: even or odd, the end from which a lone row reads the weights
 };
 
 // One direction of one layer, forwards.
@@ -69,11 +71,11 @@ struct Forward {
   const Real* x;             // row (t, b) at x + t x_step + b x_row (packed: x + index x_row), I values side by side
   int64_t x_step, x_row;
   const Packed<Real>* weights;
-  const Real* h_0;           // [B, H], rows h_0_row apart
+  const Real* h_0;           // [B, H], rows h_0_row apart; null: zeros
   int64_t h_0_row;
   Real* output;              // row number i at output + i output_row, H values: every h_t
   int64_t output_row;
-  Real* h_n;                 // [B, H] contiguous: each sequence's last state
+  Real* h_n;                 // [B, H] contiguous: each sequence's last state; null where nobody asks
   Real* saved;               // [rows, 4, H] (r, z, n, W_hn h + b_hn), Reset::before [rows, 3, H]; null in inference
   bool reverse;              // from the last step to the first
 };
@@ -95,7 +97,7 @@ struct Backward {
   int64_t d_h_n_row;
   bool reverse;
   Real* d_x;                 // [rows, I] contiguous; null where nobody asks. Overwritten, like all that follow
-  Real* d_h_0;               // [B, H] contiguous
+  Real* d_h_0;               // [B, H] contiguous; null where nobody asks
   Real* d_w_ih;              // [3H, I] contiguous; null where nobody asks
   Real* d_w_hh;              // [3H, H] contiguous; null where nobody asks
   Real* d_b_ih;              // [3H] or null

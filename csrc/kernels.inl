@@ -281,6 +281,7 @@ struct ForwardMember {
   Real* gates_x;
   Real* shared;  // Reset::before: r * h_prev [B, H] of the whole team, then z
   int64_t rows, columns;  // of gates_x, a step
+  int64_t turn;  // even or odd: where a lone row begins to read the weights
 
   const Real* weights() const { return run.weights->memory; }
   const Real* x(int64_t t, int64_t b) const {
@@ -296,6 +297,7 @@ struct ForwardMember {
   int units(int64_t block) const { return static_cast<int>(smaller<int64_t>(L, s.H - block * L)); }
 
   // What x has to say to the gates, for all rows of steps first ... last - 1 at once.
+  template <int Blocks>
   struct Project {
     const ForwardMember& me;
     int64_t first, last, block;
@@ -311,28 +313,33 @@ struct ForwardMember {
     void run(int64_t) const {
       const Real* a[Rows];
       Real* to[Rows];
-      Vec<Real> sums[Rows][3];
+      Vec<Real> sums[Rows][Blocks * 3];
       const Real* bias = me.weights() + me.at.bias_x_at() + block * 3 * L;
       UNROLL for (int m = 0; m < Rows; ++m) {
         a[m] = me.x(me.steps.time(step), b);
         to[m] = me.gates_x_of(step - first, b, block);
-        UNROLL for (int v = 0; v < 3; ++v) sums[m][v] = load(bias + v * L);
+        UNROLL for (int v = 0; v < Blocks * 3; ++v) sums[m][v] = load(bias + v * L);
         next();
       }
-      multiply<Real, Rows, 1, 3>(sums, a, me.weights() + block * me.at.x_block(), 0, me.at.I);
+      multiply<Real, Rows, Blocks, 3>(sums, a, me.weights() + block * me.at.x_block(), me.at.x_block(), me.at.I);
       UNROLL for (int m = 0; m < Rows; ++m) {
-        UNROLL for (int v = 0; v < 3; ++v) store(to[m] + v * L, sums[m][v]);
+        UNROLL for (int v = 0; v < Blocks * 3; ++v) store(to[m] + v * L, sums[m][v]);
       }
     }
   };
+
+  template <int Blocks>
+  Project<Blocks> project_of(int64_t first, int64_t last, int64_t block) const {
+    Project<Blocks> tile{*this, first, last, block, first, share.row_0 - 1};
+    tile.next();
+    return tile;
+  }
 
   void project(int64_t first, int64_t last) const {
     int64_t n = 0;
     for (int64_t step = first; step < last; ++step) n += active_rows(steps.time(step));
     for (int64_t block = share.block_0; block < share.block_1; ++block) {
-      Project tile{*this, first, last, block, first, share.row_0 - 1};
-      tile.next();
-      for_tiles<max_rows>(n, tile);
+      for_tiles<max_rows>(n, project_of<1>(first, last, block));
     }
   }
 
@@ -462,17 +469,34 @@ struct ForwardMember {
   int64_t h_padded() const { return padded(s.H, L); }
 
   // All blocks of units of this member. With few rows, several blocks at a time: a lone row has too few sums to keep
-  // the multipliers busy.
+  // the multipliers busy. And then the time goes into reading weights, so every other step goes through them from the
+  // last block to the first: what the step before read last is still in the nearer cache.
   template <template <int> class Tile>
   void all_blocks(int64_t t, int64_t step) const {
     const int64_t n = active_rows(t);
-    int64_t block = share.block_0;
-    if (n == 1) {
-      for (; block + 4 <= share.block_1; block += 4) Tile<4>{*this, t, step, block}.template run<1>(0);
-    } else if (n == 2) {
-      for (; block + 2 <= share.block_1; block += 2) Tile<2>{*this, t, step, block}.template run<2>(0);
+    if (n == 1) return few_blocks<Tile, 4>(t, step, n);
+    if (n == 2) return few_blocks<Tile, 2>(t, step, n);
+    for (int64_t block = share.block_0; block < share.block_1; ++block) {
+      for_tiles<max_rows>(n, Tile<1>{*this, t, step, block});
     }
-    for (; block < share.block_1; ++block) for_tiles<max_rows>(n, Tile<1>{*this, t, step, block});
+  }
+
+  template <template <int> class Tile, int Most>
+  void few_blocks(int64_t t, int64_t step, int64_t n, int64_t x_first = -1) const {
+    const int64_t blocks = share.block_1 - share.block_0, tiles = ceil_div(blocks, Most);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t tile = (turn + step) % 2 ? tiles - 1 - i : i;
+      const int64_t block = share.block_0 + tile * Most, end = smaller(block + Most, share.block_1);
+      if (end - block == Most) {
+        if (x_first >= 0) for_tiles<2>(n, project_of<Most>(x_first, x_first + 1, block));
+        for_tiles<2>(n, Tile<Most>{*this, t, step, block});
+      } else {
+        for (int64_t one = block; one < end; ++one) {
+          if (x_first >= 0) for_tiles<2>(n, project_of<1>(x_first, x_first + 1, one));
+          for_tiles<2>(n, Tile<1>{*this, t, step, one});
+        }
+      }
+    }
   }
 
   void steps_of(int64_t first, int64_t last, Barrier& barrier, int members) const {
@@ -490,7 +514,22 @@ struct ForwardMember {
     }
   }
 
+  // A single step of few rows, as in a stream: x's part of a block right before the block itself, so that the way
+  // through the weights can turn round from one call to the next.
+  bool alone(int64_t first, int64_t last) const {
+    const int64_t n = active_rows(steps.time(first));
+    return last - first == 1 && at.after && (n == 1 || n == 2);
+  }
+
+  void step_alone(int64_t first, Barrier& barrier, int members) const {
+    const int64_t t = steps.time(first), n = active_rows(t);
+    if (n == 1) few_blocks<After, 4>(t, 0, n, first);
+    else few_blocks<After, 2>(t, 0, n, first);
+    barrier.wait(share.by_units ? members : 1);
+  }
+
   void last_states() const {
+    if (!run.h_n) return;
     for (int64_t b = share.row_0; b < share.row_1; ++b) {
       const Real* from = run.h_0 + b * run.h_0_row;
       if (s.T > 0) {
@@ -515,16 +554,22 @@ void ForwardJob<Real>::run(int direction, Place place, Real* mine) const {
   const int64_t rows = share.row_1 - share.row_0;
   const int64_t columns = gates_x_row<Real>(share.block_1 - share.block_0);
   // By units, the members share r * h_prev: it lies in the scratch of the direction's first member.
+  const int64_t turn = runs[direction].weights->turn.load(std::memory_order_relaxed);
   const int64_t before = sizes.reset == Reset::before ? 2 * sizes.B * padded(sizes.H, lanes<Real>) : 0;
   Real* shared = share.by_units ? scratch + (directions == 2 ? direction : 0) * scratch_each : mine;
   ForwardMember<Real> me{sizes, runs[direction], {sizes, offsets, runs[direction].reverse}, at, share,
-                         mine + before, shared, rows, columns};
+                         mine + before, shared, rows, columns, turn};
   const int64_t step_values = rows * columns;
   const int64_t chunk = step_values && step_values < gates_x_values ? gates_x_values / step_values : 1;
   for (int64_t first = 0; first < sizes.T; first += chunk) {
     const int64_t last = smaller(first + chunk, sizes.T);
-    me.project(first, last);
-    me.steps_of(first, last, barriers[direction], place.members);
+    if (me.alone(first, last)) {
+      me.step_alone(first, barriers[direction], place.members);
+      ++me.turn;
+    } else {
+      me.project(first, last);
+      me.steps_of(first, last, barriers[direction], place.members);
+    }
   }
   me.last_states();
 }
@@ -780,6 +825,7 @@ struct BackwardMember {
   }
 
   void end_carry() const {
+    if (!run.d_h_0) return;
     for (int64_t b = share.row_0; b < share.row_1; ++b) {
       for (int64_t block = share.block_0; block < share.block_1; ++block) {
         store_first(run.d_h_0 + b * s.H + block * L, load(carry + b * at.carry_row() + block * L), units(block));

@@ -107,11 +107,13 @@ const int at_fork = pthread_atfork(nullptr, nullptr, [] {
 struct OmpCall {
   Work work;
   void* context;
+  int threads;
 };
 
 void omp_member(void* call) {
   const auto& c = *static_cast<OmpCall*>(call);
-  c.work(c.context, omp_thread_num(), omp_num_threads());
+  const int there = omp_num_threads(), members = there < c.threads ? there : c.threads;
+  if (omp_thread_num() < members) c.work(c.context, omp_thread_num(), members);
 }
 
 }  // namespace
@@ -125,8 +127,10 @@ void run_team(int threads, Work work, void* context) {
   inside = true;
   // An OpenMP runtime that was used before a fork hangs in the child; our own pool does not.
   if (omp_parallel != nullptr && !forked.load(std::memory_order_acquire)) {
-    OmpCall call{work, context};
-    omp_parallel(omp_member, &call, static_cast<unsigned>(threads), 0);
+    OmpCall call{work, context, threads};
+    // 0: as many as the runtime has, and those beyond `threads` go home at once. A team of another size than the last
+    // one would make GNU's runtime end threads and start new ones.
+    omp_parallel(omp_member, &call, 0, 0);
   } else if (!own_pool().run(threads, work, context)) {
     work(context, 0, 1);
   }

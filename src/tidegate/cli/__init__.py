@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "Add a run's predictions to the rows of a table.",
     "example": "List or write the real data sets that come with Tidegate.",
     "diagram": "Print a Mermaid diagram of a GRU step or of a whole model.",
+    "bench": "Time the GRU layer on this machine beside other programs' GRUs.",
     "doctor": "Say what is installed and which back end runs where.",
     "demo": "The whole tour on real data, in under two minutes.",
 }

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from tidegate import backends
 from tidegate.nn import checks
+from tidegate.nn.kept import Kept
+from tidegate.ops.gru import native_cpu
 
 
 class GRUCell(nn.Module):
@@ -63,6 +65,7 @@ class GRUCell(nn.Module):
         self.bias = checks.true_or_false(me, "bias", bias)
         backends.check(backend)  # raises now rather than at the first call
         self.backend = backend
+        self._kept = Kept()
 
         shapes = {
             "weight_ih": (3 * self.hidden_size, self.input_size),
@@ -87,6 +90,10 @@ class GRUCell(nn.Module):
 
         Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device.
         """
+        if self.backend in ("auto", "native") and type(hx) is Tensor:
+            done = native_cpu.quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
+            if done is not None:
+                return done[0]
         w_ih, w_hh, b_ih, b_hh = self._weights()
         axes = input.dim() if isinstance(input, Tensor) else 0
         if not (axes in (1, 2) and input.size(-1) == self.input_size and checks.fits(input, w_ih)):
@@ -102,7 +109,7 @@ class GRUCell(nn.Module):
                 raise checks.state_error(self, hx, shape, "B H" if axes == 2 else "H", w_ih)
             h = hx if axes == 2 else hx.unsqueeze(0)
 
-        h = backends.choose(self.backend, x).gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
+        h = backends.choose(self.backend, x).gru_cell(x, h, w_ih, w_hh, b_ih, b_hh, kept=self._kept)
         return h if axes == 2 else h.squeeze(0)
 
     def extra_repr(self) -> str:

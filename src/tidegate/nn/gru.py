@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate import backends
+from tidegate.errors import SettingsError
 from tidegate.nn import checks
-from tidegate.ops.gru import torch_aten
+from tidegate.nn.kept import Kept
+from tidegate.ops.gru import native_cpu, torch_aten
 
 
 class GRU(nn.Module):
@@ -107,8 +109,7 @@ class GRU(nn.Module):
                 stacklevel=2,
             )
 
-        # What a back end keeps of the weights between calls without gradients (the packed ones, in the native).
-        self._kept: dict[Any, Any] = {}
+        self._kept = Kept()
         # One list of names for each layer and direction, in the order that every back end expects.
         self._weight_names: list[list[str]] = []
         for layer in range(self.num_layers):
@@ -125,6 +126,7 @@ class GRU(nn.Module):
                     empty = torch.empty(shapes[name], device=device, dtype=dtype)
                     self.register_parameter(name, nn.Parameter(empty))
                 self._weight_names.append(names)
+        self._flat_names = [name for names in self._weight_names for name in names]
         self._join_weights()
         self.reset_parameters()
 
@@ -175,18 +177,17 @@ x is [T=20, B=4, I=5] (batch_first=False).
         one = axes == 2 and not packed  # one sequence without a batch
         if packed:
             batch_sizes = input.batch_sizes
-            B = int(batch_sizes[0])
         else:
             batch_sizes = None
             if one:
                 x = x.unsqueeze(1)
             elif self.batch_first:
                 x = x.transpose(0, 1)
-            B = x.size(1)
 
         if hx is None:
-            h_0 = torch.zeros(runs, B, self.hidden_size, dtype=x.dtype, device=x.device)
+            h_0 = None
         else:
+            B = int(batch_sizes[0]) if packed else x.size(1)
             shape = (runs, self.hidden_size) if one else (runs, B, self.hidden_size)
             if not (isinstance(hx, Tensor) and hx.shape == shape and checks.fits(hx, weights[0])):
                 names = "layers*D H" if one else "layers*D B H"
@@ -217,6 +218,64 @@ x is [T=20, B=4, I=5] (batch_first=False).
         if self.batch_first:
             output = output.transpose(0, 1)
         return output, h_n
+
+    def step(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One time step from `state` (None: zeros); for streams, where the next input isn't known yet.
+
+        input: x_t [B, I], or [I] without a batch. state: [layers, B, H], or [layers, H] without a batch; what
+        `forward` takes as hx and returns as h_n.
+
+        Returns `(y, state)`: y [B, H] is the last layer's h_t; the new state is a value of its own: the one that was
+        given is not changed. Steps give what one call of `forward` gives over the whole sequence; in the native back
+        end to the bit.
+
+        Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device, and
+        `SettingsError` (a `ValueError`) if `bidirectional`: the second direction begins at the end.
+
+        Cost: without gradients (`torch.no_grad()`) a step of a small layer takes some microseconds.
+
+        >>> import torch, tidegate
+        >>> layer = tidegate.GRU(3, 8)
+        >>> x, state = torch.randn(5, 1, 3), None         # [T, B, I]
+        >>> for x_t in x:
+        ...     y, state = layer.step(x_t, state)
+        >>> torch.allclose(y, layer(x)[0][-1], atol=1e-6)
+        True
+        """
+        if self.backend in ("auto", "native") and not (self.training and self.dropout):
+            done = native_cpu.quick_step(self._kept, input, state, self._parameters)
+            if done is not None:
+                return done
+        weights = self._weights()
+        if self.bidirectional:
+            raise SettingsError(
+                f"{type(self).__name__}: step() runs forwards in time, and with bidirectional=True half of the layer "
+                "begins at the end of the sequence. Use bidirectional=False, or forward() over whole sequences."
+            )
+        axes = input.dim() if isinstance(input, Tensor) else 0
+        if not (axes in (1, 2) and input.size(-1) == self.input_size and checks.fits(input, weights[0])):
+            raise checks.cell_input_error(self, input, weights[0])
+        x_t = input if axes == 2 else input.unsqueeze(0)
+        h = state
+        if h is not None:
+            one = axes == 1
+            H, layers = self.hidden_size, self.num_layers
+            shape = (layers, H) if one else (layers, x_t.size(0), H)
+            if not (isinstance(h, Tensor) and h.shape == shape and checks.fits(h, weights[0])):
+                raise checks.state_error(self, h, shape, "layers H" if one else "layers B H", weights[0])
+            if one:
+                h = h.unsqueeze(1)
+        y, h = backends.choose(self.backend, x_t).step(
+            x_t,
+            h,
+            weights,
+            num_layers=self.num_layers,
+            bias=self.bias,
+            dropout=self.dropout,
+            training=self.training,
+            kept=self._kept,
+        )
+        return (y, h) if axes == 2 else (y.squeeze(0), h.squeeze(1))
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -253,17 +312,18 @@ x is [T=20, B=4, I=5] (batch_first=False).
         """The weights as they are now: parametrised, pruned or swapped ones included, so they are looked up
         each time.
 
-        A plain parameter is read straight from its dictionary: `getattr` on a Module takes ten times as long.
+        Plain parameters are read straight from their dictionary: `getattr` on a Module takes ten times as long.
         """
         own: dict[str, Any] = self._parameters
-        return [own[name] if name in own else getattr(self, name) for run in self._weight_names for name in run]
+        if [*own] == self._flat_names:
+            return [*own.values()]
+        return [own[name] if name in own else getattr(self, name) for name in self._flat_names]
 
     def _join_weights(self) -> None:
         own: dict[str, Any] = self._parameters
-        names = [name for run in self._weight_names for name in run]
-        if all(isinstance(own.get(name), Tensor) for name in names):
+        if all(isinstance(own.get(name), Tensor) for name in self._flat_names):
             torch_aten.join_weights(
-                [own[name] for name in names],
+                [own[name] for name in self._flat_names],
                 input_size=self.input_size,
                 hidden_size=self.hidden_size,
                 num_layers=self.num_layers,
@@ -282,9 +342,6 @@ x is [T=20, B=4, I=5] (batch_first=False).
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
         if local_metadata.get("assign_to_params_buffers"):
             self._join_weights()
-
-    def __getstate__(self):
-        return {**self.__dict__, "_kept": {}}  # made anew where it is needed
 
     def __setstate__(self, state):
         super().__setstate__(state)

@@ -16,6 +16,8 @@ float16 and bfloat16 are computed in float32 and rounded once, at the end; so ar
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -95,86 +97,106 @@ def _strided(x: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor, int, int]:
     return (x, 0, stride[0]) if batch_sizes is not None else (x, stride[0], stride[1])
 
 
-def _tight(weights: list[Tensor]) -> list[Tensor]:
-    return [w if w.is_contiguous() else w.contiguous() for w in weights]
+def _tight(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    for w in weights:
+        if not w.is_contiguous():
+            return [w.contiguous() for w in weights]
+    return weights
 
 
-def _pack(weights: list[Tensor], bias: bool, I: int, H: int, wide: bool, threads: int) -> Any:
+def _pack(weights: Sequence[Tensor], bias: bool, I: int, H: int, wide: bool, threads: int) -> Any:
     weights = _tight(weights)  # a name of its own: copies must live until C++ has read them
     return _native.pack([w.data_ptr() for w in weights], bias, I, H, False, wide, threads)
+
+
+_version = attrgetter("_version")
 
 
 class _Kept:
     """The packed weights of a layer, and what they were packed from."""
 
-    __slots__ = ("handle", "marks", "weights")
+    __slots__ = ("addresses", "handle", "versions", "weights")
 
-    def __init__(self, weights: list[Tensor], handle: Any) -> None:
-        self.weights = weights  # alive as long as this is: a new tensor can't take the place of one of them
-        self.marks = [(w._version, w.data_ptr()) for w in weights]
+    def __init__(self, weights: Sequence[Tensor], handle: Any) -> None:
+        self.weights = [*weights]  # alive as long as this is: a new tensor can't take the place of one of them
+        self.versions = [*map(_version, weights)]
+        self.addresses = [*map(Tensor.data_ptr, weights)]
         self.handle = handle
 
-    def fits(self, weights: list[Tensor]) -> bool:
-        for now, then, (version, address) in zip(weights, self.weights, self.marks, strict=True):
-            if now is not then or now._version != version or now.data_ptr() != address:
-                return False
-        return not self.handle.looks_changed()
+    def fits(self, weights: Sequence[Tensor]) -> bool:
+        return (
+            all(map(is_, weights, self.weights))
+            and [*map(_version, weights)] == self.versions
+            and [*map(Tensor.data_ptr, weights)] == self.addresses
+            and not self.handle.looks_changed()
+        )
 
 
 def _packed(
-    weights: list[Tensor], bias: bool, I: int, H: int, threads: int, kept: dict[Any, Any] | None, key: int
+    weights: Sequence[Tensor], bias: bool, I: int, H: int, threads: int, kept: dict[Any, Any] | None, key: int
 ) -> Any:
     """The weights in the kernel's order: those that were kept, where nothing has changed since."""
     wide = weights[0].dtype == torch.float64
     if kept is None:
         return _pack(weights, bias, I, H, wide, threads)
-    place = (key, _native.isa_name(), bias)
+    place = (key, bias)
     have = kept.get(place)
     if have is not None and have.fits(weights):
         return have.handle
     handle = _pack(weights, bias, I, H, wide, threads)
     # A tensor that was made in inference mode has no version: nobody can tell whether it changed.
     if not any(w.is_inference() or not w.is_contiguous() for w in weights):
-        kept[place] = _Kept(list(weights), handle)
+        kept[place] = _Kept(weights, handle)
     return handle
 
 
 def _forward(
     x: Tensor,  # [T, B, I] or [rows, I]
-    h_0: Tensor,  # [D, B, H]
-    weights: list[Tensor],  # of both directions
+    h_0: Tensor | None,  # [D, B, H]; None: zeros
+    weights: Sequence[Tensor],  # of both directions
     bias: bool,
     batch_sizes: Tensor | None,
     save: bool,
     kept: dict[Any, Any] | None = None,
     key: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Both directions of a layer: output, h_n, and what backward needs."""
-    D, B, H = h_0.shape
-    I = x.size(-1)
     x, x_step, x_row = _strided(x, batch_sizes)
-    h_run, h_row, h_unit = h_0.stride()
-    if h_unit != 1 and H > 1:
-        h_0 = h_0.contiguous()
-        h_run, h_row, _ = h_0.stride()
-    threads = torch.get_num_threads()
-    handle = _packed(weights, bias, I, H, threads, kept, key)
+    H = weights[1].size(1)
+    D = len(weights) // (4 if bias else 2)
     if batch_sizes is None:
-        T = x.size(0)
+        T, B, I = x.shape
         rows = T * B
-        output = x.new_empty((T, B, D * H))
+        output = x.new_empty(T, B, D * H)
         sizes = 0
     else:
-        T, rows = batch_sizes.numel(), x.size(0)
-        output = x.new_empty((rows, D * H))
+        rows, I = x.shape
         batch_sizes = batch_sizes.contiguous()
+        T, B = batch_sizes.numel(), int(batch_sizes[0])
+        output = x.new_empty(rows, D * H)
         sizes = batch_sizes.data_ptr()
-    h_n = x.new_empty((D, B, H))
-    saved = x.new_empty((D, rows, 4, H) if save else (0,))
-    _native.forward(
-        handle, T, B, x.data_ptr(), x_step, x_row, h_0.data_ptr(), h_run, h_row, output.data_ptr(), h_n.data_ptr(),
-        saved.data_ptr() if save else 0, rows, sizes, False, threads,
+    if h_0 is None:
+        start, h_run, h_row = 0, 0, 0
+    else:
+        h_run, h_row, h_unit = h_0.stride()
+        if h_unit != 1 and H > 1:
+            h_0 = h_0.contiguous()
+            h_run, h_row, _ = h_0.stride()
+        start = h_0.data_ptr()
+    h_n = x.new_empty(D, B, H)
+    saved = x.new_empty(D, rows, 4, H) if save else None
+    keep = 0 if saved is None else saved.data_ptr()
+    threads = torch.get_num_threads()
+    wide = x.dtype is torch.float64
+    run = (
+        T, B, x.data_ptr(), x_step, x_row, start, h_run, h_row, output.data_ptr(), h_n.data_ptr(), keep, rows, sizes,
+        False, threads,
     )  # fmt: skip
+    if kept is None:
+        weights = _tight(weights)
+        _native.forward_once([w.data_ptr() for w in weights], bias, I, H, False, wide, *run)
+    else:
+        _native.forward(_packed(weights, bias, I, H, threads, kept, key), *run)
     return output, h_n, saved
 
 
@@ -182,43 +204,51 @@ def _backward(
     d_output: Tensor | None,
     d_h_n: Tensor | None,
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     output: Tensor,
     saved: Tensor,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     bias: bool,
     batch_sizes: Tensor | None,
     needs_x: bool,
-    needs_weights: list[bool],
-) -> tuple[Tensor | None, Tensor, list[Tensor | None]]:
-    D, B, H = h_0.shape
-    I = x.size(-1)
+    needs_h_0: bool,
+    needs_weights: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
     x, x_step, x_row = _strided(x, batch_sizes)
-    h_0 = h_0.contiguous()
-    T = x.size(0) if batch_sizes is None else batch_sizes.numel()
-    rows = T * B if batch_sizes is None else x.size(0)
+    D, rows, _, H = saved.shape
+    I = x.size(-1)
+    if batch_sizes is None:
+        T, B = x.size(0), x.size(1)
+        sizes = 0
+    else:
+        batch_sizes = batch_sizes.contiguous()
+        T, B = batch_sizes.numel(), int(batch_sizes[0])
+        sizes = batch_sizes.data_ptr()
     d_step = d_row = n_run = n_row = 0
+    d_unit = 1
     if d_output is not None:
-        if not any(d_output.stride()) and d_output.numel():  # the gradient of a sum: one value, seen everywhere
-            d_output = d_output[(0,) * (d_output.dim() - 1)].contiguous()
+        if d_output.is_neg():
+            d_output = d_output.resolve_neg()
+        if not any(d_output.stride()):  # the gradient of a sum: one value, seen everywhere
+            d_unit = 0
         else:
             d_output, d_step, d_row = _strided(d_output, batch_sizes)
     if d_h_n is not None:
-        d_h_n = d_h_n.contiguous()
+        d_h_n = d_h_n.resolve_neg().contiguous()
         n_run, n_row = B * H, H
-    if batch_sizes is not None:
-        batch_sizes = batch_sizes.contiguous()
+    if h_0 is not None:
+        h_0 = h_0.contiguous()
     weights = _tight(weights)
-    d_weights = [x.new_empty(w.shape) if need else None for w, need in zip(weights, needs_weights, strict=True)]
-    d_x = x.new_empty((D, rows, I)) if needs_x else None
-    d_h_0 = x.new_empty((D, B, H))
+    d_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs_weights, strict=True)]
+    d_x = x.new_empty(D, rows, I) if needs_x else None
+    d_h_0 = x.new_empty(D, B, H) if needs_h_0 else None
     _native.backward(
-        x.dtype == torch.float64, [w.data_ptr() for w in weights], bias, I, H, False, T, B, x.data_ptr(), x_step, x_row,
-        h_0.data_ptr(), B * H, H, output.data_ptr(), saved.data_ptr(), rows,
-        0 if d_output is None else d_output.data_ptr(), d_step, d_row,
+        x.dtype is torch.float64, [w.data_ptr() for w in weights], bias, I, H, False, T, B, x.data_ptr(), x_step, x_row,
+        0 if h_0 is None else h_0.data_ptr(), B * H, H, output.data_ptr(), saved.data_ptr(), rows,
+        0 if d_output is None else d_output.data_ptr(), d_step, d_row, d_unit,
         0 if d_h_n is None else d_h_n.data_ptr(), n_run, n_row,
-        0 if d_x is None else d_x.data_ptr(), d_h_0.data_ptr(), [0 if d is None else d.data_ptr() for d in d_weights],
-        0 if batch_sizes is None else batch_sizes.data_ptr(), False, torch.get_num_threads(),
+        0 if d_x is None else d_x.data_ptr(), 0 if d_h_0 is None else d_h_0.data_ptr(),
+        [0 if d is None else d.data_ptr() for d in d_weights], sizes, False, torch.get_num_threads(),
     )  # fmt: skip
     if d_x is not None:
         d_x = (d_x[0] if D == 1 else d_x[0] + d_x[1]).view(x.shape)
@@ -242,16 +272,21 @@ class _Layer(torch.autograd.Function):
         needs = ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph=True: the gradients must have gradients themselves
             given = [v for v, need in zip((x, h_0, None, None, *weights), needs, strict=True) if need]
-            both_ways = h_0.size(0) == 2
+            both_ways = saved.size(0) == 2
             again = reference.gru(x, h_0, weights, bidirectional=both_ways, bias=ctx.bias, batch_sizes=batch_sizes)
             pairs = [(r, d) for r, d in zip(again, (d_output, d_h_n), strict=True) if d is not None]
             results, upstream = [r for r, _ in pairs], [d for _, d in pairs]
             found = iter(torch.autograd.grad(results, given, upstream, create_graph=True, allow_unused=True))
             return tuple(next(found) if need else None for need in needs)
         d_x, d_h_0, d_weights = _backward(
-            d_output, d_h_n, x, h_0, output, saved, weights, ctx.bias, batch_sizes, needs[0], list(needs[4:])
+            d_output, d_h_n, x, h_0, output, saved, weights, ctx.bias, batch_sizes, needs[0], needs[1], needs[4:]
         )
         return d_x, d_h_0, None, None, *d_weights
+
+
+# `Function.apply` without its wrapper, which looks for the wrappers of torch.func among the arguments: `why_not` has
+# already turned away whatever comes from there.
+_apply_layer = super(torch.autograd.Function, _Layer).apply
 
 
 # ------------------------------------------------------------------------------------------------ registered
@@ -268,12 +303,13 @@ _library.define(
 
 
 def _op_forward(x, h_0, weights, bias, batch_sizes, save):
-    return _forward(x, h_0, weights, bias, batch_sizes, save)
+    output, h_n, saved = _forward(x, h_0, weights, bias, batch_sizes, save)
+    return output, h_n, x.new_empty((0,)) if saved is None else saved
 
 
 def _op_backward(d_output, d_h_n, x, h_0, output, saved, weights, bias, batch_sizes):
     return _backward(
-        d_output, d_h_n, x, h_0, output, saved, weights, bias, batch_sizes, True, [True] * len(weights)
+        d_output, d_h_n, x, h_0, output, saved, weights, bias, batch_sizes, True, True, [True] * len(weights)
     )  # fmt: skip
 
 
@@ -316,37 +352,54 @@ if _MISSING is None:
 # ------------------------------------------------------------------------------------------------ the back end
 
 
-def _is_plain(x: Tensor, h_0: Tensor, weights: list[Tensor]) -> bool:
+def _is_plain(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
     """Whether nothing but the values of these tensors is asked for, so that C++ may take their addresses."""
-    if dispatch_modes() or tracing() is not None or type(x) not in _PLAIN or type(h_0) not in _PLAIN:
+    if dispatch_modes() or tracing() is not None or type(x) not in _PLAIN or x.is_neg():
+        return False  # (is_neg: the memory holds -x, as after `z.conj().imag`; the dispatcher sees to that)
+    if h_0 is not None and (type(h_0) not in _PLAIN or h_0.is_neg()):
         return False
-    return all(type(w) in _PLAIN for w in weights)
+    for w in weights:  # noqa: SIM110 (a generator costs more than the loop)
+        if type(w) not in _PLAIN:
+            return False
+    return True
+
+
+def _wants_grad(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or (h_0 is not None and h_0.requires_grad) or any(w.requires_grad for w in weights)
 
 
 def _layer(
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     weights: list[Tensor],
     bias: bool,
     batch_sizes: Tensor | None,
     kept: dict[Any, Any] | None,
     key: int,
 ) -> tuple[Tensor, Tensor]:
-    wants_grad = torch.is_grad_enabled() and (
-        x.requires_grad or h_0.requires_grad or any(w.requires_grad for w in weights)
-    )
+    wants_grad = _wants_grad(x, h_0, weights)
     if torch.compiler.is_compiling() or not _is_plain(x, h_0, weights):
+        if h_0 is None:
+            h_0 = reference.zero_state(x, weights, len(weights) // (4 if bias else 2), batch_sizes)
         return torch.ops.tidegate.gru_layer(x, h_0, weights, bias, batch_sizes, wants_grad)[:2]
     if wants_grad:
-        return _Layer.apply(x, h_0, batch_sizes, bias, *weights)
+        return _apply_layer(x, h_0, batch_sizes, bias, *weights)
     if torch.is_grad_enabled():
         kept = None  # weights that nobody trains, given by someone who did not say that this is inference
     return _forward(x, h_0, weights, bias, batch_sizes, False, kept, key)[:2]
 
 
+def _mixed(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
+    """Half types, and autocast's mixtures: what the kernels don't take as it is."""
+    dtype = x.dtype
+    return dtype not in _REAL or weights[0].dtype is not dtype or (h_0 is not None and h_0.dtype is not dtype)
+
+
 def gru(
     x: Tensor,  # [T, B, I], or [rows, I] with batch_sizes
-    h_0: Tensor,  # [layers * D, B, H]
+    h_0: Tensor | None,  # [layers * D, B, H]; None: zeros
     weights: list[Tensor],  # in the order of h_0: w_ih, w_hh and, where bias is true, b_ih, b_hh
     *,
     num_layers: int = 1,
@@ -364,28 +417,26 @@ def gru(
     change), lies elsewhere or, looked at in a few places, holds other values. A single value changed through
     `.data` or NumPy can go unnoticed: `kept.clear()` is for those who do that.
     """
-    dtype = x.dtype
-    if weights[0].dtype not in _REAL or dtype != weights[0].dtype or h_0.dtype != dtype:
-        # half types, and autocast's mixtures
+    if _mixed(x, h_0, weights):
         real = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
-        rounded = dtype if dtype in _HALF else real
-        x, h_0 = x.to(real), h_0.to(real)
+        rounded = x.dtype if x.dtype in _HALF else real
+        x, h_0 = x.to(real), None if h_0 is None else h_0.to(real)
         weights = [w.to(real) for w in weights]
         kept = None
     else:
-        rounded = dtype
-    per_layer = (4 if bias else 2) * (2 if bidirectional else 1)
+        rounded = x.dtype
     if num_layers == 1:
         x, h_n = _layer(x, h_0, weights, bias, batch_sizes, kept, 0)
     else:
-        D = h_0.size(0) // num_layers
+        D = 2 if bidirectional else 1
+        per_layer = (4 if bias else 2) * D
         last = []
         for layer in range(num_layers):
             if layer > 0 and training and dropout > 0:
                 x = drop(x, dropout)
             x, h = _layer(
                 x,
-                h_0[layer * D : (layer + 1) * D],
+                None if h_0 is None else h_0[layer * D : (layer + 1) * D],
                 weights[layer * per_layer : (layer + 1) * per_layer],
                 bias,
                 batch_sizes,
@@ -397,6 +448,73 @@ def gru(
     return (x, h_n) if rounded == x.dtype else (x.to(rounded), h_n.to(rounded))
 
 
+def step(
+    x_t: Tensor,  # [B, I]
+    h: Tensor | None,  # [layers, B, H]; None: zeros
+    weights: list[Tensor],
+    *,
+    num_layers: int = 1,
+    bias: bool = True,
+    dropout: float = 0.0,
+    training: bool = False,
+    kept: dict[Any, Any] | None = None,
+) -> tuple[Tensor, Tensor]:  # y [B, H]; the new state [layers, B, H]
+    """One time step of a stack in one direction; see `reference.step`. Without gradients, a single call of C++.
+
+    It leaves in `kept["step"]` what a caller may ask first at the next step: `quick_step`.
+    """
+    if (
+        kept is None
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or (training and dropout > 0)
+        or _mixed(x_t, h, weights)
+        or not _is_plain(x_t, h, weights)
+    ):
+        output, h = gru(
+            x_t.unsqueeze(0),
+            h,
+            weights,
+            num_layers=num_layers,
+            bias=bias,
+            dropout=dropout,
+            training=training,
+            kept=kept,
+        )
+        return output.squeeze(0), h
+    I, H, threads = x_t.size(1), weights[1].size(1), torch.get_num_threads()
+    per = 4 if bias else 2
+    handles = [
+        _packed(weights[k * per : (k + 1) * per], bias, H if k else I, H, threads, kept, k) for k in range(num_layers)
+    ]
+    layers = [kept[k, bias] for k in range(num_layers) if (k, bias) in kept]
+    have = kept.get("step")
+    if len(layers) == num_layers and (have is None or have[1] != handles):
+        ask = (torch.is_grad_enabled, dispatch_modes, functorch_level, tracing, lambda: forward_ad._current_level >= 0)
+        quick = _native.QuickStep([*weights], handles, x_t.dtype, Tensor, ask, torch.get_num_threads)
+        kept["step"] = quick, handles
+    B = x_t.size(0)
+    x_t = x_t.contiguous()
+    h = None if h is None else h.contiguous()
+    y, h_n = x_t.new_empty(B, H), x_t.new_empty(num_layers, B, H)
+    start = 0 if h is None else h.data_ptr()
+    _native.step(handles, B, x_t.data_ptr(), I, start, B * H, H, y.data_ptr(), h_n.data_ptr(), threads)
+    return y, h_n
+
+
+def quick_step(
+    kept: dict[Any, Any], x_t: Any, h: Any, parameters: dict[str, Any]
+) -> tuple[Tensor, Tensor] | None:  # y [B, H]; the new state [layers, B, H]
+    """`step` where everything is as it was at the last step: plain tensors of the same width, no gradients, and the
+    same weights (`parameters`: the module's own dictionary). None in any other case: then `step` is the way, after the
+    checks that a caller owes it.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    have = kept.get("step")
+    return None if have is None else have[0](x_t, h, parameters)
+
+
 def gru_cell(
     x_t: Tensor,  # [B, I]
     h_prev: Tensor,  # [B, H]
@@ -404,8 +522,10 @@ def gru_cell(
     w_hh: Tensor,  # [3H, H]
     b_ih: Tensor | None = None,  # [3H]
     b_hh: Tensor | None = None,  # [3H]
+    *,
+    kept: dict[Any, Any] | None = None,
 ) -> Tensor:  # [B, H]
     """One step of one layer; see `reference.gru_cell`."""
     bias = b_ih is not None and b_hh is not None
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-    return gru(x_t.unsqueeze(0), h_prev.unsqueeze(0), weights, bias=bias)[1].squeeze(0)
+    return step(x_t, h_prev.unsqueeze(0), weights, bias=bias, kept=kept)[0]

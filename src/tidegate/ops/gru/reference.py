@@ -14,6 +14,7 @@ weight:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ def gru_cell(
     b_hh: Tensor | None = None,  # [3H]
     *,
     reset: str = "after",
+    kept: dict[Any, Any] | None = None,
 ) -> Tensor:  # [B, H]
-    """One step of one layer.
+    """One step of one layer. `kept` is as in `gru`.
 
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
@@ -129,9 +131,15 @@ def gru_layer(
     return (torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)), state
 
 
+def zero_state(x: Tensor, weights: Sequence[Tensor], runs: int, batch_sizes: Tensor | None) -> Tensor:
+    """The state h_0 [runs, B, H] that stands for none: zeros."""
+    B = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+    return x.new_zeros(runs, B, weights[1].size(1))
+
+
 def gru(
     x: Tensor,  # [T, B, I], or [rows, I] with batch_sizes
-    h_0: Tensor,  # [layers * D, B, H]: layer 0 forwards, layer 0 backwards, layer 1 forwards ...
+    h_0: Tensor | None,  # [layers * D, B, H]: layer 0 forwards, layer 0 backwards, layer 1 forwards ...; None: zeros
     weights: list[Tensor],  # in the order of h_0: w_ih, w_hh and, where bias is true, b_ih, b_hh
     *,
     num_layers: int = 1,
@@ -153,6 +161,8 @@ def gru(
     D = 2 if bidirectional else 1
     per_run = 4 if bias else 2
     runs = [weights[i : i + per_run] for i in range(0, len(weights), per_run)]
+    if h_0 is None:
+        h_0 = zero_state(x, weights, num_layers * D, batch_sizes)
     h_n = []
     for layer in range(num_layers):
         if layer > 0 and training and dropout > 0:
@@ -165,3 +175,14 @@ def gru(
             h_n.append(h_last)
         x = torch.cat(outputs, dim=-1)
     return x, torch.stack(h_n)
+
+
+def step(
+    x_t: Tensor,  # [B, I]
+    h: Tensor | None,  # [layers, B, H]; None: zeros
+    weights: list[Tensor],
+    **options: Any,  # those of `gru`, but for `bidirectional` and `batch_sizes`
+) -> tuple[Tensor, Tensor]:  # y [B, H]; the new state [layers, B, H]
+    """One time step of a stack in one direction: `gru` over a sequence of one. y is the last layer's new state."""
+    output, h_n = gru(x_t.unsqueeze(0), h, weights, **options)
+    return output.squeeze(0), h_n

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tidegate.ops.gru import reference
+
 _aten_gru = torch._VF.gru
 _aten_gru_cell = torch._VF.gru_cell
 
 
 def gru(
     x: Tensor,  # [T, B, I], or [rows, I] with batch_sizes
-    h_0: Tensor,  # [layers * D, B, H]
+    h_0: Tensor | None,  # [layers * D, B, H]; None: zeros
     weights: list[Tensor],  # in the order of h_0: w_ih, w_hh and, where bias is true, b_ih, b_hh
     *,
     num_layers: int = 1,
@@ -35,12 +37,25 @@ def gru(
     torch warns of it. `join_weights` makes them one block; `tidegate.GRU` calls it whenever its weights come
     to rest.
     """
+    if h_0 is None:
+        h_0 = reference.zero_state(x, weights, num_layers * (2 if bidirectional else 1), batch_sizes)
     if x.size(0) == 0:  # ATen refuses an empty sequence
         return x.new_empty(0, h_0.size(1), (2 if bidirectional else 1) * h_0.size(2)), h_0.clone()
     h_0 = h_0.contiguous()  # cuDNN refuses anything else; free for those that already are
     if batch_sizes is None:
         return _aten_gru(x, h_0, weights, bias, num_layers, dropout, training, bidirectional, False)
     return _aten_gru(x, batch_sizes, h_0, weights, bias, num_layers, dropout, training, bidirectional)
+
+
+def step(
+    x_t: Tensor,  # [B, I]
+    h: Tensor | None,  # [layers, B, H]; None: zeros
+    weights: list[Tensor],
+    **options: Any,  # those of `gru`, but for `bidirectional` and `batch_sizes`
+) -> tuple[Tensor, Tensor]:  # y [B, H]; the new state [layers, B, H]
+    """One time step of a stack in one direction; see `reference.step`."""
+    output, h_n = gru(x_t.unsqueeze(0), h, weights, **options)
+    return output.squeeze(0), h_n
 
 
 def gru_cell(
@@ -50,6 +65,8 @@ def gru_cell(
     w_hh: Tensor,  # [3H, H]
     b_ih: Tensor | None = None,  # [3H]
     b_hh: Tensor | None = None,  # [3H]
+    *,
+    kept: dict[Any, Any] | None = None,
 ) -> Tensor:  # [B, H]
     """One step of one layer; see `reference.gru_cell`."""
     return _aten_gru_cell(x_t, h_prev, w_ih, w_hh, b_ih, b_hh)
