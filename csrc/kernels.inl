@@ -371,13 +371,18 @@ struct ForwardMember {
       }
       multiply<Real, Rows, Blocks, 3>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
                                       me.at.h_block(), me.at.H);
+      // One gate of all rows, then the next gate: a row's own three wait for each other, those of different rows don't.
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][3 * u] = sigmoid<Real>(sums[m][3 * u]);
+      }
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][3 * u + 1] = sigmoid<Real>(sums[m][3 * u + 1]);
+      }
       UNROLL for (int m = 0; m < Rows; ++m) {
         UNROLL for (int u = 0; u < Blocks; ++u) {
           const int64_t unit = (block + u) * L;
           const int n = me.units(block + u);
-          const Vec<Real> r = sigmoid<Real>(sums[m][3 * u]);
-          const Vec<Real> z = sigmoid<Real>(sums[m][3 * u + 1]);
-          const Vec<Real> h_n = sums[m][3 * u + 2];
+          const Vec<Real> r = sums[m][3 * u], z = sums[m][3 * u + 1], h_n = sums[m][3 * u + 2];
           const Vec<Real> x_n = load(me.gates_x_of(step, b + m, block + u) + 2 * L);
           const Vec<Real> candidate = tanh<Real>(fma(r, h_n, x_n));
           const Vec<Real> old = load_first(h[m] + unit, n);

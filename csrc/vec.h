@@ -7,6 +7,11 @@
 #include <cstring>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC's own header reads a register that it leaves undefined on purpose, and GCC warns of it (its bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -68,6 +73,34 @@ inline typename VecOf<Real>::V splat(Real value) {
   return value - typename VecOf<Real>::V{};  // x - 0 is x for every x, -0 and NaN included; a single broadcast
 }
 
+// The larger and the smaller of a limit and v; v where v is NaN. One instruction where there is one that does so.
+template <class Real>
+inline typename VecOf<Real>::V at_least(typename VecOf<Real>::V v, Real limit) {
+  const auto l = splat(limit);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) return (VecF)_mm512_max_ps((__m512)l, (__m512)v);
+  else return (VecD)_mm512_max_pd((__m512d)l, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Real) == 4) return (VecF)_mm256_max_ps((__m256)l, (__m256)v);
+  else return (VecD)_mm256_max_pd((__m256d)l, (__m256d)v);
+#else
+  return l > v ? l : v;
+#endif
+}
+template <class Real>
+inline typename VecOf<Real>::V at_most(typename VecOf<Real>::V v, Real limit) {
+  const auto l = splat(limit);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) return (VecF)_mm512_min_ps((__m512)l, (__m512)v);
+  else return (VecD)_mm512_min_pd((__m512d)l, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Real) == 4) return (VecF)_mm256_min_ps((__m256)l, (__m256)v);
+  else return (VecD)_mm256_min_pd((__m256d)l, (__m256d)v);
+#else
+  return l < v ? l : v;
+#endif
+}
+
 template <class Real>
 inline typename VecOf<Real>::V load(const Real* from) {
   typename VecOf<Real>::V v;
@@ -126,14 +159,13 @@ struct ExpTerms<double> {
   static constexpr int terms = 12;  // ... r^13/13!: the next one is below 1.3e-17 of r
 };
 
-// e^y = 2^k e^r with |r| <= ln 2 / 2; returns e^r - 1 and 2^k. y is held in the range where 2^k is a normal number.
+// e^y = 2^k e^r with |r| <= ln 2 / 2; returns e^r - 1 and 2^k. The caller holds y in ExpTerms' range low ... high, where
+// 2^k is a normal number.
 template <class Real>
 inline void split_exp(typename VecOf<Real>::V y, typename VecOf<Real>::V& small, typename VecOf<Real>::V& power) {
   using C = ExpTerms<Real>;
   using V = typename VecOf<Real>::V;
   using Int = typename VecOf<Real>::Int;
-  y = y < splat<Real>(C::low) ? splat<Real>(C::low) : y;  // NaN stays NaN: every comparison with it is false
-  y = y > splat<Real>(C::high) ? splat<Real>(C::high) : y;
   const V shifted = fma(y, splat<Real>(C::log2e), splat<Real>(C::round));
   const V k = shifted - splat<Real>(C::round);
   V r = fma(k, splat<Real>(-C::ln2_high), y);
@@ -159,7 +191,8 @@ inline void split_exp(typename VecOf<Real>::V y, typename VecOf<Real>::V& small,
 template <class Real>
 inline typename VecOf<Real>::V sigmoid(typename VecOf<Real>::V x) {
   typename VecOf<Real>::V small, power;
-  split_exp<Real>(-x, small, power);
+  using C = ExpTerms<Real>;
+  split_exp<Real>(at_most<Real>(at_least<Real>(-x, C::low), C::high), small, power);
   const auto one = splat<Real>(1);
   return one / (one + fma(power, small, power));
 }
@@ -176,7 +209,7 @@ inline typename VecOf<Real>::V tanh(typename VecOf<Real>::V x) {
   bits = bits | top;
   V minus_abs, small, power;
   std::memcpy(&minus_abs, &bits, sizeof bits);
-  split_exp<Real>(minus_abs + minus_abs, small, power);
+  split_exp<Real>(at_least<Real>(minus_abs + minus_abs, ExpTerms<Real>::low), small, power);
   const V u = fma(power, small, power - splat<Real>(1));
   const V y = -u / (u + splat<Real>(2));
   std::memcpy(&bits, &y, sizeof bits);
