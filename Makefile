@@ -9,7 +9,7 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help demo test test-peers test-native sanitize test-aarch64 check bench bench-peers clean
+.PHONY: help demo test test-peers test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,11 @@ test-aarch64: $(VENV)/.dev  ## the same for 64-bit ARM under qemu (Debian: g++-a
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(CMAKE) --build build/aarch64 -j 2
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru
+
+test-no-compiler: $(VENV)/bin/python  ## that the package installs without a C++ compiler, as a pure one
+	rm -rf build/pure
+	CC=false CXX=false $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/pure .
+	ls build/pure/tidegate-*-py3-none-any.whl
 
 check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff check .

@@ -81,5 +81,72 @@ def cost() -> str:
     return "\n".join(lines)
 
 
+def _speeds(kind: str) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """The rows of a kind: shape -> threads -> peer -> row."""
+    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    for row in read("layer_speed")[1]:
+        if row["kind"] == kind and row["status"] == "ok":
+            shape = " ".join(row[name] for name in ("B", "T", "I", "H", "layers"))
+            found.setdefault(shape, {}).setdefault(row["threads"], {})[row["peer"]] = row
+    return found
+
+
+def _us(row: dict[str, str]) -> str:
+    us = float(row["median_us"])
+    return f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
+
+
+def _times(peers: dict[str, dict[str, str]], others: tuple[str, ...]) -> str:
+    """How many times as long the fastest of the others takes, and its name. Below 1 it is the faster one."""
+    name = min((n for n in others if n in peers), key=lambda n: float(peers[n]["median_us"]))
+    return f"{float(peers[name]['median_us']) / float(peers['tidegate']['median_us']):.2f} x {_NAMES[name]}"
+
+
+_NAMES = {
+    "torch": "torch.nn.GRU", "torch-cell": "torch.nn.GRUCell", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
+    "jax": "JAX", "keras": "Keras", "keras-xla": "Keras XLA",
+}  # fmt: skip
+
+
+def forward_speed() -> str:
+    lines = [
+        "| B T I H layers | 1 thread | the fastest other | 2 threads | the fastest other |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for shape, by_threads in _speeds("forward").items():
+        one, two = by_threads["1"], by_threads["2"]
+        lines.append(
+            f"| {shape} | {_us(one['tidegate'])} us | {_times(one, tuple(_NAMES))} "
+            f"| {_us(two['tidegate'])} us | {_times(two, tuple(_NAMES))} |"
+        )
+    for shape, by_threads in _speeds("step").items():
+        one, two = by_threads["1"], by_threads["2"]
+        lines.append(
+            f"| {shape}, `layer.step` | {_us(one['tidegate'])} us | {_times(one, tuple(_NAMES))} "
+            f"| {_us(two['tidegate'])} us | {_times(two, tuple(_NAMES))} |"
+        )
+    return "\n".join(lines)
+
+
+def train_speed() -> str:
+    lines = [
+        "| B T I H layers | 1 thread | `torch.nn.GRU` | JAX, Keras | of the peak | 2 threads | `torch.nn.GRU` "
+        "| JAX, Keras | of the peak |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for shape, by_threads in _speeds("train").items():
+        cells = [shape]
+        for threads in ("1", "2"):
+            peers = by_threads[threads]
+            cells += [
+                f"{_us(peers['tidegate'])} us",
+                _times(peers, ("torch",)).split(" x")[0] + " x",
+                _times(peers, ("jax", "keras", "keras-xla")),
+                f"{float(peers['tidegate']['share_of_peak']):.0%}",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(reach(), cost(), sep="\n\n")
+    print(reach(), forward_speed(), train_speed(), cost(), sep="\n\n")

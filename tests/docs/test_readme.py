@@ -45,7 +45,7 @@ def test_both_languages_show_the_same_code_and_diagram():
 
 def test_the_figures_are_those_that_were_measured(page):
     figures = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
-    for table in (figures["reach"](), figures["cost"]()):
+    for table in (figures[name]() for name in ("reach", "forward_speed", "train_speed", "cost")):
         for row in table.splitlines()[2:]:
             for cell in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", row):
                 assert cell in page, row
@@ -54,8 +54,8 @@ def test_the_figures_are_those_that_were_measured(page):
 def test_the_english_page_holds_the_tables_whole():
     figures = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert figures["reach"]() in text
-    assert figures["cost"]() in text
+    for name in ("reach", "forward_speed", "train_speed", "cost"):
+        assert figures[name]() in text, name
 
 
 def test_the_diagram_is_what_the_command_prints(page):

@@ -51,7 +51,7 @@ else:
 
 _REAL = (torch.float32, torch.float64)
 _HALF = (torch.float16, torch.bfloat16)
-_PLAIN = (Tensor, Parameter)
+_PLAIN = frozenset((Tensor, Parameter))
 
 
 def missing() -> str | None:
@@ -106,7 +106,7 @@ def _tight(weights: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _pack(weights: Sequence[Tensor], bias: bool, I: int, H: int, wide: bool, threads: int) -> Any:
     weights = _tight(weights)  # a name of its own: copies must live until C++ has read them
-    return _native.pack([w.data_ptr() for w in weights], bias, I, H, False, wide, threads)
+    return _native.pack([*map(Tensor.data_ptr, weights)], bias, I, H, False, wide, threads)
 
 
 _version = attrgetter("_version")
@@ -194,7 +194,7 @@ def _forward(
     )  # fmt: skip
     if kept is None:
         weights = _tight(weights)
-        _native.forward_once([w.data_ptr() for w in weights], bias, I, H, False, wide, *run)
+        _native.forward_once([*map(Tensor.data_ptr, weights)], bias, I, H, False, wide, *run)
     else:
         _native.forward(_packed(weights, bias, I, H, threads, kept, key), *run)
     return output, h_n, saved
@@ -243,7 +243,7 @@ def _backward(
     d_x = x.new_empty(D, rows, I) if needs_x else None
     d_h_0 = x.new_empty(D, B, H) if needs_h_0 else None
     _native.backward(
-        x.dtype is torch.float64, [w.data_ptr() for w in weights], bias, I, H, False, T, B, x.data_ptr(), x_step, x_row,
+        x.dtype is torch.float64, [*map(Tensor.data_ptr, weights)], bias, I, H, False, T, B, x.data_ptr(), x_step, x_row,
         0 if h_0 is None else h_0.data_ptr(), B * H, H, output.data_ptr(), saved.data_ptr(), rows,
         0 if d_output is None else d_output.data_ptr(), d_step, d_row, d_unit,
         0 if d_h_n is None else d_h_n.data_ptr(), n_run, n_row,
@@ -358,10 +358,7 @@ def _is_plain(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
         return False  # (is_neg: the memory holds -x, as after `z.conj().imag`; the dispatcher sees to that)
     if h_0 is not None and (type(h_0) not in _PLAIN or h_0.is_neg()):
         return False
-    for w in weights:  # noqa: SIM110 (a generator costs more than the loop)
-        if type(w) not in _PLAIN:
-            return False
-    return True
+    return _PLAIN.issuperset(map(type, weights))
 
 
 def _wants_grad(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
