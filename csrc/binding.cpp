@@ -2,6 +2,7 @@
 // Python checked everything (src/tidegate/ops/gru/native_cpu.py); the GIL is released while a kernel runs.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -97,12 +98,12 @@ void pack(Handle& handle, const std::vector<Address>& weights, bool bias, int64_
 template <class Real>
 std::unique_ptr<Handle> keep(const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int threads) {
   auto handle = std::make_unique<Handle>();
-  pack<Real>(*handle, weights, bias, I, H, reset, threads);
   for (size_t first = 0; first < weights.size(); first += bias ? 4 : 2) {
     handle->sample(weights[first], 3 * H * I, sizeof(Real));
     handle->sample(weights[first + 1], 3 * H * H, sizeof(Real));
     for (size_t b = 2; bias && b < 4; ++b) handle->sample(weights[first + b], 3 * H, sizeof(Real));
   }
+  pack<Real>(*handle, weights, bias, I, H, reset, threads);  // after: whoever changes them meanwhile is noticed
   return handle;
 }
 
@@ -185,14 +186,33 @@ void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int
 // take 1.5 us in C and 5 in Python, and the step itself takes one. Knows PyTorch by the names of its attributes alone.
 class QuickStep {
  public:
-  // weights: the parameters that `handles` (one a layer) were packed from, in the order of the module's dictionary.
+  // weights: the parameters that `handles` (one a layer) were packed from, in the order of the module's dictionary; marks:
+  // their versions and addresses, as they were when they were packed.
   // tensor: torch.Tensor. unusual: functions of no arguments that are all false (or None) where nothing but values is
   // asked for. threads: torch.get_num_threads.
-  QuickStep(nb::list weights, nb::list handles, nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
+  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
       : weights_(weights), handles_(handles), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {
     for (nb::handle layer : handles_) layers_.push_back(nb::cast<Handle*>(layer));
-    for (nb::handle w : weights_) marks_.push_back({integer(get(w, version_)), integer(call(w, data_ptr_))});
+    for (const auto& mark : marks) marks_.push_back({mark.first, static_cast<int64_t>(mark.second)});
   }
+
+  // For the garbage collector: a parameter's hook may hold the module that holds this.
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!nb::inst_ready(self)) return 0;
+    const auto* me = nb::inst_ptr<QuickStep>(self);
+    for (const nb::object* held : {static_cast<const nb::object*>(&me->weights_), static_cast<const nb::object*>(&me->handles_),
+                                   &me->dtype_, &me->tensor_, static_cast<const nb::object*>(&me->unusual_), &me->threads_}) {
+      Py_VISIT(held->ptr());
+    }
+    return 0;
+  }
+  static int clear(PyObject* self) {
+    auto* me = nb::inst_ptr<QuickStep>(self);
+    me->weights_.reset(), me->handles_.reset(), me->dtype_.reset(), me->tensor_.reset(), me->unusual_.reset(), me->threads_.reset();
+    return 0;
+  }
+  static PyType_Slot slots[3];
 
   // (y, h_n), or None where anything is out of the ordinary: then the long way, with its checks and messages, is to be taken.
   nb::object operator()(nb::handle x, nb::handle h, nb::handle parameters) const {
@@ -300,6 +320,10 @@ class QuickStep {
   }
 };
 
+PyType_Slot QuickStep::slots[3] = {{Py_tp_traverse, reinterpret_cast<void*>(QuickStep::traverse)},
+                                   {Py_tp_clear, reinterpret_cast<void*>(QuickStep::clear)},
+                                   {0, nullptr}};
+
 Reset reset_of(bool before) { return before ? Reset::before : Reset::after; }
 
 // The OpenMP runtime that PyTorch brought into the process, if one is to be seen.
@@ -347,8 +371,8 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release free;
     (layers[0]->f32.empty() ? run_step<double> : run_step<float>)(layers, B, x, x_row, h, h_layer, h_row, y, h_n, threads);
   });
-  nb::class_<QuickStep>(m, "QuickStep")
-      .def(nb::init<nb::list, nb::list, nb::object, nb::object, nb::tuple, nb::object>())
+  nb::class_<QuickStep>(m, "QuickStep", nb::type_slots(QuickStep::slots))
+      .def(nb::init<nb::list, const std::vector<std::pair<int64_t, Address>>&, nb::list, nb::object, nb::object, nb::tuple, nb::object>())
       .def("__call__", &QuickStep::operator(), nb::arg().none(), nb::arg().none(), nb::arg());
   m.def("backward", [](bool wide, const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, int64_t T, int64_t B,
                        Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output,

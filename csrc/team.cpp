@@ -124,7 +124,10 @@ void use_openmp(OmpParallel parallel, OmpNumber num_threads, OmpNumber thread_nu
 
 void run_team(int threads, Work work, void* context) {
   if (threads <= 1 || inside) return work(context, 0, 1);
-  inside = true;
+  struct Inside {
+    Inside() { inside = true; }
+    ~Inside() { inside = false; }
+  } now;
   // An OpenMP runtime that was used before a fork hangs in the child; our own pool does not.
   if (omp_parallel != nullptr && !forked.load(std::memory_order_acquire)) {
     OmpCall call{work, context, threads};
@@ -134,7 +137,6 @@ void run_team(int threads, Work work, void* context) {
   } else if (!own_pool().run(threads, work, context)) {
     work(context, 0, 1);
   }
-  inside = false;
 }
 
 }  // namespace tidegate

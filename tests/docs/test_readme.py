@@ -56,6 +56,7 @@ def test_the_english_page_holds_the_tables_whole():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("reach", "forward_speed", "train_speed", "cost"):
         assert figures[name]() in text, name
+    assert figures["bounds"]() in (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
 
 
 def test_the_diagram_is_what_the_command_prints(page):

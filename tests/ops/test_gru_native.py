@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tidegate
+from tidegate.errors import ShapeError
 from tidegate.ops.gru import native_cpu, reference
 
 ISAS = native_cpu._native.isa_names() if native_cpu._native else []
@@ -422,3 +423,151 @@ def test_the_reference_and_the_native_back_end_agree_on_a_large_layer():
     exact = reference.gru(x, h_0, list(layer.parameters()), **options)
     for a, b in zip(ours, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+
+
+# ------------------------------------------------------------------------------------------- backward of backward
+
+
+def second_order(backend, run):
+    layer = tidegate.GRU(3, 4, bidirectional=True, dtype=torch.float64)
+    torch.manual_seed(0)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, 0, 0.5)
+    layer.backend = backend
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    result = run(layer, x)
+    first = [g for g in torch.autograd.grad(result, inputs, create_graph=True, allow_unused=True) if g is not None]
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs, allow_unused=True)
+    return [*first, *(g for g in second if g is not None)]
+
+
+def two_calls(layer, x):
+    h = layer(x)[1]
+    return layer(x * 2, h)[0].square().sum()
+
+
+def tied(layer, x):
+    layer.weight_hh_l0_reverse = layer.weight_hh_l0
+    return layer(x)[0].square().sum()
+
+
+def negative(layer, x):
+    """The registered operator's road."""
+    return layer(torch._neg_view(x))[0].square().sum()
+
+
+def cells(layer, x):
+    cell = tidegate.GRUCell(3, 4, dtype=torch.float64, backend=layer.backend)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        setattr(cell, name, getattr(layer, f"{name}_l0"))
+    h = torch.zeros(2, 4, dtype=torch.float64)
+    for x_t in x:
+        h = cell(x_t, h)
+    return h.sum() + sum(p.sum() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("run", [two_calls, tied, negative, cells], ids=lambda f: f.__name__)
+def test_second_derivatives_are_the_references_when_inputs_depend_on_each_other(run):
+    for a, b in zip(second_order("native", run), second_order("reference", run), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# ------------------------------------------------------------------------------------------- what must not reach C++
+
+
+def test_weights_whose_memory_holds_the_negative_are_read_right():
+    layer = layer_of(3, 4)
+    x = torch.randn(5, 2, 3)
+    expected = layer(x)[0].detach()
+    layer.weight_hh_l0 = torch.nn.Parameter(torch._neg_view(-layer.weight_hh_l0.detach()))
+    assert layer.weight_hh_l0.is_neg()
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            assert torch.equal(layer(x)[0], expected)
+            assert torch.equal(layer.step(x[0])[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda w: w.half(),
+        lambda w: w.double(),
+        lambda w: w[..., :-1],
+        lambda w: torch.cat([w, w]),
+        lambda w: w.to("meta"),
+    ],
+    ids=["half", "double", "short", "long", "meta"],
+)
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l0", "weight_ih_l1"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_spoiled_weight_is_told_before_c_plus_plus_reads_it(spoil, name, grad):
+    layer = layer_of(5, 9, num_layers=2)
+    x = torch.randn(4, 3, 5)
+    with torch.no_grad():
+        layer(x), layer.step(x[0])  # kept, and the quick road open
+    setattr(layer, name, torch.nn.Parameter(spoil(getattr(layer, name).detach())))
+    with torch.set_grad_enabled(grad):
+        for call in (lambda: layer(x), lambda: layer.step(x[0], torch.zeros(2, 3, 9))):
+            with pytest.raises(ShapeError, match="expected"):
+                call()
+
+
+def test_a_weight_that_lies_transposed_streams_right_after_one_that_was_kept():
+    layer = layer_of(300, 600)
+    x_t, state = torch.randn(2, 300), torch.randn(1, 2, 600)
+    with torch.no_grad():
+        layer.step(x_t, state)
+        layer.weight_hh_l0 = torch.nn.Parameter(torch.randn(600, 1800).t())
+        first = layer.step(x_t, state)[0]
+        junk = [torch.randn(600, 1800) for _ in range(3)]  # takes the place of copies that were dropped
+        assert torch.equal(layer.step(x_t, state)[0], first)
+        assert native_cpu.quick_step(layer._kept, x_t, state, layer._parameters) is None
+    assert len(junk) == 3
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        torch.tensor([3, 3, 2]),
+        torch.tensor([1, 3, 1]),
+        torch.tensor([3, 1]),
+        torch.tensor([3, 2, 0]),
+        torch.tensor([3, 2], dtype=torch.int32),
+    ],
+    ids=["more rows than there are", "growing", "fewer rows", "nothing at the end", "int32"],
+)
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+def test_an_impossible_packed_sequence_is_told(sizes, backend):
+    layer = tidegate.GRU(3, 4, backend=backend)
+    packed = torch.nn.utils.rnn.PackedSequence(torch.randn(5, 3), sizes)
+    with pytest.raises(ShapeError, match=r"batch_sizes of the PackedSequence are \[.*pack_padded_sequence"):
+        layer(packed)
+
+
+def test_the_operator_itself_refuses_what_does_not_fit():
+    weights = list(layer_of(3, 4).parameters())
+    x, h_0 = torch.randn(5, 2, 3), torch.zeros(1, 2, 4)
+    op = torch.ops.tidegate.gru_layer
+    for args in (
+        (x.half(), h_0, weights, True, None, False),
+        (x, h_0[:, :1], weights, True, None, False),
+        (x, h_0, weights[:2], True, None, False),
+        (x, h_0, [w.double() for w in weights], True, None, False),
+        (x[0], h_0, weights, True, torch.tensor([2, 1]), False),
+    ):
+        with torch.no_grad(), pytest.raises(ShapeError, match=r"tidegate::gru_layer|GRU"):
+            op(*args)
+
+
+def test_a_layer_that_streamed_is_collected_even_from_within_a_cycle():
+    import weakref
+
+    layer = layer_of(3, 4)
+    layer.weight_hh_l0.owner = layer
+    with torch.no_grad():
+        layer.step(torch.zeros(1, 3))
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None

@@ -7,6 +7,7 @@ asks the cheap question, "is anything wrong?", and comes here only to find out w
 from __future__ import annotations
 
 import numbers
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,6 +76,18 @@ def sequence_error(layer: Any, input: Any, weight: Tensor) -> Exception:
     else:
         is_ = f"x is {_named('B T I' if layer.batch_first else 'T B I', x)} (batch_first={layer.batch_first})"
     return _vector_error(me, "x", "features", x, layer.input_size, is_, weight)
+
+
+def batch_sizes(layer: Any, sizes: Tensor, x: Tensor) -> None:
+    """Raise `ShapeError` unless these are the steps of x, a packed sequence's data: `PackedSequence(...)` takes anything."""
+    steps = sizes.tolist() if sizes.dim() == 1 and sizes.dtype == torch.int64 else []
+    if steps and sum(steps) == x.size(0) and steps[-1] >= 1 and all(b <= a for a, b in pairwise(steps)):
+        return
+    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    raise ShapeError(
+        f"{me}: the batch_sizes of the PackedSequence are {sizes.tolist()}, {sizes.dtype}; expected int64 numbers above 0 "
+        f"that never grow and add up to the {x.size(0)} rows of its data. Use pack_padded_sequence() or pack_sequence()."
+    )
 
 
 def cell_input_error(layer: Any, x: Any, weight: Tensor) -> Exception:

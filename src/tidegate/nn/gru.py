@@ -177,6 +177,8 @@ x is [T=20, B=4, I=5] (batch_first=False).
         one = axes == 2 and not packed  # one sequence without a batch
         if packed:
             batch_sizes = input.batch_sizes
+            if not torch.compiler.is_compiling():
+                checks.batch_sizes(self, batch_sizes, x)
         else:
             batch_sizes = None
             if one:

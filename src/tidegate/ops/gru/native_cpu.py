@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from operator import attrgetter, is_
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn.functional import dropout as drop
 
+from tidegate.errors import ShapeError
 from tidegate.ops.gru import reference
 
 _MISSING: str | None
@@ -104,6 +106,31 @@ def _tight(weights: Sequence[Tensor]) -> Sequence[Tensor]:
     return weights
 
 
+_dtype, _shape = attrgetter("dtype"), attrgetter("shape")
+
+
+def _check_weights(weights: Sequence[Tensor], bias: bool, I: int, H: int, dtype: torch.dtype) -> None:
+    """Raise `ShapeError` for weights whose addresses C++ must not be given: `.data` and `setattr` take anything."""
+    expected = [(3 * H, I), (3 * H, H), (3 * H,), (3 * H,)][: 4 if bias else 2] * (len(weights) // (4 if bias else 2))
+    if [*map(_shape, weights)] == expected and {*map(_dtype, weights)} == {dtype} and all(w.is_cpu for w in weights):
+        return
+    for w, shape in zip(weights, expected, strict=True):
+        if w.shape != shape or w.dtype != dtype or not w.is_cpu:
+            raise ShapeError(
+                f"GRU: a weight is {list(w.shape)}, {w.dtype}, on {w.device}; expected {list(shape)}, {dtype}, on cpu, "
+                f"for input_size={I}, hidden_size={H}. Convert or replace all weights of the layer together."
+            )
+
+
+def _check_batch_sizes(sizes: Sequence[int], rows: int) -> None:
+    """Raise `ShapeError` for steps that are not those of a packed sequence of so many rows."""
+    if sum(sizes) != rows or sizes[-1] < 1 or any(b > a for a, b in pairwise(sizes)):
+        raise ShapeError(
+            f"GRU: batch_sizes of a packed sequence must fall from step to step, end above 0 and add up to the {rows} rows "
+            f"of its data; they add up to {sum(sizes)}: {sizes[:8]}{' ...' if len(sizes) > 8 else ''}."
+        )
+
+
 def _pack(weights: Sequence[Tensor], bias: bool, I: int, H: int, wide: bool, threads: int) -> Any:
     weights = _tight(weights)  # a name of its own: copies must live until C++ has read them
     return _native.pack([*map(Tensor.data_ptr, weights)], bias, I, H, False, wide, threads)
@@ -117,11 +144,15 @@ class _Kept:
 
     __slots__ = ("addresses", "handle", "versions", "weights")
 
-    def __init__(self, weights: Sequence[Tensor], handle: Any) -> None:
+    handle: Any
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """The marks of the weights as they are now. To be made before they are packed: whoever changes them in
+        between is then noticed at the next call.
+        """
         self.weights = [*weights]  # alive as long as this is: a new tensor can't take the place of one of them
         self.versions = [*map(_version, weights)]
         self.addresses = [*map(Tensor.data_ptr, weights)]
-        self.handle = handle
 
     def fits(self, weights: Sequence[Tensor]) -> bool:
         return (
@@ -136,18 +167,21 @@ def _packed(
     weights: Sequence[Tensor], bias: bool, I: int, H: int, threads: int, kept: dict[Any, Any] | None, key: int
 ) -> Any:
     """The weights in the kernel's order: those that were kept, where nothing has changed since."""
-    wide = weights[0].dtype == torch.float64
-    if kept is None:
-        return _pack(weights, bias, I, H, wide, threads)
     place = (key, bias)
-    have = kept.get(place)
+    have = None if kept is None else kept.get(place)
     if have is not None and have.fits(weights):
         return have.handle
-    handle = _pack(weights, bias, I, H, wide, threads)
+    _check_weights(weights, bias, I, H, weights[0].dtype)
+    wide = weights[0].dtype == torch.float64
     # A tensor that was made in inference mode has no version: nobody can tell whether it changed.
-    if not any(w.is_inference() or not w.is_contiguous() for w in weights):
-        kept[place] = _Kept(weights, handle)
-    return handle
+    if kept is None or any(w.is_inference() or not w.is_contiguous() for w in weights):
+        if kept is not None:
+            kept.pop(place, None)
+        return _pack(weights, bias, I, H, wide, threads)
+    entry = _Kept(weights)
+    entry.handle = _pack(weights, bias, I, H, wide, threads)
+    kept[place] = entry
+    return entry.handle
 
 
 def _forward(
@@ -193,6 +227,7 @@ def _forward(
         False, threads,
     )  # fmt: skip
     if kept is None:
+        _check_weights(weights, bias, I, H, x.dtype)
         weights = _tight(weights)
         _native.forward_once([*map(Tensor.data_ptr, weights)], bias, I, H, False, wide, *run)
     else:
@@ -255,6 +290,24 @@ def _backward(
     return d_x, d_h_0, d_weights
 
 
+def _differentiable(d_output, d_h_n, x, h_0, weights, bias, batch_sizes, needs) -> list[Tensor | None]:
+    """The gradients of x, h_0 and the weights as functions that have gradients themselves (`create_graph=True`): those
+    of the reference, which are as slow as it is.
+    """
+    # Aliases: h_0 may itself depend on the weights or on x (two calls in a row), or one weight may stand for two (tied
+    # weights). The caller's graph carries these ways; here each tensor stands for itself alone.
+    x, weights = x.view_as(x), [w.view_as(w) for w in weights]
+    h_0 = None if h_0 is None else h_0.view_as(h_0)
+    both_ways = len(weights) == (8 if bias else 4)
+    again = reference.gru(x, h_0, weights, bidirectional=both_ways, bias=bias, batch_sizes=batch_sizes)
+    pairs = [(r, d) for r, d in zip(again, (d_output, d_h_n), strict=True) if d is not None]
+    given = [v for v, need in zip((x, h_0, *weights), needs, strict=True) if need]
+    found = iter(
+        torch.autograd.grad([r for r, _ in pairs], given, [d for _, d in pairs], create_graph=True, allow_unused=True)
+    )
+    return [next(found) if need else None for need in needs]
+
+
 class _Layer(torch.autograd.Function):
     """The eager road of a layer that wants gradients."""
 
@@ -270,14 +323,9 @@ class _Layer(torch.autograd.Function):
     def backward(ctx, d_output, d_h_n):
         x, h_0, output, saved, batch_sizes, *weights = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # create_graph=True: the gradients must have gradients themselves
-            given = [v for v, need in zip((x, h_0, None, None, *weights), needs, strict=True) if need]
-            both_ways = saved.size(0) == 2
-            again = reference.gru(x, h_0, weights, bidirectional=both_ways, bias=ctx.bias, batch_sizes=batch_sizes)
-            pairs = [(r, d) for r, d in zip(again, (d_output, d_h_n), strict=True) if d is not None]
-            results, upstream = [r for r, _ in pairs], [d for _, d in pairs]
-            found = iter(torch.autograd.grad(results, given, upstream, create_graph=True, allow_unused=True))
-            return tuple(next(found) if need else None for need in needs)
+        if torch.is_grad_enabled():
+            found = _differentiable(d_output, d_h_n, x, h_0, weights, ctx.bias, batch_sizes, (*needs[:2], *needs[4:]))
+            return found[0], found[1], None, None, *found[2:]
         d_x, d_h_0, d_weights = _backward(
             d_output, d_h_n, x, h_0, output, saved, weights, ctx.bias, batch_sizes, needs[0], needs[1], needs[4:]
         )
@@ -302,12 +350,43 @@ _library.define(
 )
 
 
+def _check_op(x, h_0, weights, bias, batch_sizes, **others):
+    """What `tidegate.nn` checks for the layer, for those who call the operators themselves."""
+    if (
+        x.dim() != (3 if batch_sizes is None else 2)
+        or x.dtype not in _REAL
+        or len(weights) not in ((4, 8) if bias else (2, 4))
+    ):
+        raise ShapeError(
+            f"tidegate::gru_layer: x is {list(x.shape)}, {x.dtype}, with {len(weights)} weights; expected [T, B, I], or "
+            "[rows, I] with batch_sizes, in float32 or float64, with 2 weights a direction, or 4 where bias is true."
+        )
+    H, D = weights[1].size(-1), len(weights) // (4 if bias else 2)
+    _check_weights(weights, bias, x.size(-1), H, x.dtype)
+    if batch_sizes is not None:
+        if batch_sizes.dtype != torch.int64 or batch_sizes.dim() != 1 or batch_sizes.numel() == 0:
+            raise ShapeError("tidegate::gru_layer: batch_sizes must be [T], int64, with T above 0.")
+        _check_batch_sizes(batch_sizes.tolist(), x.size(0))
+    B = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+    rows = x.size(0) * (B if batch_sizes is None else 1)
+    shapes = {"h_0": (D, B, H), "output": (*x.shape[:-1], D * H), "saved": (D, rows, 4, H)}
+    shapes |= {"d_output": shapes["output"], "d_h_n": shapes["h_0"]}
+    for name, value in {"h_0": h_0, **others}.items():
+        if value is not None and (value.shape != shapes[name] or value.dtype != x.dtype):
+            raise ShapeError(
+                f"tidegate::gru_layer: {name} is {list(value.shape)}, {value.dtype}; expected {list(shapes[name])}, {x.dtype}."
+            )
+
+
 def _op_forward(x, h_0, weights, bias, batch_sizes, save):
+    _check_op(x, h_0, weights, bias, batch_sizes)
     output, h_n, saved = _forward(x, h_0, weights, bias, batch_sizes, save)
     return output, h_n, x.new_empty((0,)) if saved is None else saved
 
 
 def _op_backward(d_output, d_h_n, x, h_0, output, saved, weights, bias, batch_sizes):
+    _check_op(x, h_0, weights, bias, batch_sizes, output=output, saved=saved, d_output=d_output, d_h_n=d_h_n)
+    output, saved = output.contiguous(), saved.contiguous()
     return _backward(
         d_output, d_h_n, x, h_0, output, saved, weights, bias, batch_sizes, True, True, [True] * len(weights)
     )  # fmt: skip
@@ -333,6 +412,10 @@ def _setup_context(ctx, inputs, output):
 
 def _autograd(ctx, d_output, d_h_n, _):
     x, h_0, output, saved, batch_sizes, *weights = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        needs = (*ctx.needs_input_grad[:2], *(w.requires_grad for w in weights))
+        d_x, d_h_0, *d_weights = _differentiable(d_output, d_h_n, x, h_0, weights, ctx.bias, batch_sizes, needs)
+        return d_x, d_h_0, d_weights, None, None, None
     d_x, d_h_0, d_weights = torch.ops.tidegate.gru_layer_backward(
         d_output, d_h_n, x, h_0, output, saved, weights, ctx.bias, batch_sizes
     )
@@ -358,7 +441,7 @@ def _is_plain(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
         return False  # (is_neg: the memory holds -x, as after `z.conj().imag`; the dispatcher sees to that)
     if h_0 is not None and (type(h_0) not in _PLAIN or h_0.is_neg()):
         return False
-    return _PLAIN.issuperset(map(type, weights))
+    return _PLAIN.issuperset(map(type, weights)) and not any(map(Tensor.is_neg, weights))
 
 
 def _wants_grad(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
@@ -484,11 +567,13 @@ def step(
     handles = [
         _packed(weights[k * per : (k + 1) * per], bias, H if k else I, H, threads, kept, k) for k in range(num_layers)
     ]
-    layers = [kept[k, bias] for k in range(num_layers) if (k, bias) in kept]
+    layers: list[_Kept] = [kept[k, bias] for k in range(num_layers) if (k, bias) in kept]
     have = kept.get("step")
-    if len(layers) == num_layers and (have is None or have[1] != handles):
+    # Only handles that were kept: those of other weights look at copies that are gone by now.
+    if [layer.handle for layer in layers] == handles and (have is None or have[1] != handles):
         ask = (torch.is_grad_enabled, dispatch_modes, functorch_level, tracing, lambda: forward_ad._current_level >= 0)
-        quick = _native.QuickStep([*weights], handles, x_t.dtype, Tensor, ask, torch.get_num_threads)
+        marks = [(v, a) for layer in layers for v, a in zip(layer.versions, layer.addresses, strict=True)]
+        quick = _native.QuickStep([*weights], marks, handles, x_t.dtype, Tensor, ask, torch.get_num_threads)
         kept["step"] = quick, handles
     B = x_t.size(0)
     x_t = x_t.contiguous()
