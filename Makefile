@@ -54,7 +54,7 @@ check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.train  ## the measurements behind the README's figures (about an hour; nothing else should run)
+bench: $(VENV)/.bench  ## the measurements behind the README's figures (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/train_step.py

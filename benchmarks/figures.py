@@ -123,18 +123,13 @@ def forward_speed() -> str:
         "| B T I H layers | 1 thread | the fastest other | 2 threads | the fastest other |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for shape, by_threads in _speeds("forward").items():
-        one, two = by_threads["1"], by_threads["2"]
-        lines.append(
-            f"| {shape} | {_us(one['tidegate'])} us | {_times(one, tuple(_NAMES))} "
-            f"| {_us(two['tidegate'])} us | {_times(two, tuple(_NAMES))} |"
-        )
-    for shape, by_threads in _speeds("step").items():
-        one, two = by_threads["1"], by_threads["2"]
-        lines.append(
-            f"| {shape}, `layer.step` | {_us(one['tidegate'])} us | {_times(one, tuple(_NAMES))} "
-            f"| {_us(two['tidegate'])} us | {_times(two, tuple(_NAMES))} |"
-        )
+    for kind, called in (("forward", ""), ("step", ", `layer.step`")):
+        for shape, by_threads in _speeds(kind).items():
+            cells = [shape + called]
+            for threads in ("1", "2"):
+                peers = by_threads[threads]
+                cells += [f"{_us(peers['tidegate'])} us", _times(peers, tuple(_NAMES))]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 // The thin line between Python and the kernels: addresses and sizes go in, nothing comes out but what was written.
-// Python checked everything (src/tidegate/ops/gru/native_cpu.py); the GIL is released while a kernel runs.
+// Python checked everything (src/tidegate/ops/gru/native_cpu.py); the GIL is released while a kernel runs. The one
+// exception is QuickStep, which takes tensors and asks Python's questions itself (docs/decisions/012).
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
@@ -10,7 +11,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "gru.h"
@@ -122,8 +122,7 @@ void ask_for_large_pages(Address address, int64_t bytes) {
 
 template <class Real>
 void run_forward(Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run,
-                 int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, bool reverse,
-                 int threads) {
+                 int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, int threads) {
   const Sizes sizes{T, B, handle.I, handle.H, at<int64_t>(batch_sizes), handle.reset, threads};
   const int64_t H = handle.H, gates = handle.reset == Reset::after ? 4 : 3;
   const auto& packed = handle.all<Real>();
@@ -133,7 +132,7 @@ void run_forward(Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step
   Forward<Real> runs[2];
   for (int64_t d = 0; d < D; ++d) {
     runs[d] = {at<Real>(x), x_step, x_row, packed[d].get(), at<Real>(h_0, d * h_0_run), h_0_row, at<Real>(output, d * H), D * H,
-               at<Real>(h_n, d * B * H), at<Real>(saved, d * rows * gates * H), d == 1 || reverse};
+               at<Real>(h_n, d * B * H), at<Real>(saved, d * rows * gates * H), d == 1};
   }
   forward(sizes, runs, static_cast<int>(D));
 }
@@ -160,7 +159,7 @@ void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int
                   int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output, Address saved,
                   int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row, int64_t d_output_unit,
                   Address d_h_n, int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
-                  Address batch_sizes, bool reverse, int threads) {
+                  Address batch_sizes, int threads) {
   const Sizes sizes{T, B, I, H, at<int64_t>(batch_sizes), reset, threads};
   const int64_t gates = reset == Reset::after ? 4 : 3;
   const size_t each = bias ? 4 : 2;
@@ -175,7 +174,7 @@ void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int
     const Address* d_w = d_weights.data() + static_cast<size_t>(d) * each;
     runs[d] = {at<Real>(x), x_step, x_row, weights_of<Real>(weights, static_cast<size_t>(d), bias, I, H), at<Real>(h_0, d * h_0_run),
                h_0_row, at<Real>(output, d * H), D * H, at<Real>(saved, d * rows * gates * H), at<Real>(d_output, d * H),
-               d_output_step, d_output_row, at<Real>(d_h_n, d * d_h_n_run), d_h_n_row, d == 1 || reverse,
+               d_output_step, d_output_row, at<Real>(d_h_n, d * d_h_n_run), d_h_n_row, d == 1,
                at<Real>(d_x, d * rows * I), at<Real>(d_h_0, d * B * H), at<Real>(d_w[0]), at<Real>(d_w[1]),
                bias ? at<Real>(d_w[2]) : nullptr, bias ? at<Real>(d_w[3]) : nullptr};
   }
@@ -190,7 +189,8 @@ class QuickStep {
   // their versions and addresses, as they were when they were packed.
   // tensor: torch.Tensor. unusual: functions of no arguments that are all false (or None) where nothing but values is
   // asked for. threads: torch.get_num_threads.
-  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
+  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, nb::object dtype,
+            nb::object tensor, nb::tuple unusual, nb::object threads)
       : weights_(weights), handles_(handles), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {
     for (nb::handle layer : handles_) layers_.push_back(nb::cast<Handle*>(layer));
     for (const auto& mark : marks) marks_.push_back({mark.first, static_cast<int64_t>(mark.second)});
@@ -351,20 +351,19 @@ NB_MODULE(_native, m) {
     return (wide ? keep<double> : keep<float>)(weights, bias, I, H, reset_of(before), threads).release();
   }, nb::rv_policy::take_ownership);
   m.def("forward", [](Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run,
-                      int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, bool reverse,
-                      int threads) {
+                      int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, int threads) {
     nb::gil_scoped_release free;
     (handle.f32.empty() ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row,
-                                                                    output, h_n, saved, rows, batch_sizes, reverse, threads);
+                                                                    output, h_n, saved, rows, batch_sizes, threads);
   });
   m.def("forward_once", [](const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, bool wide, int64_t T,
                            int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row,
-                           Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, bool reverse, int threads) {
+                           Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, int threads) {
     nb::gil_scoped_release free;
     Handle handle;  // training changes the weights before the next call: nothing is kept
     (wide ? pack<double> : pack<float>)(handle, weights, bias, I, H, reset_of(before), threads);
     (wide ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, h_n, saved,
-                                                      rows, batch_sizes, reverse, threads);
+                                                      rows, batch_sizes, threads);
   });
   m.def("step", [](const std::vector<Handle*>& layers, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer, int64_t h_row,
                    Address y, Address h_n, int threads) {
@@ -378,11 +377,11 @@ NB_MODULE(_native, m) {
                        Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output,
                        Address saved, int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row,
                        int64_t d_output_unit, Address d_h_n, int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0,
-                       const std::vector<Address>& d_weights, Address batch_sizes, bool reverse, int threads) {
+                       const std::vector<Address>& d_weights, Address batch_sizes, int threads) {
     nb::gil_scoped_release free;
     (wide ? run_backward<double> : run_backward<float>)(
         weights, bias, I, H, reset_of(before), T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, saved, rows, d_output,
-        d_output_step, d_output_row, d_output_unit, d_h_n, d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, reverse, threads);
+        d_output_step, d_output_row, d_output_unit, d_h_n, d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, threads);
   });
   m.def("isa_names", [] {
     std::vector<std::string> names;

@@ -7,7 +7,8 @@
 
 namespace tidegate {
 
-inline void relax() {
+// Inlined always: this header is compiled for every instruction set, and a shared copy could be the wrong one's.
+[[gnu::always_inline]] inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -19,7 +20,7 @@ inline void relax() {
 // meet every few microseconds; yields the core after a while, as there may be fewer cores than threads.
 class Barrier {
  public:
-  void wait(int members) {
+  [[gnu::always_inline]] void wait(int members) {
     if (members <= 1) return;
     const uint32_t round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == members - 1) {

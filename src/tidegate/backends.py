@@ -21,7 +21,7 @@ from torch import Tensor
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
 from tidegate.ops.gru import native_cpu, reference, torch_aten
 
-# A back end is a module of `ops/gru` with `gru` and `gru_cell`. The order is that in which "auto" prefers
+# A back end is a module of `ops/gru` with `gru`, `step` and `gru_cell`. The order is that in which "auto" prefers
 # them. One that can't run everywhere says so itself, in `why_not(x)`.
 _MODULES: dict[str, ModuleType] = {"native": native_cpu, "torch": torch_aten, "reference": reference}
 _ABOUT = {
@@ -60,7 +60,7 @@ def check(backend: str) -> None:
 
 
 def choose(backend: str, x: Tensor) -> ModuleType:
-    """The module whose `gru` and `gru_cell` run for `backend` and an input like x (its device and dtype count).
+    """The module whose `gru`, `step` and `gru_cell` run for `backend` and an input like x (its device and dtype count).
 
     >>> choose("reference", torch.zeros(1)).__name__
     'tidegate.ops.gru.reference'

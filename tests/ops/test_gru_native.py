@@ -393,7 +393,9 @@ def test_many_calls_of_many_shapes_leak_nothing():
             h = torch.zeros(1, 1, 128)
             for i in range(n):
                 h = layer(torch.ones(1, 1, 16), h)[1]
+                _, h = layer.step(torch.ones(1, 16), h)
                 if i % 10 == 0:
+                    layer.step(torch.ones(1 + i % 5, 16))
                     layer(torch.ones(1 + i % 7, 1 + i % 5, 16))
         for i in range(n // 20):
             gradients(layer, torch.ones(1 + i % 7, 1 + i % 5, 16))
@@ -402,6 +404,23 @@ def test_many_calls_of_many_shapes_leak_nothing():
     before = resident_kib()
     steps(10000)
     assert resident_kib() - before < 4096
+
+
+def test_torchs_number_of_threads_is_what_the_kernels_get(monkeypatch):
+    given = []
+
+    class Spy:
+        def __getattr__(self, name):
+            real = getattr(native, name)
+            return lambda *args: (given.append((name, args[-1])), real(*args))[1]
+
+    native = native_cpu._native
+    monkeypatch.setattr(native_cpu, "_native", Spy())
+    layer, x = layer_of(3, 4), torch.randn(5, 2, 3)
+    for n in (1, 3):
+        given.clear()
+        on_threads(n, lambda: gradients(layer, x))
+        assert given == [("forward_once", n), ("backward", n)]
 
 
 def test_the_environment_can_force_a_lower_instruction_set(every_isa):

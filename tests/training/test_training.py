@@ -19,6 +19,7 @@ from tests.conftest import QUICK, signal_table
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
 from tidegate.files import DiskError
+from tidegate.ops.gru import native_cpu
 from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, loop, train
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete
@@ -99,6 +100,24 @@ def test_every_kind_of_target_trains_and_is_set_beside_baselines(tmp_path, signa
     predicted = r.predict(frame)
     assert predicted.height == frame.height
     assert predicted.columns[: len(frame.columns)] == frame.columns
+
+
+def test_training_evaluation_and_prediction_run_the_native_kernels(tmp_path, signals, monkeypatch):
+    seen = set()
+
+    class Spy:
+        def __getattr__(self, name):
+            seen.add(name)
+            return getattr(native, name)
+
+    native = native_cpu._native
+    monkeypatch.setattr(native_cpu, "_native", Spy())
+    run = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
+    assert {"forward_once", "backward", "pack", "forward"} <= seen  # trained; then, without gradients, evaluated
+    for use in (run.evaluate, run.predict):
+        seen.clear()
+        use(signals)
+        assert "forward" in seen
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path, signals):

@@ -7,7 +7,6 @@ asks the cheap question, "is anything wrong?", and comes here only to find out w
 from __future__ import annotations
 
 import numbers
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate.errors import SettingsError, ShapeError
+from tidegate.ops.gru.reference import are_steps
 
 # ---------------------------------------------------------------------------------------------- constructor
 
@@ -81,7 +81,7 @@ def sequence_error(layer: Any, input: Any, weight: Tensor) -> Exception:
 def batch_sizes(layer: Any, sizes: Tensor, x: Tensor) -> None:
     """Raise `ShapeError` unless these are the steps of x, a packed sequence's data: `PackedSequence(...)` takes anything."""
     steps = sizes.tolist() if sizes.dim() == 1 and sizes.dtype == torch.int64 else []
-    if steps and sum(steps) == x.size(0) and steps[-1] >= 1 and all(b <= a for a, b in pairwise(steps)):
+    if are_steps(steps, x.size(0)):
         return
     me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
     raise ShapeError(

@@ -14,7 +14,8 @@ weight:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -131,6 +132,16 @@ def gru_layer(
     return (torch.stack(outputs) if batch_sizes is None else torch.cat(outputs)), state
 
 
+def are_steps(batch_sizes: Sequence[int], rows: int) -> bool:
+    """Whether these can be the batch_sizes of a packed sequence of so many rows: never growing, none empty, all there."""
+    return (
+        len(batch_sizes) > 0
+        and batch_sizes[-1] >= 1
+        and sum(batch_sizes) == rows
+        and all(after <= before for before, after in pairwise(batch_sizes))
+    )
+
+
 def zero_state(x: Tensor, weights: Sequence[Tensor], runs: int, batch_sizes: Tensor | None) -> Tensor:
     """The state h_0 [runs, B, H] that stands for none: zeros."""
     B = x.size(1) if batch_sizes is None else int(batch_sizes[0])
@@ -181,8 +192,10 @@ def step(
     x_t: Tensor,  # [B, I]
     h: Tensor | None,  # [layers, B, H]; None: zeros
     weights: list[Tensor],
+    *,
+    run: Callable[..., tuple[Tensor, Tensor]] = gru,  # the `gru` of a back end that has no step of its own
     **options: Any,  # those of `gru`, but for `bidirectional` and `batch_sizes`
 ) -> tuple[Tensor, Tensor]:  # y [B, H]; the new state [layers, B, H]
-    """One time step of a stack in one direction: `gru` over a sequence of one. y is the last layer's new state."""
-    output, h_n = gru(x_t.unsqueeze(0), h, weights, **options)
+    """One time step of a stack in one direction: a sequence of one. y is the last layer's new state."""
+    output, h_n = run(x_t.unsqueeze(0), h, weights, **options)
     return output.squeeze(0), h_n

@@ -7,6 +7,7 @@ those of `torch.nn.GRU`, and the numbers are its numbers, bit for bit. Only `res
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,15 +48,7 @@ def gru(
     return _aten_gru(x, batch_sizes, h_0, weights, bias, num_layers, dropout, training, bidirectional)
 
 
-def step(
-    x_t: Tensor,  # [B, I]
-    h: Tensor | None,  # [layers, B, H]; None: zeros
-    weights: list[Tensor],
-    **options: Any,  # those of `gru`, but for `bidirectional` and `batch_sizes`
-) -> tuple[Tensor, Tensor]:  # y [B, H]; the new state [layers, B, H]
-    """One time step of a stack in one direction; see `reference.step`."""
-    output, h_n = gru(x_t.unsqueeze(0), h, weights, **options)
-    return output.squeeze(0), h_n
+step = partial(reference.step, run=gru)
 
 
 def gru_cell(
