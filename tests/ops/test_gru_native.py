@@ -221,10 +221,26 @@ def changed_by(change):
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
 def test_a_changed_parameter_is_noticed(name):
     changed_by(lambda layer: getattr(layer, name)[0].add_(1))
+    changed_by(lambda layer: getattr(layer, name).view(-1)[4].add_(1))  # none of the values that are looked at
     changed_by(lambda layer: setattr(layer, name, torch.nn.Parameter(2 * getattr(layer, name))))
     changed_by(lambda layer: layer.load_state_dict({k: v + 0.1 for k, v in layer.state_dict().items()}))
     changed_by(lambda layer: setattr(getattr(layer, name), "data", 2 * getattr(layer, name).data))
     changed_by(lambda layer: getattr(layer, name).data.mul_(1.5))
+
+
+def test_another_parameter_on_the_same_memory_and_of_the_same_version_is_noticed():
+    layer, x = layer_of(5, 9), torch.randn(4, 3, 5)
+    with torch.no_grad():
+        state = torch.ones(1, 3, 9)
+        before, y = layer(x, state)[0], layer.step(x[0], state)[0]
+        old = layer.weight_hh_l0
+        layer.weight_hh_l0 = torch.nn.Parameter(old.data)
+        while layer.weight_hh_l0._version < old._version:
+            layer.weight_hh_l0.view(-1)[4].add_(1)
+        assert (layer.weight_hh_l0._version, layer.weight_hh_l0.data_ptr()) == (old._version, old.data_ptr())
+        assert native_cpu.quick_step(layer._kept, x[0], state, layer._parameters) is None
+        assert not torch.equal(layer(x, state)[0], before)
+        assert not torch.equal(layer.step(x[0], state)[0], y)
 
 
 def test_an_optimiser_step_is_noticed():
@@ -271,6 +287,12 @@ def operator_arguments(bidirectional, packed):
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_operators_pass_torchs_own_check(bidirectional, packed):
     torch.library.opcheck(torch.ops.tidegate.gru_layer.default, operator_arguments(bidirectional, packed))
+
+
+def test_without_anything_to_save_the_operators_shapes_are_right_too():
+    x, h_0, weights, bias, sizes, _ = operator_arguments(False, False)
+    plain = (x.detach(), h_0.detach(), [w.detach() for w in weights], bias, sizes, False)
+    torch.library.opcheck(torch.ops.tidegate.gru_layer.default, plain)
 
 
 def test_the_compiled_layer_gives_the_bits_and_gradients_of_the_eager_one(every_isa):
