@@ -9,6 +9,7 @@
 
 #include <cstring>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,6 +38,7 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   std::vector<std::unique_ptr<Packed<double>>> f64;
   int64_t I = 0, H = 0;
   Reset reset = Reset::after;
+  bool norm = false;
   const char* isa = isa_name();
   Handle() = default;
   Handle(const Handle&) = delete;
@@ -79,33 +81,73 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   }
 };
 
+// What weights of a layer there are, and how they are meant. The order of a direction's: w_ih, w_hh, with bias b_ih, b_hh,
+// with layer norm g_ih, g_hh.
+struct Kind {
+  int64_t I = 0, H = 0;
+  bool bias = false, norm = false, before = false, wide = false;
+
+  size_t each() const { return 2 + (bias ? 2u : 0u) + (norm ? 2u : 0u); }
+  Reset reset() const { return before ? Reset::before : Reset::after; }
+};
+
 template <class Real>
-Weights<Real> weights_of(const std::vector<Address>& list, size_t direction, bool bias, int64_t I, int64_t H) {
-  const size_t each = bias ? 4 : 2, first = direction * each;
-  return {at<Real>(list[first]), at<Real>(list[first + 1]), bias ? at<Real>(list[first + 2]) : nullptr,
-          bias ? at<Real>(list[first + 3]) : nullptr, I, H};
+Weights<Real> weights_of(const std::vector<Address>& list, size_t direction, const Kind& kind) {
+  const Address* w = list.data() + direction * kind.each();
+  const Address* g = w + (kind.bias ? 4 : 2);
+  return {at<Real>(w[0]),
+          at<Real>(w[1]),
+          kind.bias ? at<Real>(w[2]) : nullptr,
+          kind.bias ? at<Real>(w[3]) : nullptr,
+          kind.norm ? at<Real>(g[0]) : nullptr,
+          kind.norm ? at<Real>(g[1]) : nullptr,
+          kind.I,
+          kind.H};
 }
 
 template <class Real>
-void pack(Handle& handle, const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int threads) {
-  handle.I = I, handle.H = H, handle.reset = reset;
-  for (size_t d = 0; d < weights.size() / (bias ? 4 : 2); ++d) {
-    handle.all<Real>().push_back(std::make_unique<Packed<Real>>(weights_of<Real>(weights, d, bias, I, H), I, H, reset, threads));
+void pack(Handle& handle, const std::vector<Address>& weights, const Kind& kind, int threads) {
+  handle.I = kind.I, handle.H = kind.H, handle.reset = kind.reset(), handle.norm = kind.norm;
+  for (size_t d = 0; d < weights.size() / kind.each(); ++d) {
+    handle.all<Real>().push_back(
+        std::make_unique<Packed<Real>>(weights_of<Real>(weights, d, kind), kind.I, kind.H, kind.reset(), kind.norm, threads));
   }
 }
 
 // ... to be kept, and so with samples of what was packed.
 template <class Real>
-std::unique_ptr<Handle> keep(const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int threads) {
+std::unique_ptr<Handle> keep(const std::vector<Address>& weights, const Kind& kind, int threads) {
   auto handle = std::make_unique<Handle>();
-  for (size_t first = 0; first < weights.size(); first += bias ? 4 : 2) {
-    handle->sample(weights[first], 3 * H * I, sizeof(Real));
-    handle->sample(weights[first + 1], 3 * H * H, sizeof(Real));
-    for (size_t b = 2; bias && b < 4; ++b) handle->sample(weights[first + b], 3 * H, sizeof(Real));
+  for (size_t first = 0; first < weights.size(); first += kind.each()) {
+    handle->sample(weights[first], 3 * kind.H * kind.I, sizeof(Real));
+    handle->sample(weights[first + 1], 3 * kind.H * kind.H, sizeof(Real));
+    for (size_t v = 2; v < kind.each(); ++v) handle->sample(weights[first + v], 3 * kind.H, sizeof(Real));
   }
-  pack<Real>(*handle, weights, bias, I, H, reset, threads);  // after: whoever changes them meanwhile is noticed
+  pack<Real>(*handle, weights, kind, threads);  // after: whoever changes them meanwhile is noticed
   return handle;
 }
+
+// What a call has beyond nn.GRU's: `Extras` of both directions, and lengths. Every address may be 0. All contiguous but
+// for the resets.
+struct More {
+  Address lengths = 0, starts = 0;                           // [B]
+  Address resets = 0;                                        // [T, B]
+  int64_t resets_step = 0, resets_row = 0;
+  Address fresh = 0, mask = 0;                               // [D, B, H]
+  Address zone = 0;                                          // [rows, D H]
+  double zone_rate = 0;
+  Address norms = 0;                                         // [D, rows, 4]
+  // Backwards alone
+  Address d_saved = 0;                                       // [D, rows, 4, H]
+  Address d_fresh = 0;                                       // [D, B, H]
+  bool again = false;                                        // nothing was saved
+
+  template <class Real>
+  Extras<Real> extras(int64_t d, int64_t D, int64_t B, int64_t H) const {
+    return {at<uint8_t>(resets), resets_step, resets_row,        at<Real>(fresh, d * B * H), H, at<Real>(mask, d * B * H),
+            at<uint8_t>(zone, d * H), D * H,  static_cast<Real>(zone_rate)};
+  }
+};
 
 // A result of many megabytes comes fresh from the system at every call, and a fault for each of its 4 KiB pages costs
 // as much as a tenth of the work that fills them: ask for large pages. A hint; whoever can't give them says no.
@@ -120,50 +162,69 @@ void ask_for_large_pages(Address address, int64_t bytes) {
 #endif
 }
 
+// What no step wrote: the output of padding is 0.
+template <class Real>
+void clear_padding(const Sizes& sizes, Real* output, int64_t row) {
+  if (!sizes.lengths || sizes.starts) return;
+  for (int64_t t = 0; t < sizes.T; ++t) {
+    for (int64_t b = 0; b < sizes.B; ++b) {
+      if (t >= sizes.lengths[b]) std::memset(output + (t * sizes.B + b) * row, 0, sizeof(Real) * static_cast<size_t>(row));
+    }
+  }
+}
+
 template <class Real>
 void run_forward(Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run,
-                 int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, int threads) {
-  const Sizes sizes{T, B, handle.I, handle.H, at<int64_t>(batch_sizes), handle.reset, threads};
-  const int64_t H = handle.H, gates = handle.reset == Reset::after ? 4 : 3;
+                 int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, const More& more,
+                 int threads) {
+  const Sizes sizes{T, B, handle.I, handle.H, at<int64_t>(batch_sizes), at<int64_t>(more.lengths), at<int64_t>(more.starts),
+                    handle.reset, handle.norm, threads};
+  const int64_t H = handle.H, slots = tidegate::slots(handle.norm);
   const auto& packed = handle.all<Real>();
   const int64_t D = static_cast<int64_t>(packed.size());
-  ask_for_large_pages(saved, D * rows * gates * H * static_cast<int64_t>(sizeof(Real)));
+  ask_for_large_pages(saved, D * rows * slots * H * static_cast<int64_t>(sizeof(Real)));
   ask_for_large_pages(output, D * rows * H * static_cast<int64_t>(sizeof(Real)));
   Forward<Real> runs[2];
   for (int64_t d = 0; d < D; ++d) {
     runs[d] = {at<Real>(x), x_step, x_row, packed[d].get(), at<Real>(h_0, d * h_0_run), h_0_row, at<Real>(output, d * H), D * H,
-               at<Real>(h_n, d * B * H), at<Real>(saved, d * rows * gates * H), d == 1};
+               at<Real>(h_n, d * B * H), at<Real>(saved, d * rows * slots * H), at<Real>(more.norms, d * rows * 4), d == 1,
+               more.extras<Real>(d, D, B, H)};
   }
+  clear_padding(sizes, at<Real>(output), D * H);
   forward(sizes, runs, static_cast<int>(D));
 }
 
 // One step of a stack of layers in one direction: a layer's new state is what the layer above reads.
 template <class Real>
-void run_step(const std::vector<Handle*>& layers, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer, int64_t h_row,
-              Address y, Address h_n, int threads) {
+void run_step(const std::vector<Handle*>& layers, double zone_rate, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer,
+              int64_t h_row, Address y, Address h_n, int threads) {
   const Real* from = at<Real>(x);
+  Extras<Real> extras;
+  extras.zone_rate = static_cast<Real>(zone_rate);
   for (size_t k = 0; k < layers.size(); ++k) {
     const Handle& layer = *layers[k];
-    const Sizes sizes{1, B, layer.I, layer.H, nullptr, layer.reset, threads};
+    const Sizes sizes{1, B, layer.I, layer.H, nullptr, nullptr, nullptr, layer.reset, layer.norm, threads};
     Real* to = at<Real>(h_n, static_cast<int64_t>(k) * B * layer.H);
     const bool last = k + 1 == layers.size();  // its state comes out twice: as y, and as a state of its own
     const Forward<Real> run{from, 0, x_row, layers[k]->all<Real>()[0].get(), at<Real>(h, static_cast<int64_t>(k) * h_layer), h_row,
-                            last ? at<Real>(y) : to, layer.H, last ? to : nullptr, nullptr, false};
+                            last ? at<Real>(y) : to, layer.H, last ? to : nullptr, nullptr, nullptr, false, extras};
     forward(sizes, &run, 1);
     from = to, x_row = layer.H;
   }
 }
 
 template <class Real>
-void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, Reset reset, int64_t T, int64_t B, Address x,
-                  int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output, Address saved,
-                  int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row, int64_t d_output_unit,
-                  Address d_h_n, int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
-                  Address batch_sizes, int threads) {
-  const Sizes sizes{T, B, I, H, at<int64_t>(batch_sizes), reset, threads};
-  const int64_t gates = reset == Reset::after ? 4 : 3;
-  const size_t each = bias ? 4 : 2;
-  const int64_t D = static_cast<int64_t>(weights.size() / each);
+void run_backward(const std::vector<Address>& weights, const Kind& kind, int64_t T, int64_t B, Address x, int64_t x_step,
+                  int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output, Address saved, int64_t rows,
+                  Address d_output, int64_t d_output_step, int64_t d_output_row, int64_t d_output_unit, Address d_h_n,
+                  int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
+                  Address batch_sizes, const More& more, int threads) {
+  const int64_t I = kind.I, H = kind.H, slots = tidegate::slots(kind.norm);
+  const Sizes sizes{T, B, I, H, at<int64_t>(batch_sizes), at<int64_t>(more.lengths), at<int64_t>(more.starts), kind.reset(),
+                    kind.norm, threads};
+  const int64_t D = static_cast<int64_t>(weights.size() / kind.each());
+  Handle again;
+  if (more.again) pack<Real>(again, weights, kind, threads);
   std::vector<Real> alike;
   if (d_output && d_output_unit == 0) {  // one value, seen everywhere: the gradient of a sum
     alike.assign(static_cast<size_t>(D * H), *at<Real>(d_output));
@@ -171,12 +232,15 @@ void run_backward(const std::vector<Address>& weights, bool bias, int64_t I, int
   }
   Backward<Real> runs[2];
   for (int64_t d = 0; d < D; ++d) {
-    const Address* d_w = d_weights.data() + static_cast<size_t>(d) * each;
-    runs[d] = {at<Real>(x), x_step, x_row, weights_of<Real>(weights, static_cast<size_t>(d), bias, I, H), at<Real>(h_0, d * h_0_run),
-               h_0_row, at<Real>(output, d * H), D * H, at<Real>(saved, d * rows * gates * H), at<Real>(d_output, d * H),
-               d_output_step, d_output_row, at<Real>(d_h_n, d * d_h_n_run), d_h_n_row, d == 1,
-               at<Real>(d_x, d * rows * I), at<Real>(d_h_0, d * B * H), at<Real>(d_w[0]), at<Real>(d_w[1]),
-               bias ? at<Real>(d_w[2]) : nullptr, bias ? at<Real>(d_w[3]) : nullptr};
+    const Weights<Real> d_w = weights_of<Real>(d_weights, static_cast<size_t>(d), kind);
+    const auto to = [](const Real* gradient) { return const_cast<Real*>(gradient); };
+    runs[d] = {at<Real>(x), x_step, x_row, weights_of<Real>(weights, static_cast<size_t>(d), kind),
+               more.again ? again.all<Real>()[static_cast<size_t>(d)].get() : nullptr, at<Real>(h_0, d * h_0_run), h_0_row,
+               at<Real>(output, d * H), D * H, at<Real>(saved, d * rows * slots * H), at<Real>(more.norms, d * rows * 4),
+               at<Real>(d_output, d * H), d_output_step, d_output_row, at<Real>(d_h_n, d * d_h_n_run), d_h_n_row,
+               at<Real>(more.d_saved, d * rows * 4 * H), d == 1, more.extras<Real>(d, D, B, H), at<Real>(d_x, d * rows * I),
+               at<Real>(d_h_0, d * B * H), at<Real>(more.d_fresh, d * B * H), to(d_w.w_ih), to(d_w.w_hh), to(d_w.b_ih),
+               to(d_w.b_hh), to(d_w.g_ih), to(d_w.g_hh)};
   }
   backward(sizes, runs, static_cast<int>(D));
 }
@@ -187,11 +251,11 @@ class QuickStep {
  public:
   // weights: the parameters that `handles` (one a layer) were packed from, in the order of the module's dictionary; marks:
   // their versions and addresses, as they were when they were packed.
-  // tensor: torch.Tensor. unusual: functions of no arguments that are all false (or None) where nothing but values is
+  // zone_rate: zoneout's, of the whole stack. tensor: torch.Tensor. unusual: functions of no arguments that are all false (or None) where nothing but values is
   // asked for. threads: torch.get_num_threads.
-  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, nb::object dtype,
-            nb::object tensor, nb::tuple unusual, nb::object threads)
-      : weights_(weights), handles_(handles), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {
+  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, double zone_rate,
+            nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
+      : weights_(weights), handles_(handles), zone_rate_(zone_rate), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {
     for (nb::handle layer : handles_) layers_.push_back(nb::cast<Handle*>(layer));
     for (const auto& mark : marks) marks_.push_back({mark.first, static_cast<int64_t>(mark.second)});
   }
@@ -232,7 +296,7 @@ class QuickStep {
       // Giving the GIL away for a microsecond's work would cost a tenth of it, and waiting to get it back far more.
       std::optional<nb::gil_scoped_release> free;
       if (layers * B * H * (I + H) > 100000) free.emplace();
-      (layers_[0]->f32.empty() ? run_step<double> : run_step<float>)(layers_, B, from, I, state, B * H, H, to, next, threads);
+      (layers_[0]->f32.empty() ? run_step<double> : run_step<float>)(layers_, zone_rate_, B, from, I, state, B * H, H, to, next, threads);
     }
     return nb::make_tuple(y, h_n);
   }
@@ -242,6 +306,7 @@ class QuickStep {
     int64_t version, address;
   };
   nb::list weights_, handles_;
+  double zone_rate_;
   nb::object dtype_, tensor_;
   nb::tuple unusual_;
   nb::object threads_;
@@ -324,8 +389,6 @@ PyType_Slot QuickStep::slots[3] = {{Py_tp_traverse, reinterpret_cast<void*>(Quic
                                    {Py_tp_clear, reinterpret_cast<void*>(QuickStep::clear)},
                                    {0, nullptr}};
 
-Reset reset_of(bool before) { return before ? Reset::before : Reset::after; }
-
 // The OpenMP runtime that PyTorch brought into the process, if one is to be seen.
 bool share_openmp() {
 #if defined(__linux__)
@@ -345,43 +408,64 @@ bool share_openmp() {
 
 NB_MODULE(_native, m) {
   m.doc() = "The C++ kernels of the native back end. Takes addresses and checks nothing: use tidegate.ops.gru.native_cpu.";
+  nb::set_leak_warnings(false);  // Python's modules keep constants of these types until the very end
   nb::class_<Handle>(m, "Handle").def("looks_changed", &Handle::looks_changed);
-  m.def("pack", [](const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, bool wide, int threads) {
+  nb::class_<Kind>(m, "Kind").def("__init__", [](Kind* kind, int64_t I, int64_t H, bool bias, bool norm, bool before, bool wide) {
+    new (kind) Kind{I, H, bias, norm, before, wide};
+  });
+  nb::class_<More>(m, "More")
+      .def(nb::init<>())
+      .def_rw("lengths", &More::lengths)
+      .def_rw("starts", &More::starts)
+      .def_rw("resets", &More::resets)
+      .def_rw("resets_step", &More::resets_step)
+      .def_rw("resets_row", &More::resets_row)
+      .def_rw("fresh", &More::fresh)
+      .def_rw("mask", &More::mask)
+      .def_rw("zone", &More::zone)
+      .def_rw("zone_rate", &More::zone_rate)
+      .def_rw("norms", &More::norms)
+      .def_rw("d_saved", &More::d_saved)
+      .def_rw("d_fresh", &More::d_fresh)
+      .def_rw("again", &More::again);
+  m.def("pack", [](const std::vector<Address>& weights, const Kind& kind, int threads) {
     nb::gil_scoped_release free;
-    return (wide ? keep<double> : keep<float>)(weights, bias, I, H, reset_of(before), threads).release();
+    return (kind.wide ? keep<double> : keep<float>)(weights, kind, threads).release();
   }, nb::rv_policy::take_ownership);
   m.def("forward", [](Handle& handle, int64_t T, int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run,
-                      int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, int threads) {
+                      int64_t h_0_row, Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes,
+                      const More& more, int threads) {
     nb::gil_scoped_release free;
     (handle.f32.empty() ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row,
-                                                                    output, h_n, saved, rows, batch_sizes, threads);
+                                                                    output, h_n, saved, rows, batch_sizes, more, threads);
   });
-  m.def("forward_once", [](const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, bool wide, int64_t T,
-                           int64_t B, Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row,
-                           Address output, Address h_n, Address saved, int64_t rows, Address batch_sizes, int threads) {
+  m.def("forward_once", [](const std::vector<Address>& weights, const Kind& kind, int64_t T, int64_t B, Address x, int64_t x_step,
+                           int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output, Address h_n,
+                           Address saved, int64_t rows, Address batch_sizes, const More& more, int threads) {
     nb::gil_scoped_release free;
     Handle handle;  // training changes the weights before the next call: nothing is kept
-    (wide ? pack<double> : pack<float>)(handle, weights, bias, I, H, reset_of(before), threads);
-    (wide ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, h_n, saved,
-                                                      rows, batch_sizes, threads);
+    (kind.wide ? pack<double> : pack<float>)(handle, weights, kind, threads);
+    (kind.wide ? run_forward<double> : run_forward<float>)(handle, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, h_n,
+                                                           saved, rows, batch_sizes, more, threads);
   });
-  m.def("step", [](const std::vector<Handle*>& layers, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer, int64_t h_row,
+  m.def("step", [](const std::vector<Handle*>& layers, double zone_rate, int64_t B, Address x, int64_t x_row, Address h, int64_t h_layer, int64_t h_row,
                    Address y, Address h_n, int threads) {
     nb::gil_scoped_release free;
-    (layers[0]->f32.empty() ? run_step<double> : run_step<float>)(layers, B, x, x_row, h, h_layer, h_row, y, h_n, threads);
+    (layers[0]->f32.empty() ? run_step<double> : run_step<float>)(layers, zone_rate, B, x, x_row, h, h_layer, h_row, y, h_n, threads);
   });
   nb::class_<QuickStep>(m, "QuickStep", nb::type_slots(QuickStep::slots))
-      .def(nb::init<nb::list, const std::vector<std::pair<int64_t, Address>>&, nb::list, nb::object, nb::object, nb::tuple, nb::object>())
+      .def(nb::init<nb::list, const std::vector<std::pair<int64_t, Address>>&, nb::list, double, nb::object, nb::object,
+                    nb::tuple, nb::object>())
       .def("__call__", &QuickStep::operator(), nb::arg().none(), nb::arg().none(), nb::arg());
-  m.def("backward", [](bool wide, const std::vector<Address>& weights, bool bias, int64_t I, int64_t H, bool before, int64_t T, int64_t B,
-                       Address x, int64_t x_step, int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output,
-                       Address saved, int64_t rows, Address d_output, int64_t d_output_step, int64_t d_output_row,
-                       int64_t d_output_unit, Address d_h_n, int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0,
-                       const std::vector<Address>& d_weights, Address batch_sizes, int threads) {
+  m.def("backward", [](const std::vector<Address>& weights, const Kind& kind, int64_t T, int64_t B, Address x, int64_t x_step,
+                       int64_t x_row, Address h_0, int64_t h_0_run, int64_t h_0_row, Address output, Address saved, int64_t rows,
+                       Address d_output, int64_t d_output_step, int64_t d_output_row, int64_t d_output_unit, Address d_h_n,
+                       int64_t d_h_n_run, int64_t d_h_n_row, Address d_x, Address d_h_0, const std::vector<Address>& d_weights,
+                       Address batch_sizes, const More& more, int threads) {
     nb::gil_scoped_release free;
-    (wide ? run_backward<double> : run_backward<float>)(
-        weights, bias, I, H, reset_of(before), T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, saved, rows, d_output,
-        d_output_step, d_output_row, d_output_unit, d_h_n, d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, threads);
+    (kind.wide ? run_backward<double> : run_backward<float>)(
+        weights, kind, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, saved, rows, d_output, d_output_step, d_output_row,
+        d_output_unit, d_h_n, d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, more, threads);
   });
   m.def("isa_names", [] {
     std::vector<std::string> names;

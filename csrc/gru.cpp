@@ -72,45 +72,92 @@ const KernelsOf<Real>& of(const Kernels& k) {
   else return k.f64;
 }
 
-std::vector<int64_t> offsets_of(const Sizes& s) {
-  std::vector<int64_t> offsets;
-  if (s.batch_sizes) {
-    int64_t sum = 0;
-    offsets.reserve(static_cast<size_t>(s.T));
-    for (int64_t t = 0; t < s.T; ++t) offsets.push_back(sum), sum += s.batch_sizes[t];
+// The rows of a call, in the order in which the kernels work: the longest sequences first.
+class Rows {
+ public:
+  explicit Rows(const Sizes& given) : sizes(given), plan{} {
+    plan.rows = given.T * given.B;
+    if (given.lengths) sort();
+    if (sizes.batch_sizes) add_up();
+    if (given.lengths) number();
   }
-  return offsets;
-}
+  Rows(const Rows&) = delete;
+
+  Sizes sizes;
+  Plan plan;
+
+ private:
+  std::vector<int64_t> batch_sizes_, offsets_, order_, origin_, numbers_;
+
+  void sort() {  // by counting: `above[l]` sequences are longer than l
+    const int64_t B = sizes.B, *lengths = sizes.lengths;
+    int64_t longest = 0;
+    for (int64_t b = 0; b < B; ++b) longest = lengths[b] > longest ? lengths[b] : longest;
+    std::vector<int64_t> above(static_cast<size_t>(longest) + 1, 0);
+    for (int64_t b = 0; b < B; ++b) {
+      if (lengths[b] > 0) ++above[lengths[b] - 1];
+    }
+    for (int64_t t = longest - 1; t >= 0; --t) above[t] += above[t + 1];
+    batch_sizes_.assign(above.begin(), above.end() - 1);
+    order_.resize(B), origin_.resize(B);
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t place = above[lengths[b]]++;
+      order_[place] = b;
+      origin_[place] = sizes.starts ? sizes.starts[b] : b;
+    }
+    sizes.T = longest, sizes.batch_sizes = batch_sizes_.data();
+    plan.order = order_.data(), plan.origin = origin_.data(), plan.row_step = sizes.starts ? 1 : B;
+  }
+
+  void add_up() {
+    int64_t sum = 0;
+    offsets_.reserve(static_cast<size_t>(sizes.T));
+    for (int64_t t = 0; t < sizes.T; ++t) offsets_.push_back(sum), sum += sizes.batch_sizes[t];
+    plan.offsets = offsets_.data(), plan.rows = sum;
+  }
+
+  void number() {
+    numbers_.reserve(static_cast<size_t>(plan.rows));
+    for (int64_t t = 0; t < sizes.T; ++t) {
+      for (int64_t b = 0; b < sizes.batch_sizes[t]; ++b) numbers_.push_back(origin_[b] + t * plan.row_step);
+    }
+    plan.numbers = numbers_.data();
+  }
+};
 
 template <class Real>
 void zero(Real* values, int64_t n) {
   if (values && n > 0) std::memset(values, 0, sizeof(Real) * static_cast<size_t>(n));
 }
 
-// A state of zeros, for runs whose h_0 nobody gave: one row that stands for all.
+// A state of zeros, for states that nobody gave: one row that stands for all.
 template <class Real>
 struct Zeros {
   Memory<Real> row;
 
-  template <class Run>
-  void stand_in(Run& run, int64_t H) {
-    if (run.h_0) return;
+  void stand_in(const Real*& state, int64_t& state_row, int64_t H) {
+    if (state) return;
     if (!row) {
       row = allocate<Real>(H);
       zero(row.get(), H);
     }
-    run.h_0 = row.get(), run.h_0_row = 0;
+    state = row.get(), state_row = 0;
+  }
+  template <class Run>
+  void stand_in(Run& run, int64_t H) {
+    stand_in(run.h_0, run.h_0_row, H);
+    if (run.extras.resets) stand_in(run.extras.fresh, run.extras.fresh_row, H);
   }
 };
 
 }  // namespace
 
 template <class Real>
-Packed<Real>::Packed(const Weights<Real>& weights, int64_t I, int64_t H, Reset reset, int threads) {
+Packed<Real>::Packed(const Weights<Real>& weights, int64_t I, int64_t H, Reset reset, bool norm, int threads) {
   const Kernels* k = chosen().load();
   isa = k;
-  memory = allocate<Real>(of<Real>(*k).packed_size(I, H, reset)).release();
-  of<Real>(*k).pack(weights, I, H, reset, threads, memory);
+  memory = allocate<Real>(of<Real>(*k).packed_size(I, H, reset, norm)).release();
+  of<Real>(*k).pack(weights, I, H, reset, norm, threads, memory);
 }
 
 template <class Real>
@@ -119,7 +166,9 @@ Packed<Real>::~Packed() {
 }
 
 template <class Real>
-void forward(const Sizes& sizes, const Forward<Real>* given, int directions) {
+void forward(const Sizes& given_sizes, const Forward<Real>* given, int directions) {
+  const Rows rows(given_sizes);
+  const Sizes& sizes = rows.sizes;
   Forward<Real> runs[2];
   Zeros<Real> zeros;
   for (int i = 0; i < directions; ++i) {
@@ -128,33 +177,36 @@ void forward(const Sizes& sizes, const Forward<Real>* given, int directions) {
     runs[i].weights->turn.fetch_add(sizes.T, std::memory_order_relaxed);
   }
   const auto& k = of<Real>(*static_cast<const Kernels*>(given[0].weights->isa));
-  const auto offsets = offsets_of(sizes);
-  const int threads = k.forward_threads(sizes, directions);
+  const int threads = k.forward_threads(sizes, rows.plan, directions);
   const int64_t each = k.forward_scratch(sizes);
   const auto scratch = allocate<Real>(each * threads);
-  k.forward(sizes, runs, directions, threads, sizes.batch_sizes ? offsets.data() : nullptr, scratch.get(), each);
+  k.forward(sizes, rows.plan, runs, directions, threads, scratch.get(), each);
 }
 
 template <class Real>
-void backward(const Sizes& sizes, const Backward<Real>* given, int directions) {
+void backward(const Sizes& given_sizes, const Backward<Real>* given, int directions) {
+  const Rows rows(given_sizes);
+  const Sizes& sizes = rows.sizes;
   Backward<Real> runs[2];
   Zeros<Real> zeros;
   for (int i = 0; i < directions; ++i) runs[i] = given[i], zeros.stand_in(runs[i], sizes.H);
-  const auto& k = of<Real>(*chosen().load());
-  const auto offsets = offsets_of(sizes);
-  const int threads = k.backward_threads(sizes, directions);
+  const bool again = !given[0].saved && given[0].packed;
+  // Weights that were packed for another instruction set can be read by its kernels alone.
+  const auto& k = of<Real>(*(again ? static_cast<const Kernels*>(given[0].packed->isa) : chosen().load()));
+  const int threads = k.backward_threads(sizes, rows.plan, directions);
   const int64_t each = k.backward_scratch(sizes, runs, directions);
+  const int64_t again_each = again ? k.forward_scratch(sizes) : 0;
   const auto scratch = allocate<Real>(each * directions);
+  const auto more = again ? allocate<Real>(again_each * threads) : nullptr;
   if (sizes.T == 0 || sizes.B == 0) {  // no chunk of steps will write the sums
     for (int i = 0; i < directions; ++i) {
       zero(runs[i].d_w_ih, 3 * sizes.H * sizes.I);
       zero(runs[i].d_w_hh, 3 * sizes.H * sizes.H);
-      zero(runs[i].d_b_ih, 3 * sizes.H);
-      zero(runs[i].d_b_hh, 3 * sizes.H);
+      for (Real* d : {runs[i].d_b_ih, runs[i].d_b_hh, runs[i].d_g_ih, runs[i].d_g_hh}) zero(d, 3 * sizes.H);
     }
     if (sizes.B == 0) return;
   }
-  k.backward(sizes, runs, directions, threads, sizes.batch_sizes ? offsets.data() : nullptr, scratch.get(), each);
+  k.backward(sizes, rows.plan, runs, directions, threads, scratch.get(), each, more.get(), again_each);
 }
 
 template <class Real>

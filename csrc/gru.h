@@ -10,8 +10,18 @@
 //     h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_(t-1)
 //
 // Shapes: T steps, B batch, I input features, H hidden units. Gates are stacked in the order r, z, n. Sizes and strides
-// are 64-bit and count elements, not bytes. "Row" (t, b) is one step of one sequence; `rows` is their number: T B, or
-// the sum of batch_sizes. Row (t, b) has the index t B + b, or batch_sizes[0] + ... + batch_sizes[t-1] + b.
+// are 64-bit and count elements, not bytes. "Row" (t, b) is one step of one sequence. Its number is
+//     t B + b                                          all sequences of one length, or padded (`lengths`)
+//     batch_sizes[0] + ... + batch_sizes[t-1] + b      packed: step by step, the longest sequences first
+//     starts[b] + t                                    end to end: one whole sequence after the other (`starts`)
+//
+// What may change the recurrence (`Extras`), with m the mask of recurrent dropout and k that of zoneout:
+//     W_h h_(t-1) becomes W_h (m ⊙ h_(t-1)), and W_hn (r_t ⊙ h_(t-1)) becomes W_hn (r_t ⊙ m ⊙ h_(t-1))
+//     z_t in the last line becomes z_t + k_t ⊙ (1 - z_t): where k is 1 a unit keeps its old state
+//     before a step that is marked in `resets`, h_(t-1) becomes `fresh`; backwards in time a sequence begins anew at the
+//         step before a marked one, so that both directions see the same pieces
+//     layer norm: W_i(rz) x, W_in x, W_h(rz) h and W_hn h (or W_hn (r ⊙ h)) are each normalised over their 2H or H values,
+//         (v - mean) / sqrt(variance + 1e-5), and scaled by g_ih or g_hh, before the biases are added
 //
 // Lifetime: every pointer is borrowed for the call; the caller owns all memory, inputs and results. The one exception
 // is `Packed`, which owns a copy of the weights.
@@ -32,11 +42,14 @@ enum class Reset : int { after = 0, before = 1 };
 
 struct Sizes {
   int64_t T;                   // steps
-  int64_t B;                   // batch; with batch_sizes, batch_sizes[0]
+  int64_t B;                   // batch
   int64_t I;                   // input features
   int64_t H;                   // hidden units
-  const int64_t* batch_sizes;  // [T], never growing: step t has the first batch_sizes[t] rows; null: all have B
+  const int64_t* batch_sizes;  // [T], never growing: step t has the first batch_sizes[t] rows; null: not packed
+  const int64_t* lengths;      // [B], each 0 ... T, in any order; null: all have T steps, or batch_sizes tells. Not both
+  const int64_t* starts;       // [B], with lengths: the sequences lie end to end; null: they lie padded
   Reset reset;
+  bool norm;                   // layer norm
   int threads;                 // at most so many; small calls take fewer
 };
 
@@ -47,6 +60,8 @@ struct Weights {
   const Real* w_hh;  // [3H, H], rows w_hh_row apart
   const Real* b_ih;  // [3H] or null
   const Real* b_hh;  // [3H] or null
+  const Real* g_ih;  // [3H], layer norm's gains; null without it
+  const Real* g_hh;  // [3H]
   int64_t w_ih_row, w_hh_row;
 };
 
@@ -55,7 +70,7 @@ struct Weights {
 template <class Real>
 class Packed {
  public:
-  Packed(const Weights<Real>&, int64_t I, int64_t H, Reset, int threads);
+  Packed(const Weights<Real>&, int64_t I, int64_t H, Reset, bool norm, int threads);
   ~Packed();
   Packed(const Packed&) = delete;
   Packed& operator=(const Packed&) = delete;
@@ -65,20 +80,39 @@ class Packed {
   mutable std::atomic<int64_t> turn{0};  // steps so far: even or odd, the end from which a lone row reads the weights
 };
 
+// What changes the recurrence of a direction; see above. All of it may be null or zero.
+template <class Real>
+struct Extras {
+  const uint8_t* resets = nullptr;  // step t of sequence b is marked: resets[t resets_step + b resets_row] is not 0
+  int64_t resets_step = 0, resets_row = 0;
+  const Real* fresh = nullptr;      // [B, H], rows fresh_row apart: the state after a reset; null: zeros
+  int64_t fresh_row = 0;
+  const Real* mask = nullptr;       // [B, H] contiguous: m; null: ones
+  const uint8_t* zone = nullptr;    // row number i at zone + i zone_row, H values 0 or 1: k; null: zone_rate everywhere
+  int64_t zone_row = 0;
+  Real zone_rate = 0;               // in [0, 1]
+};
+
 // One direction of one layer, forwards.
 template <class Real>
 struct Forward {
-  const Real* x;             // row (t, b) at x + t x_step + b x_row (packed: x + index x_row), I values side by side
-  int64_t x_step, x_row;
+  const Real* x;             // row (t, b) at x + t x_step + b x_row, I values side by side; packed: x + number x_row;
+  int64_t x_step, x_row;     //     end to end: x + number x_row, and x_step = x_row
   const Packed<Real>* weights;
   const Real* h_0;           // [B, H], rows h_0_row apart; null: zeros
   int64_t h_0_row;
-  Real* output;              // row number i at output + i output_row, H values: every h_t
+  Real* output;              // row number i at output + i output_row, H values: every h_t. Padding is not written
   int64_t output_row;
   Real* h_n;                 // [B, H] contiguous: each sequence's last state; null where nobody asks
-  Real* saved;               // [rows, 4, H] (r, z, n, W_hn h + b_hn), Reset::before [rows, 3, H]; null in inference
+  Real* saved;               // row number i at saved + i slots(norm) H: r, z, n, W_hn h + b_hn (Reset::before: of r ⊙ h),
+                             //     H each, and with layer norm the six normalised vectors, of h and then of x; null in inference
+  Real* norms;               // [row numbers, 4], layer norm's 1 / sqrt(variance + 1e-5): of W_h(rz), W_hn, W_i(rz), W_in; null
+                             //     where saved is null, or without layer norm
   bool reverse;              // from the last step to the first
+  Extras<Real> extras;
 };
+
+inline int64_t slots(bool norm) { return norm ? 10 : 4; }
 
 // One direction of one layer, backwards: what `Forward` left, and the gradients.
 template <class Real>
@@ -86,26 +120,35 @@ struct Backward {
   const Real* x;             // as in Forward
   int64_t x_step, x_row;
   Weights<Real> weights;
+  const Packed<Real>* packed;  // these weights, where saved is null: then it is computed again, a chunk at a time; else null
   const Real* h_0;           // as in Forward
   int64_t h_0_row;
   const Real* output;        // as Forward wrote it
   int64_t output_row;
-  const Real* saved;         // as Forward wrote it
-  const Real* d_output;      // row (t, b) at d_output + t d_output_step + b d_output_row (packed: index d_output_row);
-  int64_t d_output_step, d_output_row;  //                                    null: zeros
+  const Real* saved;         // as Forward wrote it, or null
+  const Real* norms;
+  const Real* d_output;      // row (t, b) at d_output + t d_output_step + b d_output_row, as with x; null: zeros
+  int64_t d_output_step, d_output_row;
   const Real* d_h_n;         // [B, H], rows d_h_n_row apart; null: zeros
   int64_t d_h_n_row;
+  const Real* d_saved;       // gradients of r, z, n, W_hn h + b_hn for their own sake, laid out like saved with 4 H values a row;
+                             //     null: zeros
   bool reverse;
-  Real* d_x;                 // [rows, I] contiguous; null where nobody asks. Overwritten, like all that follow
+  Extras<Real> extras;
+  Real* d_x;                 // row number i at d_x + i I; null where nobody asks. Overwritten, like all that follow. Padding
+                             //     is not written
   Real* d_h_0;               // [B, H] contiguous; null where nobody asks
+  Real* d_fresh;             // [B, H] contiguous; null where nobody asks
   Real* d_w_ih;              // [3H, I] contiguous; null where nobody asks
   Real* d_w_hh;              // [3H, H] contiguous; null where nobody asks
-  Real* d_b_ih;              // [3H] or null
-  Real* d_b_hh;              // [3H] or null
+  Real* d_b_ih;              // [3H] or null, as the three that follow
+  Real* d_b_hh;
+  Real* d_g_ih;
+  Real* d_g_hh;
 };
 
 // Run `directions` (1 or 2) of one layer over the same x, side by side where there are threads. Both have the same
-// sizes. Allocates its scratch once a call; throws std::bad_alloc before anything is written where memory is short.
+// sizes, and both have layer norm's gains or neither. Allocates its scratch once a call; throws std::bad_alloc before anything is written where memory is short.
 template <class Real>
 void forward(const Sizes&, const Forward<Real>* runs, int directions);
 template <class Real>

@@ -6,18 +6,30 @@
 
 namespace tidegate {
 
+// Which rows there are, worked out from batch_sizes or lengths: T and batch_sizes of `Sizes` are those of the plan, and
+// so is b, the place of a sequence among those sorted by length. Null pointers: nothing to look up.
+struct Plan {
+  const int64_t* offsets;  // [T], the sums of the batch_sizes before each step
+  const int64_t* order;    // [B], which sequence the caller's is at place b
+  const int64_t* origin;   // [B], the number of the first row of the sequence at place b; row (t, b) is origin[b] + t row_step
+  int64_t row_step;
+  const int64_t* numbers;  // [rows], the number of each row, in the order of offsets[t] + b
+  int64_t rows;            // how many there are, in all steps
+};
+
 template <class Real>
 struct KernelsOf {
-  int64_t (*packed_size)(int64_t I, int64_t H, Reset);
-  void (*pack)(const Weights<Real>&, int64_t I, int64_t H, Reset, int threads, Real* to);
+  int64_t (*packed_size)(int64_t I, int64_t H, Reset, bool norm);
+  void (*pack)(const Weights<Real>&, int64_t I, int64_t H, Reset, bool norm, int threads, Real* to);
   int64_t (*forward_scratch)(const Sizes&);  // values, for each thread
-  int (*forward_threads)(const Sizes&, int directions);
-  void (*forward)(const Sizes&, const Forward<Real>*, int directions, int threads, const int64_t* offsets,
-                  Real* scratch, int64_t scratch_each);
+  int (*forward_threads)(const Sizes&, const Plan&, int directions);
+  void (*forward)(const Sizes&, const Plan&, const Forward<Real>*, int directions, int threads, Real* scratch,
+                  int64_t scratch_each);
   int64_t (*backward_scratch)(const Sizes&, const Backward<Real>*, int directions);  // values, for each direction
-  int (*backward_threads)(const Sizes&, int directions);
-  void (*backward)(const Sizes&, const Backward<Real>*, int directions, int threads, const int64_t* offsets,
-                   Real* scratch, int64_t scratch_each);
+  int (*backward_threads)(const Sizes&, const Plan&, int directions);
+  // again: scratch for each thread to compute `saved` in again, again_each values; null where it was saved
+  void (*backward)(const Sizes&, const Plan&, const Backward<Real>*, int directions, int threads, Real* scratch,
+                   int64_t scratch_each, Real* again, int64_t again_each);
   void (*activations)(const Real*, Real*, Real*, int64_t);
 };
 

@@ -136,6 +136,20 @@ inline void store_first(Real* to, typename VecOf<Real>::V v, int n) {
 #endif
 }
 
+// The first n of bytes as numbers, the other lanes 0.
+template <class Real>
+inline typename VecOf<Real>::V load_bytes(const uint8_t* from, int n) {
+  constexpr int L = VecOf<Real>::lanes;
+  typedef uint8_t Bytes __attribute__((vector_size(L)));
+  Bytes bytes{};
+  if (n == L) std::memcpy(&bytes, from, L);
+  else std::memcpy(&bytes, from, static_cast<size_t>(n));
+  return __builtin_convertvector(bytes, typename VecOf<Real>::V);
+}
+
+inline float square_root(float v) { return __builtin_sqrtf(v); }
+inline double square_root(double v) { return __builtin_sqrt(v); }
+
 // ------------------------------------------------------------------------------------------------ σ and tanh
 
 template <class Real>

@@ -7,27 +7,36 @@ runs or raises `BackendUnavailableError`; it never quietly becomes another one.
 backend='auto' runs 'torch'
   native     can't run: it runs on the CPU, and x is on cuda
   torch      chosen: PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA
-  reference  not chosen: the definition, step by step in Python; it runs when asked for by name
+  reference  not chosen: the definition, step by step in Python; it does all, and slowly
+>>> print(explain(device="cuda", wishes=["resets"]))
+backend='auto' runs 'reference'
+  native     can't run: it runs on the CPU, and x is on cuda
+  torch      can't run: it has no resets
+  reference  chosen: the definition, step by step in Python; it does all, and slowly
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
 from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru.extras import WISHES
+from tidegate.ops.gru.modes import transformed
 
-# A back end is a module of `ops/gru` with `gru`, `step` and `gru_cell`. The order is that in which "auto" prefers
-# them. One that can't run everywhere says so itself, in `why_not(x)`.
+# A back end is a module of `ops/gru` with `gru`, `step`, `gru_cell` and, if it can, `trace`. The order is that in which
+# "auto" prefers them. One that can't do everything everywhere says so itself, in `why_not`.
 _MODULES: dict[str, ModuleType] = {"native": native_cpu, "torch": torch_aten, "reference": reference}
 _ABOUT = {
     "native": "our own kernels for the CPU, the fastest and repeatable to the bit",
     "torch": "PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA",
-    "reference": "the definition, step by step in Python; it runs when asked for by name",
+    "reference": "the definition, step by step in Python; it does all, and slowly",
 }
 
 NAMES: tuple[str, ...] = ("auto", *_MODULES)
@@ -59,8 +68,10 @@ def check(backend: str) -> None:
         raise _unknown(backend)
 
 
-def choose(backend: str, x: Tensor) -> ModuleType:
+def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> ModuleType:
     """The module whose `gru`, `step` and `gru_cell` run for `backend` and an input like x (its device and dtype count).
+
+    wishes: what of the call `torch.nn.GRU` does not have; `Extras.wishes` names it.
 
     >>> choose("reference", torch.zeros(1)).__name__
     'tidegate.ops.gru.reference'
@@ -69,36 +80,54 @@ def choose(backend: str, x: Tensor) -> ModuleType:
     `ValueError`) for an unknown name. Cost: well below a microsecond, so a layer asks again at every call.
     """
     if backend == "auto":
-        return native_cpu if native_cpu.why_not(x) is None else torch_aten
+        if native_cpu.why_not(x) is None:
+            return native_cpu
+        # ATen's and cuDNN's own loops fail in some transforms (vmap of gradients, on a GPU jvp); plain operations don't.
+        return reference if wishes or transformed() else torch_aten
     module = _MODULES.get(backend)
     if module is None:
         raise _unknown(backend)
-    if module is native_cpu:
-        why = native_cpu.why_not(x)
-        if why is not None:
-            raise _unavailable(backend, why)
+    why = _why_not(backend, x, wishes)
+    if why is not None:
+        raise _unavailable(backend, why)
     return module
 
 
+def _why_not(backend: str, x: Any, wishes: Sequence[str]) -> str | None:
+    if backend == "native":
+        return native_cpu.why_not(x)
+    return torch_aten.why_not(wishes) if backend == "torch" and wishes else None
+
+
 def explain(
-    backend: str = "auto", *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    backend: str = "auto",
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    wishes: Sequence[str] = (),
 ) -> Explanation:
-    """What `choose(backend, x)` would do for x on this device, of this dtype, and why, without doing it.
+    """What `choose(backend, x, wishes)` would do for x on this device, of this dtype, and why, without doing it.
+
+    wishes: what of the call `torch.nn.GRU` does not have; `tidegate.ops.gru.extras.WISHES` are all.
 
     >>> explain("reference").chosen
     'reference'
 
-    Raises `SettingsError` (a `ValueError`) for an unknown name.
+    Raises `SettingsError` (a `ValueError`) for an unknown name, of a back end or a wish.
     """
     if backend not in NAMES:
         raise _unknown(backend)
-    cant = native_cpu.why_not(_Like(torch.device(device), dtype))
-    able = [name for name in _MODULES if name != "native" or cant is None]
+    for wish in wishes:
+        if wish not in WISHES:
+            known = ", ".join(map(repr, WISHES))
+            raise SettingsError(f"Unknown wish {wish!r}; known are {known}.{nearest(wish, WISHES)}")
+    cant = {name: _why_not(name, _Like(torch.device(device), dtype), wishes) for name in _MODULES}
+    able = [name for name in _MODULES if cant[name] is None]
     chosen = able[0] if backend == "auto" else backend if backend in able else None
     reasons = {}
     for name, about in _ABOUT.items():
         if name not in able:
-            reasons[name] = f"can't run: {cant}"
+            reasons[name] = f"can't run: {cant[name]}"
         elif name == chosen:
             reasons[name] = f"chosen: {about}"
         elif backend == "auto":

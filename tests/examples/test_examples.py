@@ -12,13 +12,19 @@ ROOT = Path(__file__).parents[2]
 FIRST = ROOT / "examples" / "01_first_gru.py"
 
 
-def losses_of(script: Path) -> list[float]:
+def said_by(script: Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=120)
     assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
-    lines = [re.fullmatch(r"epoch +(\d+)  loss (\d+\.\d+)", line) for line in run.stdout.splitlines()]
-    assert all(lines), run.stdout
+    assert "Traceback" not in run.stderr
+    assert "Warning" not in run.stderr
+    return run.stdout
+
+
+def losses_of(script: Path) -> list[float]:
+    said = said_by(script)
+    lines = [re.fullmatch(r"epoch +(\d+)  loss (\d+\.\d+)", line) for line in said.splitlines()]
+    assert all(lines), said
     assert [int(line[1]) for line in lines] == list(range(1, len(lines) + 1))
     return [float(line[2]) for line in lines]
 
@@ -56,3 +62,18 @@ def test_the_labels_of_the_first_example_need_memory():
     assert set(labels[sign].tolist()) == set(labels[~sign].tolist()) == {0, 1}
     assert names["StepClassifier"]()(x)[0].shape == (5, 7, 2)
     assert names["StepClassifier"]()(x)[1].shape == (1, 5, 20)
+
+
+def test_the_second_example_learns_who_speaks_and_finds_the_same_bits_in_every_form():
+    said = said_by(ROOT / "examples" / "02_variable_lengths.py")
+    (score,) = re.findall(r"^(0\.\d+) of 370 utterances", said, re.MULTILINE)
+    assert float(score) > 0.9
+    assert said.endswith("padded, nested, packed or alone: every output has the same bits\n")
+
+
+def test_the_third_example_needs_its_resets_and_finds_the_same_bits_in_pieces():
+    said = said_by(ROOT / "examples" / "03_resets.py")
+    ((without, with_resets),) = re.findall(r"without resets (0\.\d+) .* with resets (0\.\d+|1\.0+)", said)
+    assert float(with_resets) > 0.97
+    assert float(without) < 0.9
+    assert said.count("the same bits") == 2

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import tidegate
 from tidegate.errors import ShapeError
 from tidegate.ops.gru import native_cpu, reference
+from tidegate.ops.gru.extras import LayerExtras
 
 ISAS = native_cpu._native.isa_names() if native_cpu._native else []
 examples = settings(max_examples=20, deadline=None, derandomize=True)
@@ -280,7 +281,7 @@ def operator_arguments(bidirectional, packed):
     weights = list(layer_of(3, 5, bidirectional=bidirectional).parameters())
     x = torch.randn((5, 3) if packed else (4, 2, 3), requires_grad=True)
     sizes = torch.tensor([2, 2, 1]) if packed else None
-    return x, torch.randn(D, 2, 5, requires_grad=True), weights, True, sizes, True
+    return x, torch.randn(D, 2, 5, requires_grad=True), weights, True, sizes, *LayerExtras(), True
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -290,9 +291,27 @@ def test_the_operators_pass_torchs_own_check(bidirectional, packed):
 
 
 def test_without_anything_to_save_the_operators_shapes_are_right_too():
-    x, h_0, weights, bias, sizes, _ = operator_arguments(False, False)
-    plain = (x.detach(), h_0.detach(), [w.detach() for w in weights], bias, sizes, False)
+    x, h_0, weights, bias, sizes, *extras, _ = operator_arguments(False, False)
+    plain = (x.detach(), h_0.detach(), [w.detach() for w in weights], bias, sizes, *extras, False)
     torch.library.opcheck(torch.ops.tidegate.gru_layer.default, plain)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_operators_pass_torchs_own_check_with_all_extras(before):
+    layer = layer_of(3, 5, bidirectional=True, layer_norm=True, reset="before" if before else "after")
+    x, h_0 = torch.randn(4, 3, 3, requires_grad=True), torch.randn(2, 3, 5, requires_grad=True)
+    extras = LayerExtras(
+        lengths=torch.tensor([2, 4, 0]),
+        resets=torch.rand(4, 3) < 0.4,
+        fresh=torch.randn(2, 3, 5, requires_grad=True),
+        mask=torch.nn.functional.dropout(torch.ones(2, 3, 5), 0.3),
+        zone=torch.rand(4, 3, 10) < 0.3,
+        before=before,
+        norm=True,
+    )
+    torch.library.opcheck(
+        torch.ops.tidegate.gru_layer.default, (x, h_0, list(layer.parameters()), True, None, *extras, True)
+    )
 
 
 def test_the_compiled_layer_gives_the_bits_and_gradients_of_the_eager_one(every_isa):
@@ -332,8 +351,8 @@ def test_autocast_leaves_the_recurrence_in_float32(dtype):
     exact = layer(x.float())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer(x)[0], exact.to(dtype))
-        output, _, _ = torch.ops.tidegate.gru_layer(
-            x, torch.zeros(1, 2, 4), list(layer.parameters()), True, None, False
+        output, *_ = torch.ops.tidegate.gru_layer(
+            x, torch.zeros(1, 2, 4), list(layer.parameters()), True, None, *LayerExtras(), False
         )
     assert torch.equal(output, exact)
 
@@ -590,15 +609,28 @@ def test_the_operator_itself_refuses_what_does_not_fit():
     weights = list(layer_of(3, 4).parameters())
     x, h_0 = torch.randn(5, 2, 3), torch.zeros(1, 2, 4)
     op = torch.ops.tidegate.gru_layer
-    for args in (
-        (x.half(), h_0, weights, True, None, False),
-        (x, h_0[:, :1], weights, True, None, False),
-        (x, h_0, weights[:2], True, None, False),
-        (x, h_0, [w.double() for w in weights], True, None, False),
-        (x[0], h_0, weights, True, torch.tensor([2, 1]), False),
+    good, three = LayerExtras(), torch.tensor([3, 1])
+    for x_, h, ws, sizes, extras in (
+        (x.half(), h_0, weights, None, good),
+        (x, h_0[:, :1], weights, None, good),
+        (x, h_0, weights[:2], None, good),
+        (x, h_0, [w.double() for w in weights], None, good),
+        (x[0], h_0, weights, torch.tensor([2, 1]), good),
+        (x, h_0, weights, None, LayerExtras(lengths=torch.tensor([3, 6]))),
+        (x, h_0, weights, None, LayerExtras(lengths=torch.tensor([-1, 5]))),
+        (x, h_0, weights, None, LayerExtras(lengths=three.int())),
+        (x, h_0, weights, None, LayerExtras(lengths=torch.tensor([3]))),
+        (x[0], h_0, weights, None, LayerExtras(lengths=three, starts=torch.tensor([0, 2]))),
+        (x[:, 0], h_0, weights, None, LayerExtras(lengths=three, starts=torch.tensor([0, -1]))),
+        (x[0], h_0, weights, torch.tensor([2]), LayerExtras(lengths=torch.tensor([1, 1]))),
+        (x, h_0, weights, None, LayerExtras(resets=torch.zeros(4, 2, dtype=torch.bool))),
+        (x, h_0, weights, None, LayerExtras(resets=torch.zeros(5, 2))),
+        (x, h_0, weights, None, LayerExtras(fresh=h_0[:, :, :1])),
+        (x, h_0, weights, None, LayerExtras(mask=h_0.double())),
+        (x, h_0, weights, None, LayerExtras(zone=torch.zeros(5, 2, 4))),
     ):
         with torch.no_grad(), pytest.raises(ShapeError, match=r"tidegate::gru_layer|GRU"):
-            op(*args)
+            op(x_, h, ws, True, sizes, *extras, False)
 
 
 def test_a_layer_that_streamed_is_collected_even_from_within_a_cycle():

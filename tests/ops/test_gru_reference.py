@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru.extras import Extras
 
 BACKENDS = [native_cpu, reference, torch_aten]
 FLOAT64 = torch.float64
@@ -46,39 +47,72 @@ def sigmoid(v):
     return 1 / (1 + math.exp(-v))
 
 
-def step_by_hand(x, h, w_ih, w_hh, b_ih, b_hh, reset):
+def normalised(v):
+    mean = sum(v) / len(v)
+    variance = sum((a - mean) ** 2 for a in v) / len(v)
+    return [(a - mean) / math.sqrt(variance + 1e-5) for a in v]
+
+
+def step_by_hand(x, h, w_ih, w_hh, b_ih, b_hh, reset, gains=None, mask=None, zone=None):
     """The equations of docs and design, one number at a time, with no tensor in it."""
     H = len(h)
+    m = [1.0] * H if mask is None else mask
+    k = [0.0] * H if zone is None else zone
 
-    def dot(row, v):
-        return sum(a * b for a, b in zip(row, v, strict=True))
+    def product(rows, v, gain):
+        sums = [sum(a * b for a, b in zip(row, v, strict=True)) for row in rows]
+        return sums if gain is None else [g * s for g, s in zip(gain, normalised(sums), strict=True)]
 
-    r = [sigmoid(dot(w_ih[j], x) + b_ih[j] + dot(w_hh[j], h) + b_hh[j]) for j in range(H)]
-    z = [sigmoid(dot(w_ih[H + j], x) + b_ih[H + j] + dot(w_hh[H + j], h) + b_hh[H + j]) for j in range(H)]
-    n = []
-    for k in range(2 * H, 3 * H):
-        if reset == "after":
-            recurrent = r[k - 2 * H] * (dot(w_hh[k], h) + b_hh[k])
-        else:
-            recurrent = dot(w_hh[k], [a * b for a, b in zip(r, h, strict=True)]) + b_hh[k]
-        n.append(math.tanh(dot(w_ih[k], x) + b_ih[k] + recurrent))
-    return [(1 - z[j]) * n[j] + z[j] * h[j] for j in range(H)]
+    def both(rows, v, b, gain):  # r and z together, and n
+        first = product(rows[: 2 * H], v, gain and gain[: 2 * H])
+        return [s + b for s, b in zip(first, b[: 2 * H], strict=True)]
+
+    def last(rows, v, b, gain):
+        return [s + b for s, b in zip(product(rows[2 * H :], v, gain and gain[2 * H :]), b[2 * H :], strict=True)]
+
+    g_ih, g_hh = gains or (None, None)
+    masked = [a * b for a, b in zip(m, h, strict=True)]
+    rz = [sigmoid(a + b) for a, b in zip(both(w_ih, x, b_ih, g_ih), both(w_hh, masked, b_hh, g_hh), strict=True)]
+    r, z = rz[:H], rz[H:]
+    if reset == "after":
+        recurrent = [a * b for a, b in zip(r, last(w_hh, masked, b_hh, g_hh), strict=True)]
+    else:
+        recurrent = last(w_hh, [a * b for a, b in zip(r, masked, strict=True)], b_hh, g_hh)
+    n = [math.tanh(a + b) for a, b in zip(last(w_ih, x, b_ih, g_ih), recurrent, strict=True)]
+    new = [(1 - z[j]) * n[j] + z[j] * h[j] for j in range(H)]
+    return [k[j] * h[j] + (1 - k[j]) * new[j] for j in range(H)]
 
 
+@pytest.mark.parametrize("extra", ["plain", "layer_norm", "mask", "zone", "resets", "all"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_a_layer_equals_the_equations_worked_out_by_hand(reset, reverse, bias):
-    T, I, H = 4, 3, 2
+def test_a_layer_equals_the_equations_worked_out_by_hand(reset, reverse, bias, extra):
+    T, I, H = 5, 3, 2
     w = weights(I, H, bias=bias)
     x, h_0 = tensor(T, 1, I, seed=1), tensor(1, H, seed=2)
-    output, h_n = reference.gru_layer(x, h_0, *w, reverse=reverse, reset=reset)
+    some = {}
+    if extra in ("layer_norm", "all"):
+        some |= {"g_ih": tensor(3 * H, seed=3), "g_hh": tensor(3 * H, seed=4)}
+    if extra in ("mask", "all"):
+        some["mask"] = torch.tensor([[0.0, 2.0]], dtype=FLOAT64)
+    if extra in ("zone", "all"):
+        some["zone"] = torch.tensor([[0, 1], [0, 0], [1, 1], [1, 0], [0, 1]], dtype=torch.bool).unsqueeze(1)
+    if extra in ("resets", "all"):
+        some |= {"resets": torch.tensor([[0], [0], [1], [0], [1]], dtype=torch.bool), "fresh": tensor(1, H, seed=5)}
+    output, h_n, _ = reference.gru_layer(x, h_0, *w, **some, reverse=reverse, reset=reset)
     numbers = [v.tolist() for v in w] + ([] if bias else [[0.0] * 3 * H] * 2)
+    gains = [some["g_ih"].tolist(), some["g_hh"].tolist()] if "g_ih" in some else None
     h = h_0[0].tolist()
     for t in reversed(range(T)) if reverse else range(T):
-        h = step_by_hand(x[t, 0].tolist(), h, *numbers, reset)
-        assert output[t, 0].tolist() == pytest.approx(h, rel=1e-13, abs=1e-15)
-    assert h_n[0].tolist() == pytest.approx(h, rel=1e-13, abs=1e-15)
+        marked = t + 1 if reverse else t
+        if "resets" in some and marked < T and some["resets"][marked]:
+            h = some["fresh"][0].tolist()
+        mask = some["mask"][0].tolist() if "mask" in some else None
+        zone = some["zone"][t, 0].double().tolist() if "zone" in some else None
+        h = step_by_hand(x[t, 0].tolist(), h, *numbers, reset, gains, mask, zone)
+        assert output[t, 0].tolist() == pytest.approx(h, rel=1e-12, abs=1e-13)
+    assert h_n[0].tolist() == pytest.approx(h, rel=1e-12, abs=1e-13)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -137,7 +171,7 @@ def test_the_state_of_half_types_is_float32_inside_the_loop(dtype, reset):
     h_0 = torch.full((1, 1), 0.5, dtype=dtype)
     z = torch.tensor([0.0, math.log(2**11 - 1), 20.0], dtype=dtype)
     w = [torch.zeros(3, 1, dtype=dtype), torch.zeros(3, 1, dtype=dtype), z, torch.zeros(3, dtype=dtype)]
-    output, h_n = reference.gru_layer(torch.zeros(500, 1, 1, dtype=dtype), h_0, *w, reset=reset)
+    output, h_n = reference.gru(torch.zeros(500, 1, 1, dtype=dtype), h_0.unsqueeze(0), w, extras=Extras(reset=reset))
     kept = torch.sigmoid(z[1].double()) ** 500
     assert output.dtype == h_n.dtype == dtype
     assert h_n.item() == pytest.approx((1 - kept + 0.5 * kept).item(), rel=torch.finfo(dtype).eps)
@@ -146,7 +180,7 @@ def test_the_state_of_half_types_is_float32_inside_the_loop(dtype, reset):
 
 def test_a_layer_of_no_steps_gives_a_copy_of_the_first_state():
     h_0 = tensor(2, 5, seed=2)
-    output, h_n = reference.gru_layer(tensor(0, 2, 3, seed=1), h_0, *weights(3, 5))
+    output, h_n, _ = reference.gru_layer(tensor(0, 2, 3, seed=1), h_0, *weights(3, 5))
     assert output.shape == (0, 2, 5)
     assert torch.equal(h_n, h_0)
     assert h_n.data_ptr() != h_0.data_ptr()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from tidegate.errors import SettingsError, ShapeError
+from tidegate.errors import SettingsError, ShapeError, nearest
 from tidegate.ops.gru.reference import are_steps
 
 # ---------------------------------------------------------------------------------------------- constructor
@@ -42,6 +42,29 @@ def probability(layer: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def one_of(layer: str, name: str, value: Any, known: tuple[str, ...]) -> str:
+    """`value`; `SettingsError` for what is none of the known words."""
+    if value not in known:
+        words = " or ".join(map(repr, known))
+        raise SettingsError(f"{layer}: {name} is {value!r}, expected {words}.{nearest(str(value), known)}")
+    return value
+
+
+def update_bias(layer: str, value: Any, bias: bool) -> float | tuple[float, float] | None:
+    """A time constant in steps, or a range of them; `SettingsError` for one that is not above 1."""
+    if value is None:
+        return None
+    both = value if isinstance(value, tuple) else (value, value)
+    good = len(both) == 2 and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in both)
+    if not (good and 1 < both[0] <= both[1] < float("inf")):
+        raise SettingsError(
+            f"{layer}: update_bias is a memory in steps, a number above 1 or a pair (shortest, longest) of such, got {value!r}."
+        )
+    if not bias:
+        raise SettingsError(f"{layer}: update_bias needs biases, and bias is False.")
+    return (float(both[0]), float(both[1])) if isinstance(value, tuple) else float(value)
+
+
 # ---------------------------------------------------------------------------------------------- a call
 
 
@@ -57,7 +80,7 @@ def _autocast(tensor: Tensor) -> bool:
 
 def sequence_error(layer: Any, input: Any, weight: Tensor) -> Exception:
     """What is wrong with the `input` of `GRU`; called only when something is."""
-    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    me = _me(layer)
     x = input.data if isinstance(input, PackedSequence) else input
     if not isinstance(x, Tensor):
         return TypeError(f"{me}: x is {_a(x)}, expected a tensor or a PackedSequence.")
@@ -65,6 +88,13 @@ def sequence_error(layer: Any, input: Any, weight: Tensor) -> Exception:
         if x.dim() != 2:
             return ShapeError(f"{me}: the data of the PackedSequence has {x.dim()} axes, expected 2: [rows, I].")
         is_ = f"x is packed, {_named('rows I', x)}"
+    elif x.is_nested:
+        if x.layout != torch.jagged or x.dim() != 3:
+            return ShapeError(
+                f"{me}: x is nested, {x.layout}, with {x.dim()} axes; expected torch.jagged, [B, steps, I]. "
+                "Use torch.nested.nested_tensor(sequences, layout=torch.jagged), with sequences [steps, I]."
+            )
+        is_ = f"x is nested, [B={x.size(0)}, steps, I={x.size(-1)}]"
     elif x.dim() not in (2, 3):
         axes = "[B, T, I]" if layer.batch_first else "[T, B, I]"
         return ShapeError(
@@ -83,16 +113,75 @@ def batch_sizes(layer: Any, sizes: Tensor, x: Tensor) -> None:
     steps = sizes.tolist() if sizes.dim() == 1 and sizes.dtype == torch.int64 else []
     if are_steps(steps, x.size(0)):
         return
-    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    me = _me(layer)
     raise ShapeError(
         f"{me}: the batch_sizes of the PackedSequence are {sizes.tolist()}, {sizes.dtype}; expected int64 numbers above 0 "
         f"that never grow and add up to the {x.size(0)} rows of its data. Use pack_padded_sequence() or pack_sequence()."
     )
 
 
+def lengths(layer: Any, given: Any, x: Tensor, kind: str) -> Tensor:
+    """`given` as [B], int64, on the CPU; x is [T, B, I]. `ShapeError` for what can't be lengths of x."""
+    me = _me(layer)
+    if kind != "batched":
+        why = {
+            "one": "x is one sequence without a batch; give its steps alone, x[:length]",
+            "packed": "a PackedSequence has its own; give one of them",
+            "nested": "a nested tensor has its own; give one of them",
+        }[kind]
+        raise SettingsError(f"{me}: lengths were given, but {why}.")
+    T, B = x.size(0), x.size(1)
+    if isinstance(given, (list, tuple)):
+        try:
+            numbers = torch.tensor(given) if given else torch.zeros(0, dtype=torch.int64)
+        except (TypeError, ValueError, RuntimeError):
+            numbers = None
+        if numbers is None or numbers.is_floating_point():
+            raise ShapeError(f"{me}: lengths is {given!r}; expected whole numbers, one for each sequence of x.")
+        given = numbers
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{me}: lengths is {_a(given)}, expected a tensor or a list of whole numbers.")
+    if given.shape != (B,):
+        raise ShapeError(f"{me}: lengths is {list(given.shape)}, expected [B={B}], the steps of each sequence of x.")
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise ShapeError(f"{me}: lengths is {given.dtype}, expected whole numbers (torch.int64). Use lengths.long().")
+    if given.device.type != "cpu" and given.device != x.device:
+        raise ShapeError(
+            f"{me}: lengths is on {given.device}, expected on cpu (or with x, on {x.device}). Use lengths.cpu()."
+        )
+    given = given.to("cpu", torch.int64)
+    if (
+        not torch.compiler.is_compiling() and B
+    ):  # (while a graph is captured there are no values yet: the operator looks)
+        least, most = given.aminmax()
+        if least < 0 or most > T:
+            b = int(given.argmin() if least < 0 else given.argmax())
+            raise ShapeError(f"{me}: lengths[{b}] is {int(given[b])}, expected 0 ... {T}, as x has T={T} steps.")
+    return given
+
+
+def resets(layer: Any, given: Any, T: int, B: int, one: bool, x: Tensor) -> Tensor:
+    """`given` time first, [T, B]. `ShapeError` for what can't be resets of x."""
+    me = _me(layer)
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{me}: resets is {_a(given)}, expected a tensor of True and False.")
+    shape = (T,) if one else (B, T)
+    if given.shape != shape:
+        want = f"[T={T}]" if one else f"[B={B}, T={T}]"
+        turned = " It is the other way round: use resets.transpose(0, 1)." if given.shape == (T, B) and not one else ""
+        raise ShapeError(
+            f"{me}: resets is {list(given.shape)}, expected {want} for this x, whatever batch_first says.{turned}"
+        )
+    if given.dtype != torch.bool:
+        raise ShapeError(f"{me}: resets is {given.dtype}, expected torch.bool. Use resets.bool().")
+    if given.device != x.device:
+        raise ShapeError(f"{me}: resets is on {given.device}, x is on {x.device}. Use resets.to({str(x.device)!r}).")
+    return given.unsqueeze(1) if one else given.transpose(0, 1)
+
+
 def cell_input_error(layer: Any, x: Any, weight: Tensor) -> Exception:
     """What is wrong with the `input` of `GRUCell`; called only when something is."""
-    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    me = _me(layer)
     if not isinstance(x, Tensor):
         return TypeError(f"{me}: x is {_a(x)}, expected a tensor.")
     if x.dim() not in (1, 2):
@@ -106,13 +195,17 @@ def cell_input_error(layer: Any, x: Any, weight: Tensor) -> Exception:
 
 def state_error(layer: Any, h_0: Any, expected: tuple[int, ...], axes: str, weight: Tensor) -> Exception:
     """What is wrong with the state (`hx`); asked only when something is. `axes` names those expected."""
-    me = f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
+    me = _me(layer)
     if not isinstance(h_0, Tensor):
         return TypeError(f"{me}: h_0 is {_a(h_0)}, expected a tensor or None.")
     if h_0.shape != expected:
         want = ", ".join(f"{axis}={size}" for axis, size in zip(axes.split(), expected, strict=True))
         return ShapeError(f"{me}: h_0 is {list(h_0.shape)}, expected [{want}] for this x.")
     return _vector_error(me, "h_0", "units", h_0, layer.hidden_size, f"h_0 is {list(h_0.shape)}", weight)
+
+
+def _me(layer: Any) -> str:
+    return f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
 
 
 def _vector_error(me: str, name: str, parts: str, v: Tensor, size: int, is_: str, weight: Tensor) -> ShapeError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, overload
+from functools import partial
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,30 @@ from tidegate import backends
 from tidegate.errors import SettingsError
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
+from tidegate.nn.trace import GateTrace
 from tidegate.ops.gru import native_cpu, torch_aten
+from tidegate.ops.gru.extras import Extras
+
+
+class _Call(NamedTuple):
+    """A call, checked and brought to the layout of the back ends."""
+
+    x: Tensor
+    h_0: Tensor | None
+    weights: list[Tensor]
+    batch_sizes: Tensor | None
+    extras: Extras | None
+    kind: str  # batched, one, packed or nested
+
+
+def _ends(x: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a jagged nested tensor: its rows [rows, I], and where each sequence starts and how long it is, on the CPU."""
+    offsets, lengths = x.offsets(), x.lengths()
+    return (
+        x.values(),
+        offsets[:-1].to("cpu", torch.int64),
+        (offsets.diff() if lengths is None else lengths).to("cpu", torch.int64),
+    )
 
 
 class GRU(nn.Module):
@@ -42,12 +66,36 @@ class GRU(nn.Module):
         backend: which implementation runs: "auto", "native", "torch", "reference". A back end asked for by
             name runs or raises; `tidegate.backends.explain()` tells what "auto" takes.
 
+    What `torch.nn.GRU` doesn't have; each may be combined with all others:
+        reset: where the reset gate falls: "after" the product, as above and in torch, cuDNN and Keras, or "before" it,
+            as in the papers: n_t = tanh(W_in x_t + b_in + W_hn (r_t ⊙ h_(t-1)) + b_hn).
+        layer_norm: normalise four sums of each step: W_i(rz) x_t and W_h(rz) h_(t-1), r and z together, over their 2H values,
+            W_in x_t and W_hn h_(t-1) (or W_hn (r_t ⊙ h_(t-1))) over their H: (v - mean) / sqrt(variance + 1e-5), times a
+            gain, and then the biases are added (Ba et al. 2016, the layer-normalised GRU). The gains are parameters,
+            weight_ln_ih_l{k} and weight_ln_hh_l{k} [3H], that start at 1.
+        recurrent_dropout: p in [0, 1]. In training, h_(t-1) is multiplied on its way into W_h by a mask of zeros (with
+            probability p) and 1 / (1 - p), drawn once a call for each sequence, layer and direction, and the same at every
+            step (Gal and Ghahramani 2016). z_t ⊙ h_(t-1) is not masked: the memory itself stays.
+        zoneout: p in [0, 1]. In training, each unit keeps its state at each step with probability p; in evaluation it
+            keeps the part p of it: h_t = p h_(t-1) + (1 - p) (the h_t above) (Krueger et al. 2017).
+        learn_initial_state: the state that stands for none, and after a reset, is a parameter, initial_h [layers·D, H],
+            that starts at 0.
+        init: "torch": uniform in ±1/√H, drawn in torch's order: one seed gives both the same weights. "orthogonal": each
+            gate's W_h orthogonal, each gate's W_i Glorot uniform, biases 0.
+        update_bias: how long the memory is to begin with, in steps: τ > 1 sets b_iz = ln(τ - 1) and b_hz = 0, so that with
+            no other input z = 1 - 1/τ, and what is in the state falls to 1/e in about τ steps. A pair (shortest, longest) draws
+            a τ for each unit, uniform: chrono initialisation (Tallec and Ollivier 2018).
+        checkpoint_every: k > 0: training does not store the gates of all T steps for backward, only what it returns, the
+            states, and computes the gates again, k steps at a time (native: 256 rows at a time, so that the bits stay the
+            same). Memory falls from 5 values a step, unit, layer and direction to 1; a training step takes about a third
+            longer.
+
     Parameters, for each layer k and, with the ending `_reverse`, for the second direction; the gates are
     stacked in the order r, z, n:
         weight_ih_l{k} [3H, I] (above the first layer [3H, D·H]), weight_hh_l{k} [3H, H],
         bias_ih_l{k} [3H], bias_hh_l{k} [3H].
-    They start uniform in ±1/√H, drawn in torch's order: one seed gives both the same weights. A `state_dict`
-    of either loads into the other, strictly.
+    Without `layer_norm` and `learn_initial_state` there are no others, and a `state_dict` of either layer loads into
+    the other, strictly.
 
     Raises `TypeError` and `SettingsError` (a `ValueError`) for arguments out of their range, and
     `BackendUnavailableError` for a back end that can't run here.
@@ -55,9 +103,9 @@ class GRU(nn.Module):
     Cost: 6·H·(I + H) floating point operations for each step, row and direction of the first layer forwards,
     and twice that again backwards. The Python around it takes some 10 us a call, less than torch's own.
 
-    Papers: Cho et al. 2014, arXiv:1406.1078; Chung et al. 2014, arXiv:1412.3555. There the reset gate falls
-    on the state ahead of the product; like torch and cuDNN this layer lets it fall on the product, which is
-    faster.
+    Papers: Cho et al. 2014, arXiv:1406.1078; Chung et al. 2014, arXiv:1412.3555; Ba et al. 2016, arXiv:1607.06450;
+    Gal and Ghahramani 2016, arXiv:1512.05287; Krueger et al. 2017, arXiv:1606.01305; Tallec and Ollivier 2018,
+    arXiv:1804.11188.
 
     >>> import torch, tidegate
     >>> layer = tidegate.GRU(10, 20, num_layers=2, batch_first=True)
@@ -91,6 +139,14 @@ class GRU(nn.Module):
         device: Any = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
+        reset: str = "after",
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        learn_initial_state: bool = False,
+        init: str = "torch",
+        update_bias: float | tuple[float, float] | None = None,
+        checkpoint_every: int = 0,
     ) -> None:
         super().__init__()
         me = type(self).__name__
@@ -103,6 +159,16 @@ class GRU(nn.Module):
         self.bidirectional = checks.true_or_false(me, "bidirectional", bidirectional)
         backends.check(backend)  # raises now rather than at the first call
         self.backend = backend
+        self.reset = checks.one_of(me, "reset", reset, ("after", "before"))
+        self.layer_norm = checks.true_or_false(me, "layer_norm", layer_norm)
+        self.recurrent_dropout = checks.probability(me, "recurrent_dropout", recurrent_dropout)
+        self.zoneout = checks.probability(me, "zoneout", zoneout)
+        self.learn_initial_state = checks.true_or_false(me, "learn_initial_state", learn_initial_state)
+        self.init = checks.one_of(me, "init", init, ("torch", "orthogonal"))
+        self.update_bias = checks.update_bias(me, update_bias, self.bias)
+        self.checkpoint_every = (
+            0 if checkpoint_every == 0 else checks.positive_int(me, "checkpoint_every", checkpoint_every)
+        )
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 f"{me}: dropout={self.dropout} has no effect with num_layers=1; it falls between layers.",
@@ -122,39 +188,77 @@ class GRU(nn.Module):
                     f"bias_hh_l{layer}{ending}": (3 * self.hidden_size,),
                 }
                 names = list(shapes)[: 4 if self.bias else 2]
+                if self.layer_norm:
+                    gains = [f"weight_ln_ih_l{layer}{ending}", f"weight_ln_hh_l{layer}{ending}"]
+                    shapes |= dict.fromkeys(gains, (3 * self.hidden_size,))
+                    names += gains
                 for name in names:
                     empty = torch.empty(shapes[name], device=device, dtype=dtype)
                     self.register_parameter(name, nn.Parameter(empty))
                 self._weight_names.append(names)
         self._flat_names = [name for names in self._weight_names for name in names]
+        if self.learn_initial_state:
+            empty = torch.empty(self.num_layers * self._directions, self.hidden_size, device=device, dtype=dtype)
+            self.register_parameter("initial_h", nn.Parameter(empty))
         self._join_weights()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, uniform in ±1/√H, in the order of `parameters()`."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        """Draw all parameters anew, in the order of `parameters()`, as `init` and `update_bias` say."""
+        H, bound = self.hidden_size, 1 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight_ln_"):
+                nn.init.ones_(parameter)
+            elif name == "initial_h" or (self.init == "orthogonal" and parameter.dim() == 1):
+                nn.init.zeros_(parameter)
+            elif self.init == "orthogonal":
+                draw = nn.init.orthogonal_ if name.startswith("weight_hh_") else nn.init.xavier_uniform_
+                for gate in range(3):
+                    draw(parameter.detach()[gate * H : (gate + 1) * H])
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+        if self.update_bias is None:
+            return
+        for names in self._weight_names:
+            b_iz, b_hz = (getattr(self, name).detach()[H : 2 * H] for name in names[2:4])
+            if isinstance(self.update_bias, tuple):
+                b_iz.uniform_(*self.update_bias).sub_(1).log_()
+            else:
+                b_iz.fill_(math.log(self.update_bias - 1))
+            b_hz.zero_()
 
     @overload
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, *, lengths: Any = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
     @overload
-    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None, *, resets: Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input, hx=None):
+    def forward(self, input, hx=None, *, lengths=None, resets=None):
         """Run the stack over `input` from the state `hx`; return every step's output and the last states.
 
         input: x, one of
             [T, B, I], or [B, T, I] if `batch_first`;
             [T, I], one sequence without a batch, whatever `batch_first` says;
-            a `PackedSequence`, sorted or not, for sequences of different lengths.
-        hx: h_0 [layers·D, B, H], or [layers·D, H] without a batch. None: zeros.
+            a `PackedSequence`, sorted or not, for sequences of different lengths;
+            a nested tensor, `torch.jagged`, [B, steps, I], for the same.
+        hx: h_0 [layers·D, B, H], or [layers·D, H] without a batch. None: `initial_state()`.
+        lengths: [B] whole numbers, 0 ... T in any order: how many steps of each sequence there are; the rest is
+            padding, which is not looked at and takes no time. A tensor (on the CPU, or with x) or a list.
+        resets: [B, T] bool, whatever `batch_first` says ([T] without a batch): before a marked step the state starts
+            anew, from `initial_state()`, and no gradient passes. Episodes or sessions one after the other give what each
+            gives alone; backwards in time a sequence begins anew at the step before a mark. (hx is what the first piece
+            starts from, unless its own first step is marked.)
 
-        Returns `(output, h_n)`: output is like x, with D·H features, the last layer's h_t; packed if x was.
-        h_n has the shape of h_0: the state of every layer and direction after its last step (backwards, that
-        is step 0). With no steps (T = 0), where `torch.nn.GRU` raises, output is empty and h_n equals h_0.
+        Returns `(output, h_n)`: output is like x, with D·H features, the last layer's h_t; packed or nested if x
+        was; 0 past a sequence's length. h_n has the shape of h_0: the state of every layer and direction after its
+        last step (backwards, that is step 0). With no steps (T = 0, where `torch.nn.GRU` raises, or a length of 0)
+        output is empty and h_n equals h_0.
 
-        Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device.
+        Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device, and `SettingsError`
+        (a `ValueError`) for lengths beside an input that has its own.
 
         >>> import torch, tidegate
         >>> tidegate.GRU(3, 8)(torch.zeros(20, 4, 5))
@@ -163,42 +267,10 @@ class GRU(nn.Module):
         tidegate.errors.ShapeError: GRU(input_size=3, hidden_size=8): x has 5 features, expected 3. \
 x is [T=20, B=4, I=5] (batch_first=False).
         """
-        weights = self._weights()
-        packed = isinstance(input, PackedSequence)
-        x = input.data if packed else input
-
-        axes = x.dim() if isinstance(x, Tensor) else 0
-        if not (
-            (axes == 2 or (axes == 3 and not packed)) and x.size(-1) == self.input_size and checks.fits(x, weights[0])
-        ):
-            raise checks.sequence_error(self, input, weights[0])
-
-        runs = self.num_layers * self._directions
-        one = axes == 2 and not packed  # one sequence without a batch
-        if packed:
-            batch_sizes = input.batch_sizes
-            if not torch.compiler.is_compiling():
-                checks.batch_sizes(self, batch_sizes, x)
-        else:
-            batch_sizes = None
-            if one:
-                x = x.unsqueeze(1)
-            elif self.batch_first:
-                x = x.transpose(0, 1)
-
-        if hx is None:
-            h_0 = None
-        else:
-            B = int(batch_sizes[0]) if packed else x.size(1)
-            shape = (runs, self.hidden_size) if one else (runs, B, self.hidden_size)
-            if not (isinstance(hx, Tensor) and hx.shape == shape and checks.fits(hx, weights[0])):
-                names = "layers*D H" if one else "layers*D B H"
-                raise checks.state_error(self, hx, shape, names, weights[0])
-            h_0 = hx.unsqueeze(1) if one else hx
-            if packed and input.sorted_indices is not None:
-                h_0 = h_0.index_select(1, input.sorted_indices)
-
-        output, h_n = backends.choose(self.backend, x).gru(
+        call = self._checked(input, hx, lengths, resets)
+        x, h_0, weights, batch_sizes, extras, kind = call
+        run = backends.choose(self.backend, x, () if extras is None else extras.wishes(self.training)).gru
+        output, h_n = run(
             x,
             h_0,
             weights,
@@ -208,28 +280,176 @@ x is [T=20, B=4, I=5] (batch_first=False).
             dropout=self.dropout,
             training=self.training,
             batch_sizes=batch_sizes,
+            extras=extras,
             kept=self._kept,
         )
+        if kind == "batched":
+            return output.transpose(0, 1) if self.batch_first else output, h_n
+        return self._like(input, kind, output), self._last(input, kind, h_n)
 
-        if packed:
-            if input.unsorted_indices is not None:
-                h_n = h_n.index_select(1, input.unsorted_indices)
-            return PackedSequence(output, batch_sizes, input.sorted_indices, input.unsorted_indices), h_n
-        if one:
-            return output.squeeze(1), h_n.squeeze(1)
-        if self.batch_first:
-            output = output.transpose(0, 1)
-        return output, h_n
+    def trace(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+    ) -> GateTrace:
+        """`forward`, and the gates of every layer and direction at every step. Arguments and errors are those of
+        `forward`, and so are the numbers.
+
+        The fields of a `GateTrace` are laid out like the output, with H features, and part of the autograd graph. Cost: at
+        most half as much again as `forward`; in the native back end it is what training stores in any case.
+
+        >>> import torch, tidegate
+        >>> layer = tidegate.GRU(3, 8, num_layers=2, batch_first=True)
+        >>> trace = layer.trace(torch.randn(5, 7, 3))     # [B, T, I]
+        >>> list(trace)
+        ['l0', 'l1']
+        >>> trace["l1"].update.shape                      # z_t, where 1 keeps the old state
+        torch.Size([5, 7, 8])
+        >>> torch.equal(trace["l1"].hidden, trace.output)
+        True
+        """
+        x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
+        wishes = ["trace"] if extras is None else ["trace", *extras.wishes(self.training)]
+        output, h_n, layers = backends.choose(self.backend, x, wishes).trace(
+            x,
+            h_0,
+            weights,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            bias=self.bias,
+            dropout=self.dropout,
+            training=self.training,
+            batch_sizes=batch_sizes,
+            extras=extras,
+            kept=self._kept,
+        )
+        like = partial(self._like, input, kind)
+        return GateTrace.of(like(output), self._last(input, kind, h_n), layers, like)
+
+    def initial_state(self, batch_size: int | None = None) -> Tensor:
+        """The state that `hx=None` stands for, [layers·D, B, H], or [layers·D, H] for None: zeros, or, with
+        `learn_initial_state`, the parameter.
+
+        >>> import tidegate
+        >>> tidegate.GRU(3, 8, num_layers=2).initial_state(5).shape
+        torch.Size([2, 5, 8])
+        """
+        B = 1 if batch_size is None else batch_size
+        if self.learn_initial_state:
+            state = cast(Tensor, self.initial_h).unsqueeze(1).expand(-1, B, -1)
+        else:
+            state = self._weights()[0].new_zeros(self.num_layers * self._directions, B, self.hidden_size)
+        return state.squeeze(1) if batch_size is None else state
+
+    def _checked(self, input: Any, hx: Any, lengths: Any, resets: Any) -> _Call:
+        """The arguments of a call as back ends take them: everything that can be wrong with them is told here."""
+        weights = self._weights()
+        x = input
+        batch_sizes: Any = None
+        starts = None
+        kind = "batched"
+        if isinstance(input, PackedSequence):
+            x, batch_sizes, kind = input.data, input.batch_sizes, "packed"
+        axes = x.dim() if isinstance(x, Tensor) else 0
+        if axes and x.is_nested:
+            kind = "nested"
+            good = axes == 3 and x.layout == torch.jagged
+        else:
+            good = axes == 2 or (axes == 3 and kind == "batched")
+            if axes == 2 and kind == "batched":
+                kind = "one"  # one sequence without a batch
+        if not (good and x.size(-1) == self.input_size and checks.fits(x, weights[0])):
+            raise checks.sequence_error(self, input, weights[0])
+
+        if kind == "one":
+            x = x.unsqueeze(1)
+        elif kind == "batched":
+            x = x.transpose(0, 1) if self.batch_first else x
+        elif kind == "packed" and not torch.compiler.is_compiling():
+            checks.batch_sizes(self, batch_sizes, x)
+        if lengths is not None:
+            lengths = checks.lengths(self, lengths, x, kind)
+        elif kind == "nested":
+            x, starts, lengths = _ends(x)
+
+        h_0 = hx
+        if hx is not None or self.learn_initial_state or resets is not None:
+            runs = self.num_layers * self._directions
+            B = int(batch_sizes[0]) if kind == "packed" else x.size(1) if kind != "nested" else len(lengths)
+            if hx is not None:
+                shape = (runs, self.hidden_size) if kind == "one" else (runs, B, self.hidden_size)
+                if not (isinstance(hx, Tensor) and hx.shape == shape and checks.fits(hx, weights[0])):
+                    names = "layers*D H" if kind == "one" else "layers*D B H"
+                    raise checks.state_error(self, hx, shape, names, weights[0])
+                h_0 = hx.unsqueeze(1) if kind == "one" else hx
+            elif self.learn_initial_state:
+                h_0 = self.initial_state(B)
+            if resets is not None:
+                T = len(batch_sizes) if kind == "packed" else x.size(0)
+                if kind == "nested":
+                    T = int(lengths.max()) if B else 0
+                resets = checks.resets(self, resets, T, B, kind == "one", x)
+            order = input.sorted_indices if kind == "packed" else None
+            if order is not None:
+                h_0 = None if h_0 is None else h_0.index_select(1, order)
+                resets = None if resets is None else resets.index_select(1, order)
+
+        extras = None
+        if lengths is not None or resets is not None or self._extended():
+            fresh = self.initial_state(B) if resets is not None and self.learn_initial_state else None
+            extras = self._extras(lengths, starts, resets, fresh)
+        return _Call(x, h_0, weights, batch_sizes, extras, kind)
+
+    def _extended(self) -> bool:
+        """Whether the recurrence is another one than torch's."""
+        return bool(
+            self.reset != "after"
+            or self.layer_norm
+            or self.zoneout
+            or self.checkpoint_every
+            or (self.recurrent_dropout and self.training)
+        )
+
+    def _extras(self, lengths=None, starts=None, resets=None, fresh=None) -> Extras:
+        return Extras(
+            lengths,
+            starts,
+            resets,
+            fresh,
+            self.reset,
+            self.layer_norm,
+            self.recurrent_dropout,
+            self.zoneout,
+            self.checkpoint_every,
+        )
+
+    def _like(self, input: Any, kind: str, v: Tensor) -> Any:
+        """A result with a vector for each step, in the layout of the input."""
+        if kind == "packed":
+            return PackedSequence(v, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+        if kind == "nested":
+            return torch.nested.nested_tensor_from_jagged(v, input.offsets(), input.lengths())
+        if kind == "one":
+            return v.squeeze(1)
+        return v.transpose(0, 1) if self.batch_first else v
+
+    def _last(self, input: Any, kind: str, h_n: Tensor) -> Tensor:
+        if kind == "packed" and input.unsorted_indices is not None:
+            return h_n.index_select(1, input.unsorted_indices)
+        return h_n.squeeze(1) if kind == "one" else h_n
 
     def step(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One time step from `state` (None: zeros); for streams, where the next input isn't known yet.
+        """One time step from `state` (None: `initial_state()`); for streams, where the next input isn't known yet.
 
         input: x_t [B, I], or [I] without a batch. state: [layers, B, H], or [layers, H] without a batch; what
         `forward` takes as hx and returns as h_n.
 
         Returns `(y, state)`: y [B, H] is the last layer's h_t; the new state is a value of its own: the one that was
         given is not changed. Steps give what one call of `forward` gives over the whole sequence; in the native back
-        end to the bit.
+        end to the bit. (In training, every call of either draws masks of its own.)
 
         Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device, and
         `SettingsError` (a `ValueError`) if `bidirectional`: the second direction begins at the end.
@@ -244,8 +464,11 @@ x is [T=20, B=4, I=5] (batch_first=False).
         >>> torch.allclose(y, layer(x)[0][-1], atol=1e-6)
         True
         """
-        if self.backend in ("auto", "native") and not (self.training and self.dropout):
-            done = native_cpu.quick_step(self._kept, input, state, self._parameters)
+        if self.backend in ("auto", "native") and not (
+            self.training and (self.dropout or self.zoneout or self.recurrent_dropout)
+        ):
+            form = (self.reset, self.layer_norm, self.zoneout)
+            done = native_cpu.quick_step(self._kept, input, state, self._parameters, form)
             if done is not None:
                 return done
         weights = self._weights()
@@ -267,7 +490,10 @@ x is [T=20, B=4, I=5] (batch_first=False).
                 raise checks.state_error(self, h, shape, "layers H" if one else "layers B H", weights[0])
             if one:
                 h = h.unsqueeze(1)
-        y, h = backends.choose(self.backend, x_t).step(
+        elif self.learn_initial_state:
+            h = self.initial_state(x_t.size(0))
+        extras = self._extras() if self._extended() else None
+        y, h = backends.choose(self.backend, x_t, () if extras is None else extras.wishes(self.training)).step(
             x_t,
             h,
             weights,
@@ -275,13 +501,15 @@ x is [T=20, B=4, I=5] (batch_first=False).
             bias=self.bias,
             dropout=self.dropout,
             training=self.training,
+            extras=extras,
             kept=self._kept,
         )
         return (y, h) if axes == 2 else (y.squeeze(0), h.squeeze(1))
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
-        """The parameters, a list for each layer and direction: weight_ih, weight_hh[, bias_ih, bias_hh]."""
+        """The parameters, a list for each layer and direction: weight_ih, weight_hh[, bias_ih, bias_hh][, weight_ln_ih,
+        weight_ln_hh]."""
         return [[getattr(self, name) for name in names] for names in self._weight_names]
 
     def flatten_parameters(self) -> None:
@@ -300,6 +528,14 @@ x is [T=20, B=4, I=5] (batch_first=False).
             ("dropout", 0),
             ("bidirectional", False),
             ("backend", "auto"),
+            ("reset", "after"),
+            ("layer_norm", False),
+            ("recurrent_dropout", 0),
+            ("zoneout", 0),
+            ("learn_initial_state", False),
+            ("init", "torch"),
+            ("update_bias", None),
+            ("checkpoint_every", 0),
         ):
             value = getattr(self, name)
             if value != default:
@@ -317,13 +553,16 @@ x is [T=20, B=4, I=5] (batch_first=False).
         Plain parameters are read straight from their dictionary: `getattr` on a Module takes ten times as long.
         """
         own: dict[str, Any] = self._parameters
-        if [*own] == self._flat_names:
+        names = [*own]
+        if names == self._flat_names:
             return [*own.values()]
+        if self.learn_initial_state and names[:-1] == self._flat_names:
+            return [*own.values()][:-1]
         return [own[name] if name in own else getattr(self, name) for name in self._flat_names]
 
     def _join_weights(self) -> None:
         own: dict[str, Any] = self._parameters
-        if all(isinstance(own.get(name), Tensor) for name in self._flat_names):
+        if not self.layer_norm and all(isinstance(own.get(name), Tensor) for name in self._flat_names):
             torch_aten.join_weights(
                 [own[name] for name in self._flat_names],
                 input_size=self.input_size,

@@ -6,7 +6,7 @@ those of `torch.nn.GRU`, and the numbers are its numbers, bit for bit. Only `res
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tidegate.ops.gru import reference
+from tidegate.ops.gru.extras import Extras, PackedRows
 
 _aten_gru = torch._VF.gru
 _aten_gru_cell = torch._VF.gru_cell
@@ -30,6 +31,7 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,  # [T], int64, on the CPU
+    extras: Extras | None = None,  # lengths alone; the rest does not exist there
     kept: dict[Any, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:  # output [T, B, D * H] or [rows, D * H]; h_n [layers * D, B, H]
     """The whole stack in one call; see `reference.gru`, whose signature and results it has.
@@ -39,13 +41,58 @@ def gru(
     to rest.
     """
     if h_0 is None:
-        h_0 = reference.zero_state(x, weights, num_layers * (2 if bidirectional else 1), batch_sizes)
+        B = reference.batch_of(x, batch_sizes, extras)
+        h_0 = x.new_zeros(num_layers * (2 if bidirectional else 1), B, weights[1].size(1))
+    if extras is not None:
+        return _with_lengths(x, h_0, weights, extras, num_layers, bidirectional, bias, dropout, training)
     if x.size(0) == 0:  # ATen refuses an empty sequence
         return x.new_empty(0, h_0.size(1), (2 if bidirectional else 1) * h_0.size(2)), h_0.clone()
     h_0 = h_0.contiguous()  # cuDNN refuses anything else; free for those that already are
+    if not training:
+        # cuDNN has no backward pass for what it ran in its inference mode. Without dropout both modes compute the same.
+        dropout, training = 0.0, torch.is_grad_enabled()
     if batch_sizes is None:
         return _aten_gru(x, h_0, weights, bias, num_layers, dropout, training, bidirectional, False)
     return _aten_gru(x, batch_sizes, h_0, weights, bias, num_layers, dropout, training, bidirectional)
+
+
+def _with_lengths(
+    x: Tensor,
+    h_0: Tensor,
+    weights: list[Tensor],
+    extras: Extras,
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+    dropout: float,
+    training: bool,
+) -> tuple[Tensor, Tensor]:
+    """By way of a packed sequence: the empty sequences, which it can't have, are left out."""
+    assert extras.lengths is not None
+    shape = x.shape[:-1]
+    numbers, batch_sizes, order = PackedRows.of(extras.lengths, extras.starts)
+    numbers, order = numbers.to(x.device), order.to(x.device)
+    output = x.new_zeros(shape.numel(), (2 if bidirectional else 1) * weights[1].size(1))
+    if len(order) == 0:
+        return output.view(*shape, output.size(1)), h_0.clone()
+    packed, h_n = gru(
+        x.reshape(-1, x.size(-1))[numbers],
+        h_0[:, order],
+        weights,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        bias=bias,
+        dropout=dropout,
+        training=training,
+        batch_sizes=batch_sizes,
+    )
+    output, ends = output.to(packed.dtype), h_0.to(h_n.dtype)
+    return output.index_copy(0, numbers, packed).view(*shape, packed.size(1)), ends.index_copy(1, order, h_n)
+
+
+def why_not(wishes: Sequence[str]) -> str | None:
+    """Why a call that wants all this can't run here; None where it can."""
+    return f"it has no {', '.join(wishes)}" if wishes else None
 
 
 step = partial(reference.step, run=gru)

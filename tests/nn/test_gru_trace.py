@@ -1,0 +1,113 @@
+"""`layer.trace`: the gates, from every back end that has them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_gru_wishes import FORMS, OURS, jagged, layer_of
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+import tidegate
+
+NAMES = ("reset", "update", "candidate", "recurrent", "hidden")
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("backend", OURS)
+def test_a_trace_has_the_numbers_of_forward(backend, grad, training, form):
+    layer = layer_of(4, 7, num_layers=3, bidirectional=True, dropout=0.3, backend=backend, **form).train(training)
+    x, more = torch.randn(5, 3, 4), {"lengths": [5, 0, 3], "resets": torch.rand(3, 5) < 0.2}
+    with torch.set_grad_enabled(grad):
+        torch.manual_seed(1)
+        output, h_n = layer(x, **more)
+        torch.manual_seed(1)
+        trace = layer.trace(x, **more)
+    assert torch.equal(trace.output, output)
+    assert torch.equal(trace.h_n, h_n)
+    assert list(trace) == ["l0", "l0_reverse", "l1", "l1_reverse", "l2", "l2_reverse"]
+    assert torch.equal(torch.cat([trace["l2"].hidden, trace["l2_reverse"].hidden], -1), output)
+    for name in NAMES:
+        for v in getattr(trace, name).values():
+            assert v.shape == (5, 3, 7)
+            assert (v[:, 1] == 0).all()
+            assert (v[3:, 2] == 0).all()
+            assert v.requires_grad == grad
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+@pytest.mark.parametrize("backend", OURS)
+def test_the_gates_are_those_of_the_equations(backend, reset):
+    layer = layer_of(4, 7, bidirectional=True, backend=backend, reset=reset, dtype=torch.float64)
+    x, h_0 = torch.randn(5, 3, 4, dtype=torch.float64), torch.randn(2, 3, 7, dtype=torch.float64)
+    trace = layer.trace(x, h_0)
+    for d, name in enumerate(trace):
+        w_ih, w_hh, b_ih, b_hh = layer.all_weights[d]
+        r, z, n, recurrent, h = trace[name]
+        before = torch.cat([h_0[d : d + 1], h[:-1]]) if d == 0 else torch.cat([h[1:], h_0[d : d + 1]])
+        x_r, x_z, x_n = (x @ w_ih.T + b_ih).chunk(3, -1)
+        h_r, h_z, h_n = (before @ w_hh.T + b_hh).chunk(3, -1)
+        if reset == "before":
+            h_n = (r * before) @ w_hh[14:].T + b_hh[14:]
+        torch.testing.assert_close(r, torch.sigmoid(x_r + h_r))
+        torch.testing.assert_close(z, torch.sigmoid(x_z + h_z))
+        torch.testing.assert_close(recurrent, h_n)
+        torch.testing.assert_close(n, torch.tanh(x_n + (r * h_n if reset == "after" else h_n)))
+        torch.testing.assert_close(h, (1 - z) * n + z * before)
+
+
+@pytest.mark.parametrize("backend", OURS)
+def test_a_trace_is_laid_out_like_the_output(backend):
+    options = {"num_layers": 2, "bidirectional": True, "backend": backend}
+    layer, first = layer_of(4, 7, **options), layer_of(4, 7, batch_first=True, **options)
+    x = torch.randn(5, 3, 4)
+    trace = layer.trace(x)
+    turned, one = first.trace(x.transpose(0, 1)), layer.trace(x[:, 1])
+    sequences = [x[:2, 0], x[:, 1]]
+    packed, nested = layer.trace(pack_sequence(sequences, enforce_sorted=False)), layer.trace(jagged(sequences))
+    assert isinstance(packed.output, PackedSequence)
+    for name in NAMES:
+        for key, v in getattr(trace, name).items():
+            torch.testing.assert_close(getattr(turned, name)[key], v.transpose(0, 1))
+            torch.testing.assert_close(getattr(one, name)[key], v[:, 1])
+            of_packed, of_nested = getattr(packed, name)[key], getattr(nested, name)[key]
+            padded, lengths = torch.nn.utils.rnn.pad_packed_sequence(of_packed)
+            assert lengths.tolist() == [2, 5]
+            torch.testing.assert_close(padded[:, 1], v[:, 1])
+            assert of_nested.is_nested
+            torch.testing.assert_close(of_nested.unbind()[1], v[:, 1])
+
+
+@pytest.mark.parametrize("form", [f for k, f in FORMS.items() if k != "all"], ids=str)
+def test_a_loss_on_the_gates_has_the_gradients_of_the_reference(form):
+    found = []
+    for backend in OURS:
+        layer = layer_of(4, 7, num_layers=2, bidirectional=True, backend=backend, dtype=torch.float64, **form)
+        torch.manual_seed(2)
+        x = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+        trace = layer.trace(x, lengths=[5, 2, 4])
+        torch.manual_seed(3)
+        loss = sum((torch.randn_like(v) * v).sum() for gates in trace.values() for v in gates)
+        found.append(torch.autograd.grad(loss + trace.h_n.sum(), [x, *layer.parameters()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_gates_that_are_kept_do_not_change_with_the_next_call():
+    layer = layer_of(4, 7, backend="native")
+    x = torch.randn(5, 3, 4)
+    with torch.no_grad():
+        trace = layer.trace(x)
+        before = trace["l0"].update.clone()
+        layer.trace(2 * x)
+    assert torch.equal(trace["l0"].update, before)
+
+
+def test_a_trace_tells_what_is_in_it():
+    trace = tidegate.GRU(4, 7).trace(torch.zeros(5, 3, 4))
+    assert repr(trace) == ("GateTrace(reset, update, candidate, recurrent, hidden of\n  l0: torch.Size([5, 3, 7])\n)")
+    assert trace.update["l0"] is trace["l0"].update
+    assert len(trace) == 1
+    with pytest.raises(KeyError, match=r"No layer 'l1' in this trace; there are l0\."):
+        trace["l1"]
