@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING
 from tidegate._lazy import names_of
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "GRUCell", "Run", "TrainSettings", "backends", "datasets", "errors", "load", "nn", "ops", "train"]
+__all__ = [
+    "GRU",
+    "GRUCell",
+    "Run",
+    "TrainSettings",
+    "backends",
+    "convert",
+    "datasets",
+    "errors",
+    "load",
+    "nn",
+    "ops",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from tidegate import backends, datasets, errors, nn, ops
+    from tidegate import backends, convert, datasets, errors, nn, ops
     from tidegate.nn import GRU, GRUCell
     from tidegate.training import Run, TrainSettings, load, train
 
@@ -28,6 +41,7 @@ __getattr__, __dir__ = names_of(
         "Run": "tidegate.training",
         "TrainSettings": "tidegate.training",
         "backends": None,
+        "convert": None,
         "datasets": None,
         "errors": None,
         "nn": None,

@@ -10,8 +10,9 @@ import torch
 from tests.bench.bench_cases import SHAPES, as_cell, checked
 
 from tidegate.bench import case
-from tidegate.bench.peers import PEERS, Torch, _z_first
+from tidegate.bench.peers import PEERS, Torch
 from tidegate.bench.shapes import KINDS, Cell
+from tidegate.convert import reorder_gates
 
 ALWAYS = [(name, kind) for name in ("tidegate", "torch", "torch-cell") for kind in PEERS[name].kinds()]
 
@@ -27,7 +28,8 @@ def test_its_numbers_are_right(name, kind, shape):
 def test_a_layer_with_two_gates_swapped_is_not_right():
     class Swapped(Torch):
         def _load(self, layer, given):
-            layer.load_state_dict({name: torch.from_numpy(_z_first(w)) for name, w in given.weights.items()})
+            swapped = {name: reorder_gates(torch.from_numpy(w), "torch", "keras") for name, w in given.weights.items()}
+            layer.load_state_dict(swapped)
             return layer
 
     for kind in KINDS:
@@ -55,13 +57,6 @@ def test_inference_keeps_nothing_for_gradients(name):
 def test_tidegate_is_timed_with_the_back_end_that_it_chooses_by_itself():
     layer = PEERS["tidegate"](1).layer(case.make(Cell("forward", SHAPES[0])))
     assert layer.backend == "auto"
-
-
-def test_gate_orders_are_swapped_along_the_axis_and_back():
-    gates = np.arange(6)
-    assert _z_first(gates).tolist() == [2, 3, 0, 1, 4, 5]
-    assert _z_first(np.stack([gates, gates]), axis=1)[1].tolist() == [2, 3, 0, 1, 4, 5]
-    assert _z_first(_z_first(gates)).tolist() == gates.tolist()
 
 
 def test_each_kind_is_known_by_the_peers_that_have_it():

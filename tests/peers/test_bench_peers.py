@@ -12,7 +12,7 @@ from tidegate.bench import case
 from tidegate.bench.peers import PEERS, onnx_model
 from tidegate.bench.shapes import Cell, Shape
 
-HERE = [(name, kind) for name in ("onnxruntime", "jax") for kind in PEERS[name].kinds()]
+HERE = [(name, kind) for name in ("onnxruntime", "jax", "keras") for kind in PEERS[name].kinds()]
 pytestmark = pytest.mark.peers
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tidegate import convert
 from tidegate.bench.case import Arrays, Case
 from tidegate.bench.shapes import KINDS
 
@@ -51,12 +52,6 @@ class Peer:
             for name in cls.packages
             if name != "onnx" and not cls.missing()
         )
-
-
-def _z_first(gates: np.ndarray, axis: int = 0) -> np.ndarray:
-    """From the gate order r, z, n (torch) to z, r, n (Keras and ONNX), or back."""
-    r, z, n = np.split(gates, 3, axis)
-    return np.ascontiguousarray(np.concatenate([z, r, n], axis))
 
 
 # ------------------------------------------------------------------------------------------------ PyTorch
@@ -180,15 +175,12 @@ def onnx_model(case: Case) -> bytes:
     nodes.append(helper.make_node("Split", ["h_0", "ones"], states, axis=0))
     below = "x"
     for k in range(layers):
-        w_ih, w_hh, b_ih, b_hh = map(_z_first, case.layer(k))
-        weights = {f"W_{k}": w_ih, f"R_{k}": w_hh, f"B_{k}": np.concatenate([b_ih, b_hh])}
-        constants += [numpy_helper.from_array(value[None], name) for name, value in weights.items()]  # [D=1, ...]
+        operator = convert.layer_to_onnx([case.layer(k)])
+        weights = {f"W_{k}": operator.W, f"R_{k}": operator.R, f"B_{k}": operator.B}
+        constants += [numpy_helper.from_array(value, name) for name, value in weights.items()]
         out = "output" if k == layers - 1 else f"output_{k}"
         nodes += [
-            # linear_before_reset: the reset gate scales the product, as in torch
-            helper.make_node(
-                "GRU", [below, *weights, "", states[k]], [f"Y_{k}", f"h_n_{k}"], hidden_size=H, linear_before_reset=1
-            ),
+            helper.make_node("GRU", [below, *weights, "", states[k]], [f"Y_{k}", f"h_n_{k}"], **operator.attributes),
             helper.make_node("Squeeze", [f"Y_{k}", "axis_1"], [out]),  # [T, D=1, B, H] -> [T, B, H]
         ]
         below = out
@@ -373,10 +365,10 @@ class Keras(Peer):
     def _layers(self, case: Case, make: Callable[[], Any]) -> list[Any]:
         layers = []
         for k in range(case.shape.layers):
-            w_ih, w_hh, b_ih, b_hh = case.layer(k)
+            weights = convert.layer_to_keras([case.layer(k)])
             layer = make()
-            layer.build((case.shape.B, case.shape.T, w_ih.shape[1]))
-            layer.set_weights([_z_first(w_ih.T, 1), _z_first(w_hh.T, 1), _z_first(np.stack([b_ih, b_hh]), 1)])
+            layer.build((case.shape.B, case.shape.T, len(weights[0])))
+            layer.set_weights(weights)
             layers.append(layer)
         return layers
 
@@ -413,11 +405,9 @@ class Keras(Peer):
         def read(results: Any) -> Arrays:
             output, d_weights = results
             found = {"output": output.numpy().swapaxes(0, 1)}
-            for k in range(len(layers)):
-                d_kernel, d_recurrent, d_bias = (_z_first(d.numpy(), 1) for d in d_weights[3 * k : 3 * k + 3])
-                found |= {f"weight_ih_l{k}": d_kernel.T, f"weight_hh_l{k}": d_recurrent.T}
-                found |= {f"bias_ih_l{k}": d_bias[0], f"bias_hh_l{k}": d_bias[1]}
-            return found
+            # Gradients are turned round as weights are.
+            ours = [convert.layer_from_keras(d_weights[3 * k : 3 * k + 3])[0] for k in range(len(layers))]
+            return found | dict(zip(case.weights, (d for layer in ours for d in layer), strict=True))
 
         return Runner(lambda: both(x, d_output), read)
 
