@@ -176,5 +176,20 @@ def bounds() -> str:
     return "\n".join(lines)
 
 
+def extras_cost() -> str:
+    """What lengths, resets and the other recurrences cost: of the plain call's time, on 1 and 2 threads."""
+    lines = ["| call | 1 thread | 2 threads | aim |", "| --- | ---: | ---: | ---: |"]
+    by_call: dict[str, dict[str, dict[str, str]]] = {}
+    for row in read("extras_cost")[1]:
+        by_call.setdefault(row["call"], {})[row["threads"]] = row
+    for call, rows in by_call.items():
+        cells = [
+            f"{row['ms']} ms" if call.startswith("plain") else f"{row['of the plain call']} x" for row in rows.values()
+        ]
+        aim = rows["1"]["aim"]
+        lines.append(f"| {call} | {' | '.join(cells)} | {f'{aim} x' if aim else ''} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(reach(), forward_speed(), train_speed(), bounds(), cost(), sep="\n\n")
+    print(reach(), forward_speed(), train_speed(), bounds(), cost(), extras_cost(), sep="\n\n")

@@ -195,9 +195,8 @@ void backward(const Sizes& given_sizes, const Backward<Real>* given, int directi
   const auto& k = of<Real>(*(again ? static_cast<const Kernels*>(given[0].packed->isa) : chosen().load()));
   const int threads = k.backward_threads(sizes, rows.plan, directions);
   const int64_t each = k.backward_scratch(sizes, runs, directions);
-  const int64_t again_each = again ? k.forward_scratch(sizes) : 0;
-  const auto scratch = allocate<Real>(each * directions);
-  const auto more = again ? allocate<Real>(again_each * threads) : nullptr;
+  const int64_t own_each = k.backward_own_scratch(sizes, again);
+  const auto scratch = allocate<Real>(each * directions), own = allocate<Real>(own_each * threads);
   if (sizes.T == 0 || sizes.B == 0) {  // no chunk of steps will write the sums
     for (int i = 0; i < directions; ++i) {
       zero(runs[i].d_w_ih, 3 * sizes.H * sizes.I);
@@ -206,7 +205,7 @@ void backward(const Sizes& given_sizes, const Backward<Real>* given, int directi
     }
     if (sizes.B == 0) return;
   }
-  k.backward(sizes, rows.plan, runs, directions, threads, scratch.get(), each, more.get(), again_each);
+  k.backward(sizes, rows.plan, runs, directions, threads, scratch.get(), each, own.get(), own_each);
 }
 
 template <class Real>

@@ -26,10 +26,10 @@ struct KernelsOf {
   void (*forward)(const Sizes&, const Plan&, const Forward<Real>*, int directions, int threads, Real* scratch,
                   int64_t scratch_each);
   int64_t (*backward_scratch)(const Sizes&, const Backward<Real>*, int directions);  // values, for each direction
+  int64_t (*backward_own_scratch)(const Sizes&, bool again);  // values, for each thread; again: nothing was saved
   int (*backward_threads)(const Sizes&, const Plan&, int directions);
-  // again: scratch for each thread to compute `saved` in again, again_each values; null where it was saved
   void (*backward)(const Sizes&, const Plan&, const Backward<Real>*, int directions, int threads, Real* scratch,
-                   int64_t scratch_each, Real* again, int64_t again_each);
+                   int64_t scratch_each, Real* own, int64_t own_each);
   void (*activations)(const Real*, Real*, Real*, int64_t);
 };
 

@@ -261,9 +261,8 @@ struct Member {
   const Real* mask(int64_t b) const { return run.extras.mask ? run.extras.mask + steps.sequence(b) * s.H : nullptr; }
 
   // k, the part of the old state that a unit keeps whatever its gates say.
-  Vec<Real> zone(int64_t number, int64_t unit, int n) const {
-    if (run.extras.zone) return load_bytes<Real>(run.extras.zone + number * run.extras.zone_row + unit, n);
-    return splat(run.extras.zone_rate);
+  Vec<Real> zone(const uint8_t* drawn, int64_t unit, int n) const {
+    return drawn ? load_bytes<Real>(drawn + unit, n) : splat(run.extras.zone_rate);
   }
   bool zones() const { return run.extras.zone || run.extras.zone_rate != 0; }
 };
@@ -380,9 +379,20 @@ inline int64_t gates_x_row(int64_t blocks) {
   return blocks * 3 * lanes<Real>;
 }
 
+// Where the values of one row of the step that is being worked on lie: worked out once, and not for each of its blocks.
+template <class Real>
+struct ForwardRow {
+  const Real* old;     // h_prev
+  const Real* factor;  // ... on its way into a product: masked, where there is recurrent dropout
+  Real* to;            // h_t
+  Real* saved;         // null where nothing is
+  const uint8_t* zone;
+};
+
 // The scratch of a member, in the order in which it lies.
 template <class Real>
 struct ForwardLayout {
+  int64_t rows;    // where the values of each row of a step lie: a ForwardRow each
   int64_t rh;      // Reset::before: r * m * h_prev [B, H], then z; by units, all members use the first one's
   int64_t masked;  // recurrent dropout: m * h_prev [B, H]
   int64_t products;  // layer norm: W_h h of a step, laid out like gates_x
@@ -390,12 +400,13 @@ struct ForwardLayout {
   explicit ForwardLayout(const Sizes& s) {
     const int64_t state = s.B * padded(s.H, lanes<Real>), row = gates_x_row<Real>(ceil_div(s.H, lanes<Real>));
     const int64_t step = s.B * row, all = s.T * step;
+    rows = padded(ceil_div(s.B * static_cast<int64_t>(sizeof(ForwardRow<Real>)), sizeof(Real)), 16);
     rh = s.reset == Reset::before ? 2 * state : 0;
     masked = state;
     products = s.norm ? step : 0;
     gates_x = all < gates_x_values ? all : step < gates_x_values ? gates_x_values : step;
   }
-  int64_t size() const { return padded(rh + masked + products + gates_x, 16); }
+  int64_t size() const { return padded(rows + rh + masked + products + gates_x, 16); }
 };
 
 template <class Real>
@@ -409,6 +420,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   using Member<Real, Forward<Real>>::s, Member<Real, Forward<Real>>::run, Member<Real, Forward<Real>>::steps;
   using Member<Real, Forward<Real>>::share, Member<Real, Forward<Real>>::units, Member<Real, Forward<Real>>::L;
   Layout<Real> at;
+  ForwardRow<Real>* rows;
   Real *rh, *masked, *products, *gates_x;
   int64_t columns;  // of gates_x and products, a row
   int64_t turn;  // even or odd: where a lone row begins to read the weights
@@ -432,11 +444,14 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   struct Project {
     const ForwardMember& me;
     int64_t first, last, block;
-    mutable int64_t step, i;  // the next row
+    mutable int64_t step, i, n;  // the next row, and how many there are in its step
 
     void next() const {
-      ++i;
-      while (step < last && i >= me.active_rows(me.steps.time(step))) ++step, i = 0;
+      if (++i < n) return;
+      for (i = 0; ++step < last;) {
+        n = me.active_rows(me.steps.time(step));
+        if (n > 0) return;
+      }
     }
     template <int Rows>
     void run(int64_t) const {
@@ -444,10 +459,11 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       Real* to[Rows];
       Vec<Real> sums[Rows][Blocks * 3];
       const Real* bias = me.weights() + me.at.bias_x_at() + block * 3 * L;
+      const bool norm = me.at.norm;
       UNROLL for (int m = 0; m < Rows; ++m) {
         a[m] = me.x(me.steps.time(step), me.share.row(i));
         to[m] = me.gates_x_of(step - first, i, block);
-        UNROLL for (int v = 0; v < Blocks * 3; ++v) sums[m][v] = me.at.norm ? splat<Real>(0) : load(bias + v * L);
+        UNROLL for (int v = 0; v < Blocks * 3; ++v) sums[m][v] = norm ? splat<Real>(0) : load(bias + v * L);
         next();
       }
       multiply<Real, Rows, Blocks, 3>(sums, a, me.weights() + block * me.at.x_block(), me.at.x_block(), me.at.I);
@@ -459,7 +475,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
   template <int Blocks>
   Project<Blocks> project_of(int64_t first, int64_t last, int64_t block) const {
-    Project<Blocks> tile{*this, first, last, block, first, -1};
+    Project<Blocks> tile{*this, first, last, block, first - 1, 0, 0};
     tile.next();
     return tile;
   }
@@ -497,44 +513,43 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     for (int64_t v = 0; v < at.blocks * 3 * L; v += L) store(row + v, fma(load(row + v), load(gain + v), load(bias + v)));
   }
 
-  // z as it works: k of the rest is kept as well.
-  Vec<Real> kept(Vec<Real> z, int64_t t, int64_t b, int64_t unit, int n) const {
-    if (!this->zones()) return z;
-    return fma(this->zone(steps.number(t, b), unit, n), splat<Real>(1) - z, z);
-  }
-
   // The new state of one row's block, and what backward wants to know but for r.
-  void finish(int64_t t, int64_t b, int64_t block, Vec<Real> z, Vec<Real> candidate, Vec<Real> h_n) const {
+  // zones: asked once by the caller, as every store could have changed it for all that the compiler knows.
+  void finish(const ForwardRow<Real>& row, int64_t block, bool zones, Vec<Real> z, Vec<Real> candidate, Vec<Real> h_n) const {
     const int64_t unit = block * L;
     const int n = units(block);
-    if (run.saved) {
-      Real* to = saved(t, b) + unit;
+    if (row.saved) {
+      Real* to = row.saved + unit;
       store_first(to + at.H, z, n);
       store_first(to + 2 * at.H, candidate, n);
       store_first(to + 3 * at.H, h_n, n);
       if (again()) return;
     }
-    z = kept(z, t, b, unit, n);
-    const Vec<Real> old = load_first(this->h_prev(t, b) + unit, n);
-    store_first(h_t(t, b) + unit, fma(z, old, (splat<Real>(1) - z) * candidate), n);
+    if (zones) z = fma(this->zone(row.zone, unit, n), splat<Real>(1) - z, z);  // k of the rest is kept as well
+    store_first(row.to + unit, fma(z, load_first(row.old + unit, n), (splat<Real>(1) - z) * candidate), n);
+  }
+  void save_r(const ForwardRow<Real>& row, int64_t block, Vec<Real> r) const {
+    if (row.saved) store_first(row.saved + block * L, r, units(block));
   }
 
-  void save_r(int64_t t, int64_t b, int64_t block, Vec<Real> r) const {
-    if (run.saved) store_first(saved(t, b) + block * L, r, units(block));
-  }
-
-  // h_prev on its way into a product: masked, where there is recurrent dropout.
-  const Real* factor(int64_t t, int64_t i) const {
-    return run.extras.mask ? masked + i * h_padded() : this->h_prev(t, share.row(i));
-  }
-  void mask_states(int64_t t) const {
-    if (!run.extras.mask) return;
+  // Find the rows of step t, and mask their states where there is recurrent dropout.
+  void begin_step(int64_t t) const {
+    const Extras<Real>& extras = run.extras;
     for (int64_t i = 0; i < active_rows(t); ++i) {
-      const Real *h = this->h_prev(t, share.row(i)), *m = this->mask(share.row(i));
+      const int64_t b = share.row(i);
+      ForwardRow<Real>& row = rows[i];
+      row.old = row.factor = this->h_prev(t, b);
+      row.to = h_t(t, b);
+      row.saved = run.saved ? saved(t, b) : nullptr;
+      row.zone = extras.zone ? extras.zone + steps.number(t, b) * extras.zone_row : nullptr;
+      if (!extras.mask) continue;
+      const Real* m = this->mask(b);
+      Real* to = masked + i * h_padded();
       for (int64_t unit = 0; unit < s.H; unit += L) {
         const int n = units(unit / L);
-        store(masked + i * h_padded() + unit, load_first(h + unit, n) * load_first(m + unit, n));
+        store(to + unit, load_first(row.old + unit, n) * load_first(m + unit, n));
       }
+      row.factor = to;
     }
   }
 
@@ -550,7 +565,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       Vec<Real> sums[Rows][Blocks * 3];
       const Real* bias = me.weights() + me.at.bias_hn_at() + block * L;
       UNROLL for (int m = 0; m < Rows; ++m) {
-        h[m] = me.factor(t, first + m);
+        h[m] = me.rows[first + m].factor;
         UNROLL for (int u = 0; u < Blocks; ++u) {
           const Real* x = me.gates_x_of(step, first + m, block + u);
           sums[m][3 * u] = load(x);
@@ -560,6 +575,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       }
       multiply<Real, Rows, Blocks, 3>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
                                       me.at.h_block(), me.at.H);
+      const bool zones = me.zones();
       // One gate of all rows, then the next gate: a row's own three wait for each other, those of different rows don't.
       UNROLL for (int m = 0; m < Rows; ++m) {
         UNROLL for (int u = 0; u < Blocks; ++u) sums[m][3 * u] = sigmoid<Real>(sums[m][3 * u]);
@@ -571,8 +587,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
         UNROLL for (int u = 0; u < Blocks; ++u) {
           const Vec<Real> r = sums[m][3 * u], z = sums[m][3 * u + 1], h_n = sums[m][3 * u + 2];
           const Vec<Real> x_n = load(me.gates_x_of(step, first + m, block + u) + 2 * L);
-          me.save_r(t, me.share.row(first + m), block + u, r);
-          me.finish(t, me.share.row(first + m), block + u, z, tanh<Real>(fma(r, h_n, x_n)), h_n);
+          me.save_r(me.rows[first + m], block + u, r);
+          me.finish(me.rows[first + m], block + u, zones, z, tanh<Real>(fma(r, h_n, x_n)), h_n);
         }
       }
     }
@@ -589,7 +605,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       const Real* h[Rows];
       Vec<Real> sums[Rows][Blocks * 2];
       UNROLL for (int m = 0; m < Rows; ++m) {
-        h[m] = me.factor(t, first + m);
+        h[m] = me.rows[first + m].factor;
         UNROLL for (int u = 0; u < Blocks; ++u) {
           const Real* x = me.gates_x_of(step, first + m, block + u);
           sums[m][2 * u] = load(x);
@@ -600,24 +616,23 @@ struct ForwardMember : Member<Real, Forward<Real>> {
                                       me.at.h_block(), me.at.H);
       UNROLL for (int m = 0; m < Rows; ++m) {
         UNROLL for (int u = 0; u < Blocks; ++u) {
-          me.begin(first + m, h[m], block + u, sigmoid<Real>(sums[m][2 * u]), sigmoid<Real>(sums[m][2 * u + 1]), t);
+          me.begin(first + m, block + u, sigmoid<Real>(sums[m][2 * u]), sigmoid<Real>(sums[m][2 * u + 1]));
         }
       }
     }
   };
 
   // r * h_prev for the second product, and z for after it.
-  void begin(int64_t i, const Real* h, int64_t block, Vec<Real> r, Vec<Real> z, int64_t t) const {
+  void begin(int64_t i, int64_t block, Vec<Real> r, Vec<Real> z) const {
     const int64_t unit = block * L;
     Real* to = rh + i * h_padded() + unit;
-    store(to, r * load_first(h + unit, units(block)));
+    store(to, r * load_first(rows[i].factor + unit, units(block)));
     store(to + s.B * h_padded(), z);
-    save_r(t, share.row(i), block, r);
+    save_r(rows[i], block, r);
   }
   // ... and the rest of the step, after it.
-  void end(int64_t t, int64_t i, int64_t block, Vec<Real> x_n, Vec<Real> h_n) const {
-    const Vec<Real> z = load(rh + (s.B + i) * h_padded() + block * L);
-    finish(t, share.row(i), block, z, tanh<Real>(x_n + h_n), h_n);
+  void end(int64_t i, int64_t block, Vec<Real> x_n, Vec<Real> h_n) const {
+    finish(rows[i], block, this->zones(), load(rh + (s.B + i) * h_padded() + block * L), tanh<Real>(x_n + h_n), h_n);
   }
 
   template <int Blocks>
@@ -638,7 +653,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
                                       me.at.n_block(), me.at.H);
       UNROLL for (int m = 0; m < Rows; ++m) {
         UNROLL for (int u = 0; u < Blocks; ++u) {
-          me.end(t, first + m, block + u, load(me.gates_x_of(step, first + m, block + u) + 2 * L), sums[m][u]);
+          me.end(first + m, block + u, load(me.gates_x_of(step, first + m, block + u) + 2 * L), sums[m][u]);
         }
       }
     }
@@ -652,7 +667,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
     template <int Rows>
     void run(int64_t first) const {
-      me.template product<Rows, Blocks, 3>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.factor(t, i); });
+      me.template product<Rows, Blocks, 3>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.rows[i].factor; });
     }
   };
   template <int Blocks>
@@ -662,7 +677,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
     template <int Rows>
     void run(int64_t first) const {
-      me.template product<Rows, Blocks, 2>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.factor(t, i); });
+      me.template product<Rows, Blocks, 2>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.rows[i].factor; });
     }
   };
   template <int Blocks>
@@ -708,10 +723,10 @@ struct ForwardMember : Member<Real, Forward<Real>> {
         const Vec<Real> z = sigmoid<Real>(fma(load(of_h + L), load(g + L), load(of_x + L)));
         if (at.after) {
           const Vec<Real> h_n = fma(load(of_h + 2 * L), load(g + 2 * L), load(bias + block * L));
-          save_r(t, share.row(i), block, r);
-          finish(t, share.row(i), block, z, tanh<Real>(fma(r, h_n, load(of_x + 2 * L))), h_n);
+          save_r(rows[i], block, r);
+          finish(rows[i], block, this->zones(), z, tanh<Real>(fma(r, h_n, load(of_x + 2 * L))), h_n);
         } else {
-          begin(i, factor(t, i), block, r, z, t);
+          begin(i, block, r, z);
         }
       }
     }
@@ -722,7 +737,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       normalise_row(t, i, row, 2, 1, 4, 1);
       for (int64_t block = 0; block < at.blocks; ++block) {
         const int64_t v = (block * 3 + 2) * L;
-        end(t, i, block, load(gates_x_of(step, i, block) + 2 * L), fma(load(row + v), load(gain + v), load(bias + block * L)));
+        end(i, block, load(gates_x_of(step, i, block) + 2 * L), fma(load(row + v), load(gain + v), load(bias + block * L)));
       }
     }
   }
@@ -762,7 +777,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     const int meet = share.by_units ? members : 1;
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = steps.time(step);
-      mask_states(t);
+      begin_step(t);
       if (at.norm) {
         step_with_norm(t, step - first);
       } else if (at.after) {
@@ -785,7 +800,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
   void step_alone(int64_t first, Barrier& barrier, int members) const {
     const int64_t t = steps.time(first), n = active_rows(t);
-    mask_states(t);
+    begin_step(t);
     if (n == 1) few_blocks<After, 4>(t, 0, n, first);
     else few_blocks<After, 2>(t, 0, n, first);
     barrier.wait(share.by_units ? members : 1);
@@ -829,10 +844,11 @@ ForwardMember<Real> forward_member(const Sizes& sizes, const Plan& plan, const F
   const int64_t turn = run.weights->turn.load(std::memory_order_relaxed);
   return {{sizes, run, {sizes, plan, run.reverse}, share},
           Layout<Real>(sizes.I, sizes.H, sizes.reset, sizes.norm),
-          share.by_units ? first_one : mine,
-          mine + lies.rh,
-          mine + lies.rh + lies.masked,
-          mine + lies.rh + lies.masked + lies.products,
+          reinterpret_cast<ForwardRow<Real>*>(mine),
+          (share.by_units ? first_one : mine) + lies.rows,
+          mine + lies.rows + lies.rh,
+          mine + lies.rows + lies.rh + lies.masked,
+          mine + lies.rows + lies.rh + lies.masked + lies.products,
           gates_x_row<Real>(share.block_1 - share.block_0),
           turn,
           first_saved};
@@ -886,6 +902,21 @@ struct FromGates {  // columns of a matrix, for the gates r, z, n
 
 inline int64_t chunk_steps(const Sizes& s) { return s.B && s.B < chunk_rows ? chunk_rows / s.B : 1; }
 
+// Where the values of one row of a step lie.
+template <class Real>
+struct BackwardRow {
+  const Real *d_output, *saved, *old, *d_own, *mask;  // each null where there is none
+  const uint8_t* zone;
+  Real *d_gates, *carry, *d_fresh;
+  bool anew;  // the state before it is a fresh one
+};
+
+// ... for the step that is worked on and the one that follows it.
+template <class Real>
+inline int64_t backward_rows(const Sizes& s) {
+  return padded(ceil_div(2 * s.B * static_cast<int64_t>(sizeof(BackwardRow<Real>)), sizeof(Real)), 16);
+}
+
 template <class Real>
 struct BackwardLayout {
   static constexpr int L = lanes<Real>;
@@ -931,6 +962,7 @@ struct BackwardMember : Member<Real, Backward<Real>> {
   Place place;
   Barrier& barrier;
   Real *w_hh, *w_ih, *carry, *left, *right, *d_gates, *saved_again, *norms_again;
+  BackwardRow<Real> *rows, *next_rows;  // those of this member
   Real* again_scratch;  // of this member
   int64_t chunk_first;  // the steps of this chunk: chunk_first ... chunk_last - 1, worked on from the last
   int64_t chunk_last;
@@ -949,28 +981,43 @@ struct BackwardMember : Member<Real, Backward<Real>> {
   const Real* norms(int64_t t, int64_t b) const {
     return at.again ? norms_again + row_in_chunk(t, b) * 4 : run.norms + steps.number(t, b) * 4;
   }
-  Real* carry_of(int64_t b, int64_t block) const { return carry + b * at.carry_row() + block * L; }
-  Vec<Real> masked(int64_t b, int64_t unit, int n, Vec<Real> v) const {
-    const Real* m = this->mask(b);
-    return m ? v * load_first(m + unit, n) : v;
+  static Vec<Real> masked(const BackwardRow<Real>& row, int64_t unit, int n, Vec<Real> v) {
+    return row.mask ? v * load_first(row.mask + unit, n) : v;
+  }
+
+  void find_rows(int64_t t, BackwardRow<Real>* found) const {
+    const Extras<Real>& extras = run.extras;
+    const int64_t n = share.below(steps.active(t));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = share.row(i);
+      BackwardRow<Real>& row = found[i];
+      row.d_output = run.d_output ? run.d_output + steps.at(t, b, run.d_output_step, run.d_output_row) : nullptr;
+      row.saved = saved(t, b);
+      row.old = h_prev(t, b);
+      row.d_own = run.d_saved ? run.d_saved + steps.number(t, b) * 4 * at.H : nullptr;
+      row.mask = this->mask(b);
+      row.zone = extras.zone ? extras.zone + steps.number(t, b) * extras.zone_row : nullptr;
+      row.d_gates = d_gates_of(t, b);
+      row.carry = carry + b * at.carry_row();
+      row.d_fresh = run.d_fresh ? run.d_fresh + steps.sequence(b) * at.H : nullptr;
+      row.anew = this->anew(t, b);
+    }
   }
 
   // d_h of these units, all of it but d_output, becomes the gradients of the gates; returns d_h z.
-  Vec<Real> gates(int64_t t, int64_t b, int64_t block, Vec<Real> d_h) const {
+  Vec<Real> gates(const BackwardRow<Real>& row, int64_t block, bool zones, Vec<Real> d_h) const {
     const int64_t unit = block * L, H = at.H;
     const int n = units(block);
-    if (run.d_output) {
-      d_h = d_h + load_first(run.d_output + steps.at(t, b, run.d_output_step, run.d_output_row) + unit, n);
-    }
-    const Real* from = saved(t, b) + unit;
-    const Real* d_own = run.d_saved ? run.d_saved + steps.number(t, b) * 4 * H + unit : nullptr;
-    Real* to = d_gates_of(t, b) + unit;
+    if (row.d_output) d_h = d_h + load_first(row.d_output + unit, n);
+    const Real* from = row.saved + unit;
+    const Real* d_own = row.d_own ? row.d_own + unit : nullptr;
+    Real* to = row.d_gates + unit;
     const Vec<Real> one = splat<Real>(1);
     const Vec<Real> r = load_first(from, n), z = load_first(from + H, n), candidate = load_first(from + 2 * H, n);
-    const Vec<Real> old = load_first(h_prev(t, b) + unit, n);
+    const Vec<Real> old = load_first(row.old + unit, n);
     Vec<Real> d_n = d_h * (one - z), d_z = d_h * (old - candidate), keep = z;
-    if (this->zones()) {
-      const Vec<Real> k = this->zone(steps.number(t, b), unit, n), rest = one - k;
+    if (zones) {
+      const Vec<Real> k = this->zone(row.zone, unit, n), rest = one - k;
       d_n = d_n * rest, d_z = d_z * rest, keep = fma(k, one - z, z);
     }
     if (d_own) d_n = d_n + load_first(d_own + 2 * H, n), d_z = d_z + load_first(d_own + H, n);
@@ -988,54 +1035,55 @@ struct BackwardMember : Member<Real, Backward<Real>> {
     return d_h * keep;
   }
 
-  // Those of this member's rows i_0 ... i_1 - 1 need no product first: those of the chunk's last step, and
-  // those whose sequence ends here.
-  void begin_rows(int64_t t, int64_t i_0, int64_t i_1) const {
+  // Those of these rows i_0 ... i_1 - 1 need no product first: those of the chunk's last step, and those whose sequence
+  // ends here.
+  void begin_rows(const BackwardRow<Real>* found, int64_t i_0, int64_t i_1) const {
     for (int64_t i = i_0; i < i_1; ++i) {
       for (int64_t block = share.block_0; block < share.block_1; ++block) {
-        Real* c = carry_of(share.row(i), block);
-        store(c, gates(t, share.row(i), block, load(c)));
+        Real* c = found[i].carry + block * L;
+        store(c, gates(found[i], block, this->zones(), load(c)));
       }
     }
   }
 
-  // What has come back to the state before row (t, b): where it was a fresh one, the gradient ends there.
-  Vec<Real> settle(int64_t t, int64_t b, int64_t block, Vec<Real> value) const {
-    if (!this->anew(t, b)) return value;
-    if (run.d_fresh) {
-      Real* to = run.d_fresh + steps.sequence(b) * at.H + block * L;
+  // What has come back to the state before a row: where it was a fresh one, the gradient ends there.
+  Vec<Real> settle(const BackwardRow<Real>& row, int64_t block, Vec<Real> value) const {
+    if (!row.anew) return value;
+    if (row.d_fresh) {
+      Real* to = row.d_fresh + block * L;
       store_first(to, load_first(to, units(block)) + value, units(block));
     }
     return splat<Real>(0);
   }
 
-  // carry += d_gates(t)[first gate ... last gate] W_hh; `then`: straight on to the gates of the step before.
+  // carry += d_gates[first gate ... last gate] W_hh; `then`: straight on to the gates of the step before.
   template <int Blocks>
   struct Product {
     const BackwardMember& me;
-    int64_t t, i_0, block, first_gate, last_gate, then;
+    int64_t i_0, block, first_gate, last_gate;
+    bool then;
 
     template <int Rows>
     void run(int64_t first) const {
       const int64_t H = me.at.H;
-      const bool mask = me.run.extras.mask;
+      const BackwardRow<Real>*row = me.rows + i_0 + first, *next = me.next_rows + i_0 + first;
+      const bool mask = me.run.extras.mask, zones = me.zones();
       const Real* d[Rows];
       Vec<Real> sums[Rows][Blocks];
       UNROLL for (int m = 0; m < Rows; ++m) {
-        const int64_t b = me.share.row(i_0 + first + m);
-        d[m] = me.d_gates_of(t, b) + (me.at.h_column() + first_gate) * H;
-        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = mask ? splat<Real>(0) : load(me.carry_of(b, block + u));
+        d[m] = row[m].d_gates + (me.at.h_column() + first_gate) * H;
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = mask ? splat<Real>(0) : load(row[m].carry + (block + u) * L);
       }
       multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh + (block * 3 + first_gate) * H * L,
                                       3 * H * L, (last_gate - first_gate) * H);
       UNROLL for (int m = 0; m < Rows; ++m) {
-        const int64_t b = me.share.row(i_0 + first + m);
         UNROLL for (int u = 0; u < Blocks; ++u) {
+          Real* c = row[m].carry + (block + u) * L;
           Vec<Real> value = sums[m][u];
-          if (mask) value = me.masked(b, (block + u) * L, me.units(block + u), value) + load(me.carry_of(b, block + u));
-          value = me.settle(t, b, block + u, value);
-          if (then >= 0) value = me.gates(then, b, block + u, value);
-          store(me.carry_of(b, block + u), value);
+          if (mask) value = masked(row[m], (block + u) * L, me.units(block + u), value) + load(c);
+          value = me.settle(row[m], block + u, value);
+          if (then) value = me.gates(next[m], block + u, zones, value);
+          store(c, value);
         }
       }
     }
@@ -1045,52 +1093,51 @@ struct BackwardMember : Member<Real, Backward<Real>> {
   template <int Blocks>
   struct Candidate {
     const BackwardMember& me;
-    int64_t t, i_0, block, first_gate, last_gate, then;
+    int64_t i_0, block, first_gate, last_gate;
+    bool then;
 
     template <int Rows>
     void run(int64_t first) const {
       const int64_t H = me.at.H;
+      const BackwardRow<Real>* row = me.rows + i_0 + first;
       const Real* d[Rows];
       Vec<Real> sums[Rows][Blocks];
       UNROLL for (int m = 0; m < Rows; ++m) {
-        d[m] = me.d_gates_of(t, me.share.row(i_0 + first + m)) + (me.at.h_column() + 2) * H;
+        d[m] = row[m].d_gates + (me.at.h_column() + 2) * H;
         UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = splat<Real>(0);
       }
       multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh + (block * 3 + 2) * H * L, 3 * H * L, H);
       UNROLL for (int m = 0; m < Rows; ++m) {
-        const int64_t b = me.share.row(i_0 + first + m);
         UNROLL for (int u = 0; u < Blocks; ++u) {
           const int64_t unit = (block + u) * L;
           const int n = me.units(block + u);
-          const Vec<Real> r = load_first(me.saved(t, b) + unit, n);
-          const Vec<Real> old = me.masked(b, unit, n, load_first(me.h_prev(t, b) + unit, n));
-          Vec<Real> d_r = sums[m][u] * old;
-          if (me.run.d_saved) d_r = d_r + load_first(me.run.d_saved + me.steps.number(t, b) * 4 * H + unit, n);
-          store_first(me.d_gates_of(t, b) + unit, d_r * (r * (splat<Real>(1) - r)), n);
-          Real* c = me.carry_of(b, block + u);
-          store(c, load(c) + me.masked(b, unit, n, sums[m][u] * r));
+          const Vec<Real> r = load_first(row[m].saved + unit, n);
+          Vec<Real> d_r = sums[m][u] * masked(row[m], unit, n, load_first(row[m].old + unit, n));
+          if (row[m].d_own) d_r = d_r + load_first(row[m].d_own + unit, n);
+          store_first(row[m].d_gates + unit, d_r * (r * (splat<Real>(1) - r)), n);
+          store(row[m].carry + unit, load(row[m].carry + unit) + masked(row[m], unit, n, sums[m][u] * r));
         }
       }
     }
   };
 
   template <template <int> class Tile>
-  void all_blocks(int64_t t, int64_t i_0, int64_t i_1, int64_t first_gate, int64_t last_gate, int64_t then) const {
+  void all_blocks(int64_t i_0, int64_t i_1, int64_t first_gate, int64_t last_gate, bool then) const {
     const int64_t n = i_1 - i_0;
     if (n <= 0) return;
     int64_t block = share.block_0;
     if (n == 1) {
-      for (; block + 8 <= share.block_1; block += 8) Tile<8>{*this, t, i_0, block, first_gate, last_gate, then}.template run<1>(0);
-      for (; block + 4 <= share.block_1; block += 4) Tile<4>{*this, t, i_0, block, first_gate, last_gate, then}.template run<1>(0);
+      for (; block + 8 <= share.block_1; block += 8) Tile<8>{*this, i_0, block, first_gate, last_gate, then}.template run<1>(0);
+      for (; block + 4 <= share.block_1; block += 4) Tile<4>{*this, i_0, block, first_gate, last_gate, then}.template run<1>(0);
     }
     while (block < share.block_1) {
       const int64_t rest = share.block_1 - block;
       if (rest >= 3 && rest != 4) {
-        for_tiles<max_rows>(n, Tile<3>{*this, t, i_0, block, first_gate, last_gate, then}), block += 3;
+        for_tiles<max_rows>(n, Tile<3>{*this, i_0, block, first_gate, last_gate, then}), block += 3;
       } else if (rest >= 2) {
-        for_tiles<max_rows>(n, Tile<2>{*this, t, i_0, block, first_gate, last_gate, then}), block += 2;
+        for_tiles<max_rows>(n, Tile<2>{*this, i_0, block, first_gate, last_gate, then}), block += 2;
       } else {
-        for_tiles<max_rows>(n, Tile<1>{*this, t, i_0, block, first_gate, last_gate, then}), block += 1;
+        for_tiles<max_rows>(n, Tile<1>{*this, i_0, block, first_gate, last_gate, then}), block += 1;
       }
     }
   }
@@ -1112,25 +1159,29 @@ struct BackwardMember : Member<Real, Backward<Real>> {
     normalise_back(d + 3 * H, saved(t, b) + 9 * H, run.weights.g_ih + 2 * H, norms(t, b)[3], H, d + 9 * H);
   }
 
-  void recurrence() const {
+  void recurrence() {
     const auto end = [&](int64_t t) { return share.below(steps.active(t)); };
     const int64_t last = steps.time(chunk_last - 1);
-    begin_rows(last, 0, end(last));
+    find_rows(last, rows);
+    begin_rows(rows, 0, end(last));
     meet_by_units();
     for (int64_t step = chunk_last - 1; step >= chunk_first; --step) {
       const int64_t t = steps.time(step), next = step > chunk_first ? steps.time(step - 1) : -1;
       const int64_t here = end(t), both = next < 0 ? 0 : smaller(here, end(next));
+      if (next >= 0) find_rows(next, next_rows);
       if (at.norm) back_h(t, 0, here, true);
       if (!at.after) {
-        all_blocks<Candidate>(t, 0, here, 2, 3, -1);
+        all_blocks<Candidate>(0, here, 2, 3, false);
         meet_by_units();
       }
       if (at.norm) back_h(t, 0, here, false);
       const int64_t gates = at.after ? 3 : 2;
-      all_blocks<Product>(t, 0, both, 0, gates, next);
-      all_blocks<Product>(t, both, here, 0, gates, -1);
-      if (next >= 0) begin_rows(next, here, end(next));
+      all_blocks<Product>(0, both, 0, gates, true);
+      all_blocks<Product>(both, here, 0, gates, false);
+      if (next >= 0) begin_rows(next_rows, here, end(next));
       meet_by_units();
+      BackwardRow<Real>* done = rows;
+      rows = next_rows, next_rows = done;
     }
   }
 
@@ -1172,7 +1223,7 @@ struct BackwardMember : Member<Real, Backward<Real>> {
     for (int64_t i = 0; i < share.rows; ++i) {
       const int64_t b = share.row(i), sequence = steps.sequence(b);
       for (int64_t block = share.block_0; block < share.block_1; ++block) {
-        store(carry_of(b, block),
+        store(carry + b * at.carry_row() + block * L,
               run.d_h_n ? load_first(run.d_h_n + sequence * run.d_h_n_row + block * L, units(block)) : splat<Real>(0));
         if (run.d_fresh) store_first(run.d_fresh + sequence * s.H + block * L, splat<Real>(0), units(block));
       }
@@ -1184,7 +1235,7 @@ struct BackwardMember : Member<Real, Backward<Real>> {
     for (int64_t i = 0; i < share.rows; ++i) {
       const int64_t b = share.row(i);
       for (int64_t block = share.block_0; block < share.block_1; ++block) {
-        store_first(run.d_h_0 + steps.sequence(b) * s.H + block * L, load(carry_of(b, block)), units(block));
+        store_first(run.d_h_0 + steps.sequence(b) * s.H + block * L, load(carry + b * at.carry_row() + block * L), units(block));
       }
     }
   }
@@ -1278,12 +1329,14 @@ struct BackwardMember : Member<Real, Backward<Real>> {
     my_rows([&](int64_t t, int64_t b, int64_t k) {
       Real* to = right + k * L;
       if (at.with_w_hh) {
-        const Real* h = h_prev(t, b);
+        const Real *h = h_prev(t, b), *m = this->mask(b), *r_s = at.after ? nullptr : saved(t, b);
         for (int64_t block = 0; block < at.h_blocks; ++block, to += rows * L) {
-          const Vec<Real> value = masked(b, block * L, units(block), load_first(h + block * L, units(block)));
+          const int n = units(block);
+          Vec<Real> value = load_first(h + block * L, n);
+          if (m) value = value * load_first(m + block * L, n);
           store(to, value);
           if (!at.after) {
-            const Vec<Real> r = load_first(saved(t, b) + block * L, units(block));
+            const Vec<Real> r = load_first(r_s + block * L, n);
             store(to + at.h_blocks * rows * L, r * value);
           }
         }
@@ -1442,19 +1495,19 @@ struct BackwardJob {
   int directions;
   Real* scratch;  // a part for each direction
   int64_t scratch_each;
-  Real* again;  // a part for each member
-  int64_t again_each;
+  Real* own;  // a part for each member
+  int64_t own_each;
   Barrier* barriers;  // one a direction
 
   static void work(void* self, int member, int members) {
     const auto& job = *static_cast<const BackwardJob*>(self);
     for (int direction = 0; direction < job.directions; ++direction) {
       const Place place = place_in(direction, job.directions, member, members);
-      if (place.member >= 0) job.run(direction, place, job.again + member * job.again_each);
+      if (place.member >= 0) job.run(direction, place, job.own + member * job.own_each);
     }
   }
 
-  void run(int direction, Place place, Real* again_scratch) const {
+  void run(int direction, Place place, Real* own) const {
     const Backward<Real>& one = runs[direction];
     const BackwardLayout<Real> at(sizes, one);
     Real* w_hh = scratch + direction * scratch_each;
@@ -1465,9 +1518,11 @@ struct BackwardJob {
     Real* d_gates = right + at.right_size();
     Real* saved = d_gates + at.d_gates_size();
     Real* norms = saved + at.saved_size();
+    auto* rows = reinterpret_cast<BackwardRow<Real>*>(own);
     BackwardMember<Real> me{{sizes, one, {sizes, plan, one.reverse}, share_of(sizes, at.h_blocks, place.member, place.members)},
                             plan, at, place, barriers[direction],
-                            w_hh, w_ih, carry, left, right, d_gates, saved, norms, again_scratch, 0, 0, 0, 0};
+                            w_hh, w_ih, carry, left, right, d_gates, saved, norms, rows, rows + sizes.B,
+                            own + backward_rows<Real>(sizes), 0, 0, 0, 0};
     me.work();
   }
 };
@@ -1483,6 +1538,11 @@ int64_t backward_scratch(const Sizes& s, const Backward<Real>* runs, int directi
 }
 
 template <class Real>
+int64_t backward_own_scratch(const Sizes& s, bool again) {
+  return backward_rows<Real>(s) + (again ? forward_scratch<Real>(s) : 0);
+}
+
+template <class Real>
 int backward_threads(const Sizes& s, const Plan& plan, int directions) {
   const int64_t multiply_adds = directions * plan.rows * 3 * s.H * (2 * s.I + 2 * s.H);
   const int64_t most = smaller<int64_t>(s.threads, multiply_adds / 200000);
@@ -1491,9 +1551,9 @@ int backward_threads(const Sizes& s, const Plan& plan, int directions) {
 
 template <class Real>
 void backward(const Sizes& sizes, const Plan& plan, const Backward<Real>* runs, int directions, int threads, Real* scratch,
-              int64_t scratch_each, Real* again, int64_t again_each) {
+              int64_t scratch_each, Real* own, int64_t own_each) {
   Barrier barriers[2];
-  BackwardJob<Real> job{sizes, plan, runs, directions, scratch, scratch_each, again, again_each, barriers};
+  BackwardJob<Real> job{sizes, plan, runs, directions, scratch, scratch_each, own, own_each, barriers};
   run_team(threads, BackwardJob<Real>::work, &job);
 }
 
@@ -1526,7 +1586,7 @@ double burn(int64_t rounds, float* out) {
 template <class Real>
 constexpr KernelsOf<Real> kernels_of = {
     packed_size<Real>,     pack<Real>,             forward_scratch<Real>, forward_threads<Real>, forward<Real>,
-    backward_scratch<Real>, backward_threads<Real>, backward<Real>,        activations<Real>,
+    backward_scratch<Real>, backward_own_scratch<Real>, backward_threads<Real>, backward<Real>, activations<Real>,
 };
 
 }  // namespace TIDEGATE_ISA

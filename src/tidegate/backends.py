@@ -96,7 +96,7 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> ModuleType:
 def _why_not(backend: str, x: Any, wishes: Sequence[str]) -> str | None:
     if backend == "native":
         return native_cpu.why_not(x)
-    return torch_aten.why_not(wishes) if backend == "torch" and wishes else None
+    return torch_aten.why_not(wishes) if backend == "torch" else None
 
 
 def explain(

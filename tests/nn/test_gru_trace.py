@@ -79,14 +79,15 @@ def test_a_trace_is_laid_out_like_the_output(backend):
             torch.testing.assert_close(of_nested.unbind()[1], v[:, 1])
 
 
+@pytest.mark.parametrize("more", [{}, {"lengths": [5, 2, 4]}], ids=str)
 @pytest.mark.parametrize("form", [f for k, f in FORMS.items() if k != "all"], ids=str)
-def test_a_loss_on_the_gates_has_the_gradients_of_the_reference(form):
+def test_a_loss_on_the_gates_has_the_gradients_of_the_reference(form, more):
     found = []
     for backend in OURS:
         layer = layer_of(4, 7, num_layers=2, bidirectional=True, backend=backend, dtype=torch.float64, **form)
         torch.manual_seed(2)
         x = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
-        trace = layer.trace(x, lengths=[5, 2, 4])
+        trace = layer.trace(x, **more)
         torch.manual_seed(3)
         loss = sum((torch.randn_like(v) * v).sum() for gates in trace.values() for v in gates)
         found.append(torch.autograd.grad(loss + trace.h_n.sum(), [x, *layer.parameters()]))

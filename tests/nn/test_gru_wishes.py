@@ -348,6 +348,9 @@ def test_a_changed_form_is_noticed_between_two_steps():
         plain = [layer.step(x_t, state)[0] for _ in range(3)][-1]
         for name, value in (("reset", "before"), ("zoneout", 0.5), ("reset", "after"), ("zoneout", 0.0)):
             setattr(layer, name, value)
+            other = copy.deepcopy(layer)
+            other.backend = "reference"
+            torch.testing.assert_close(layer(x_t.unsqueeze(0), state), other(x_t.unsqueeze(0), state))
             expected = layer(x_t.unsqueeze(0), state)[0][0]
             for _ in range(3):
                 assert torch.equal(layer.step(x_t, state)[0], expected)

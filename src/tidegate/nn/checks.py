@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate.errors import SettingsError, ShapeError, nearest
+from tidegate.ops.gru.modes import unwrapped
 from tidegate.ops.gru.reference import are_steps
 
 # ---------------------------------------------------------------------------------------------- constructor
@@ -151,12 +152,16 @@ def lengths(layer: Any, given: Any, x: Tensor, kind: str) -> Tensor:
         )
     given = given.to("cpu", torch.int64)
     if (
-        not torch.compiler.is_compiling() and B
+        B and not torch.compiler.is_compiling()
     ):  # (while a graph is captured there are no values yet: the operator looks)
-        least, most = given.aminmax()
+        values = unwrapped(given)
+        least, most = map(int, values.aminmax())
         if least < 0 or most > T:
-            b = int(given.argmin() if least < 0 else given.argmax())
-            raise ShapeError(f"{me}: lengths[{b}] is {int(given[b])}, expected 0 ... {T}, as x has T={T} steps.")
+            b = int(values.argmin() if least < 0 else values.argmax())
+            which = f"lengths[{b}]" if values is given else "a length"
+            raise ShapeError(
+                f"{me}: {which} is {least if least < 0 else most}, expected 0 ... {T}, as x has T={T} steps."
+            )
     return given
 
 

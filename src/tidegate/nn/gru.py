@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import partial
-from typing import Any, NamedTuple, cast, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,6 @@ from tidegate.nn.kept import Kept
 from tidegate.nn.trace import GateTrace
 from tidegate.ops.gru import native_cpu, torch_aten
 from tidegate.ops.gru.extras import Extras
-
-
-class _Call(NamedTuple):
-    """A call, checked and brought to the layout of the back ends."""
-
-    x: Tensor
-    h_0: Tensor | None
-    weights: list[Tensor]
-    batch_sizes: Tensor | None
-    extras: Extras | None
-    kind: str  # batched, one, packed or nested
 
 
 def _ends(x: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +76,7 @@ class GRU(nn.Module):
             a τ for each unit, uniform: chrono initialisation (Tallec and Ollivier 2018).
         checkpoint_every: k > 0: training does not store the gates of all T steps for backward, only what it returns, the
             states, and computes the gates again, k steps at a time (native: 256 rows at a time, so that the bits stay the
-            same). Memory falls from 5 values a step, unit, layer and direction to 1; a training step takes about a third
+            same). Memory falls from 5 values a step, unit, layer and direction to 1; a training step takes about a fifth
             longer.
 
     Parameters, for each layer k and, with the ending `_reverse`, for the second direction; the gates are
@@ -207,12 +196,12 @@ class GRU(nn.Module):
         """Draw all parameters anew, in the order of `parameters()`, as `init` and `update_bias` say."""
         H, bound = self.hidden_size, 1 / math.sqrt(self.hidden_size)
         for name, parameter in self.named_parameters():
-            if name.startswith("weight_ln_"):
+            if "weight_ln_" in name:
                 nn.init.ones_(parameter)
-            elif name == "initial_h" or (self.init == "orthogonal" and parameter.dim() == 1):
+            elif "initial_h" in name or (self.init == "orthogonal" and parameter.dim() == 1):
                 nn.init.zeros_(parameter)
             elif self.init == "orthogonal":
-                draw = nn.init.orthogonal_ if name.startswith("weight_hh_") else nn.init.xavier_uniform_
+                draw = nn.init.orthogonal_ if "weight_hh_" in name else nn.init.xavier_uniform_
                 for gate in range(3):
                     draw(parameter.detach()[gate * H : (gate + 1) * H])
             else:
@@ -267,8 +256,7 @@ class GRU(nn.Module):
         tidegate.errors.ShapeError: GRU(input_size=3, hidden_size=8): x has 5 features, expected 3. \
 x is [T=20, B=4, I=5] (batch_first=False).
         """
-        call = self._checked(input, hx, lengths, resets)
-        x, h_0, weights, batch_sizes, extras, kind = call
+        x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
         run = backends.choose(self.backend, x, () if extras is None else extras.wishes(self.training)).gru
         output, h_n = run(
             x,
@@ -327,7 +315,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
             kept=self._kept,
         )
         like = partial(self._like, input, kind)
-        return GateTrace.of(like(output), self._last(input, kind, h_n), layers, like)
+        return GateTrace(like(output), self._last(input, kind, h_n), layers, like)
 
     def initial_state(self, batch_size: int | None = None) -> Tensor:
         """The state that `hx=None` stands for, [layers·D, B, H], or [layers·D, H] for None: zeros, or, with
@@ -344,8 +332,12 @@ x is [T=20, B=4, I=5] (batch_first=False).
             state = self._weights()[0].new_zeros(self.num_layers * self._directions, B, self.hidden_size)
         return state.squeeze(1) if batch_size is None else state
 
-    def _checked(self, input: Any, hx: Any, lengths: Any, resets: Any) -> _Call:
-        """The arguments of a call as back ends take them: everything that can be wrong with them is told here."""
+    def _checked(
+        self, input: Any, hx: Any, lengths: Any, resets: Any
+    ) -> tuple[Tensor, Tensor | None, list[Tensor], Tensor | None, Extras | None, str]:
+        """The arguments of a call as back ends take them, x, h_0, weights, batch_sizes and extras, and what kind of input
+        it is: batched, one, packed or nested. Everything that can be wrong with them is told here.
+        """
         weights = self._weights()
         x = input
         batch_sizes: Any = None
@@ -401,7 +393,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
         if lengths is not None or resets is not None or self._extended():
             fresh = self.initial_state(B) if resets is not None and self.learn_initial_state else None
             extras = self._extras(lengths, starts, resets, fresh)
-        return _Call(x, h_0, weights, batch_sizes, extras, kind)
+        return x, h_0, weights, batch_sizes, extras, kind
 
     def _extended(self) -> bool:
         """Whether the recurrence is another one than torch's."""

@@ -31,39 +31,41 @@ class GateTrace(Mapping[str, Gates]):
     a loss may be put on them. Past a sequence's end all are 0.
     """
 
-    def __init__(self, output: Any, h_n: Tensor, layers: dict[str, Gates]) -> None:
+    def __init__(
+        self, output: Any, h_n: Tensor, layers: list[tuple[Tensor, Tensor]], wrap: Callable[[Tensor], Any]
+    ) -> None:
+        """layers: what a back end's `trace` found, of each its states and gates; wrap: from time first to the layout of
+        the output. Gates are cut out when they are first asked for.
+        """
         self.output = output
         """What `forward` returns first."""
         self.h_n = h_n
         """And second."""
-        self._layers = layers
-
-    @staticmethod
-    def of(output: Any, h_n: Tensor, layers: list[tuple[Tensor, Tensor]], wrap: Callable[[Tensor], Any]) -> GateTrace:
-        """From what a back end's `trace` found; wrap: from time first to the layout of the output."""
-        named = {}
-        for k, (states, gates) in enumerate(layers):
-            D, H = gates.size(0), gates.size(-1)
-            for d in range(D):
-                reset, update, candidate, recurrent = (wrap(gates[d, ..., i, :]) for i in range(4))
-                hidden = wrap(states[..., d * H : (d + 1) * H])
-                named[f"l{k}" + "_reverse" * d] = Gates(reset, update, candidate, recurrent, hidden)
-        return GateTrace(output, h_n, named)
+        self._layers, self._wrap = layers, wrap
+        self._found: dict[str, Gates] = {}
+        D = layers[0][1].size(0)
+        self._places = {f"l{k}" + "_reverse" * d: (k, d) for k in range(len(layers)) for d in range(D)}
 
     def __getitem__(self, name: str) -> Gates:
-        try:
-            return self._layers[name]
-        except KeyError:
-            raise KeyError(f"No layer {name!r} in this trace; there are {', '.join(self._layers)}.") from None
+        if name not in self._found:
+            if name not in self._places:
+                raise KeyError(f"No layer {name!r} in this trace; there are {', '.join(self._places)}.")
+            k, d = self._places[name]
+            states, gates = self._layers[k]
+            H = gates.size(-1)
+            reset, update, candidate, recurrent = (self._wrap(gates[d, ..., i, :]) for i in range(4))
+            hidden = self._wrap(states[..., d * H : (d + 1) * H])
+            self._found[name] = Gates(reset, update, candidate, recurrent, hidden)
+        return self._found[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._layers)
+        return len(self._places)
 
     def _all(self, field: str) -> dict[str, Any]:
-        return {name: getattr(gates, field) for name, gates in self._layers.items()}
+        return {name: getattr(gates, field) for name, gates in self.items()}
 
     @property
     def reset(self) -> dict[str, Any]:
@@ -86,5 +88,5 @@ class GateTrace(Mapping[str, Gates]):
         return self._all("hidden")
 
     def __repr__(self) -> str:
-        lines = [f"  {name}: {getattr(gates.hidden, 'shape', 'packed')}" for name, gates in self._layers.items()]
+        lines = [f"  {name}: {getattr(gates.hidden, 'shape', 'packed')}" for name, gates in self.items()]
         return "\n".join(["GateTrace(reset, update, candidate, recurrent, hidden of", *lines, ")"])

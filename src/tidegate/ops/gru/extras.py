@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
@@ -11,9 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from tidegate.ops.gru.modes import functorch_level
+from tidegate.ops.gru.modes import functorch_level, values_are_hidden
 
-WISHES = ("resets", 'reset="before"', "layer_norm", "recurrent_dropout", "zoneout", "checkpoint_every", "trace")
+WISHES = (
+    "resets",
+    'reset="before"',
+    "layer_norm",
+    "recurrent_dropout",
+    "zoneout",
+    "checkpoint_every",
+    "lengths in torch.compile or torch.func",
+    "trace",
+)
 """What of a call `torch.nn.GRU` can't do."""
 
 
@@ -47,8 +55,7 @@ class LayerExtras(NamedTuple):
     checkpoint_every: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Extras:
+class Extras(NamedTuple):
     """See `tidegate.GRU`, whose arguments these are."""
 
     lengths: Tensor | None = None  # [B], int64, on the CPU, each 0 ... T, in any order. Not with batch_sizes
@@ -92,11 +99,12 @@ class Extras:
             training and self.recurrent_dropout > 0,
             self.zoneout > 0,
             self.checkpoint_every > 0,
+            self.lengths is not None and values_are_hidden(),
         )
         return [name for name, wish in zip(WISHES, wished, strict=False) if wish]
 
     def to(self, dtype: torch.dtype) -> Extras:
-        return self if self.fresh is None else replace(self, fresh=self.fresh.to(dtype))
+        return self if self.fresh is None else self._replace(fresh=self.fresh.to(dtype))
 
 
 class PackedRows(NamedTuple):

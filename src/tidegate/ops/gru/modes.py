@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from torch._C._functorch import TransformType, get_interpreter_stack
+import torch
+from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import peek_interpreter_stack as functorch_level
 from torch.autograd import forward_ad
+from torch.compiler import assume_constant_result
 
-__all__ = ["forward_mode", "functorch_level", "transformed"]
+__all__ = ["forward_mode", "functorch_level", "innermost_is_vmap", "transformed", "unwrapped", "values_are_hidden"]
 
 
 def forward_mode() -> bool:
@@ -20,4 +22,32 @@ def forward_mode() -> bool:
 
 def transformed() -> bool:
     """Whether a transform of torch.func (vmap, grad, jvp) or forward mode is around."""
-    return functorch_level() is not None or forward_ad._current_level >= 0
+    return _inside_functorch() or forward_ad._current_level >= 0
+
+
+def values_are_hidden() -> bool:
+    """Whether nobody may look at the values of a tensor (lengths), because a graph is captured or a transform is around."""
+    return torch.compiler.is_compiling() or functorch_level() is not None
+
+
+def unwrapped(v: torch.Tensor) -> torch.Tensor:
+    """The tensor with values beneath the wrappers of torch.func: of vmap all values at once."""
+    while is_functorch_wrapped_tensor(v):
+        v = get_unwrapped(v)
+    return v
+
+
+# Both are to be asked, not traced, while `torch.compile` captures a graph: it guards these levels by itself, and what it
+# makes of `functorch_level()` is never None.
+
+
+@assume_constant_result
+def _inside_functorch() -> bool:
+    return functorch_level() is not None
+
+
+@assume_constant_result
+def innermost_is_vmap() -> bool:
+    """Whether the transform of torch.func that an operator meets first is vmap."""
+    level = functorch_level()
+    return level is not None and level.key() == TransformType.Vmap

@@ -57,6 +57,7 @@ _REAL = (torch.float32, torch.float64)
 _HALF = (torch.float16, torch.bfloat16)
 _PLAIN = frozenset((Tensor, Parameter))
 _NO_EXTRAS = LayerExtras()
+_SIX_NONES = (None,) * 6
 
 
 def missing() -> str | None:
@@ -311,7 +312,8 @@ def _backward(
     needs_weights: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
     norm, before = (False, False) if extras is None else (extras.norm, extras.before)
-    more, held = (_NOTHING_MORE, None) if extras is None else _more(extras)
+    plain = extras is None and d_saved is None
+    more, held = (_NOTHING_MORE, None) if plain else _more(extras or _NO_EXTRAS)
     ends = batch_sizes is not None or (extras is not None and extras.starts is not None)  # x is [rows, I]
     one_by_one = x if ends else None
     x, x_step, x_row = _strided(x, one_by_one)
@@ -346,12 +348,12 @@ def _backward(
     d_x = None if not needs_x else x.new_zeros(D, rows, I) if padded else x.new_empty(D, rows, I)
     d_h_0 = x.new_empty(D, B, H) if needs_h_0 else None
     d_fresh = None
-    if extras is not None:
+    if not plain:
         if d_saved is not None:
             d_saved = d_saved.resolve_neg()[:, :, :4].contiguous()
             more.d_saved = d_saved.data_ptr()
         if needs_fresh:
-            d_fresh = x.new_empty(D, B, H) if extras.resets is not None else x.new_zeros(D, B, H)
+            d_fresh = x.new_empty(D, B, H)
             more.d_fresh = d_fresh.data_ptr()
         if norms is not None:
             more.norms = norms.data_ptr()
@@ -389,7 +391,7 @@ def _differentiable(
     # Aliases: h_0 may itself depend on the weights or on x (two calls in a row), or one weight may stand for two (tied
     # weights). The caller's graph carries these ways; here each tensor stands for itself alone.
     D = len(weights) // _per_direction(bias, extras.norm)
-    with torch.enable_grad():
+    with torch.enable_grad(), reference.without_autocast(x):
         x, weights = x.view_as(x), [w.view_as(w) for w in weights]
         fresh = None if extras.fresh is None else extras.fresh.view_as(extras.fresh)
         h_0 = _zeros(x, weights, bias, batch_sizes, extras) if h_0 is None else h_0.view_as(h_0)
@@ -411,28 +413,34 @@ def _in_memory(*tensors: Tensor | None) -> bool:
 
 
 def _tensors_of(extras: LayerExtras | None) -> Sequence[Tensor | None]:
-    return (None,) * 6 if extras is None else extras[:6]
+    return _SIX_NONES if extras is None else extras[:6]
 
 
 class _Layer(torch.autograd.Function):
-    """The eager road of a layer that wants gradients."""
+    """The eager road of a layer that wants gradients. Every argument costs a small layer time, so there are few."""
 
     @staticmethod
-    def forward(ctx, x, h_0, fresh, batch_sizes, bias, extras, traces, *weights):
-        save = traces or extras is None or not extras.checkpoint_every
-        output, h_n, saved, norms = _forward(x, h_0, weights, bias, batch_sizes, save, extras=extras, shown=traces)
-        ctx.save_for_backward(x, h_0, output, saved, norms, batch_sizes, *_tensors_of(extras), *weights)
-        ctx.bias, ctx.extras, ctx.traces = bias, extras, traces
+    def forward(ctx, x, h_0, fresh, how, *weights):
+        ctx.how = bias, batch_sizes, extras, traces = how
         ctx.set_materialize_grads(False)
+        if extras is None:
+            output, h_n, saved, _ = _forward(x, h_0, weights, bias, batch_sizes, True)
+            ctx.save_for_backward(x, h_0, output, saved, batch_sizes, *weights)
+        else:
+            save = traces or not extras.checkpoint_every
+            output, h_n, saved, norms = _forward(x, h_0, weights, bias, batch_sizes, save, extras=extras, shown=traces)
+            ctx.save_for_backward(x, h_0, output, saved, batch_sizes, norms, *extras[:6], *weights)
         return (output, h_n, saved) if traces else (output, h_n)
 
     @staticmethod
     def backward(ctx, d_output, d_h_n, d_saved=None):
-        x, h_0, output, saved, norms, batch_sizes, *more = ctx.saved_tensors
-        weights, extras, bias = more[6:], ctx.extras, ctx.bias
+        bias, _, extras, _ = ctx.how
+        x, h_0, output, saved, batch_sizes, *weights = ctx.saved_tensors
+        norms = None
         if extras is not None:
-            extras = LayerExtras(*more[:6], *extras[6:])
-        needs_x, needs_h_0, needs_fresh, _, _, _, _, *needs_weights = ctx.needs_input_grad
+            norms, *more = weights
+            extras, weights = LayerExtras(*more[:6], *extras[6:]), more[6:]
+        needs_x, needs_h_0, needs_fresh, _, *needs_weights = ctx.needs_input_grad
         if torch.is_grad_enabled() or not _in_memory(d_output, d_h_n, d_saved):
             d_gates = None if d_saved is None else d_saved[:, :, :4]
             needs = (needs_x, needs_h_0, needs_fresh, *needs_weights)
@@ -444,7 +452,7 @@ class _Layer(torch.autograd.Function):
                 d_output, d_h_n, d_saved, x, h_0, output, saved, norms, weights, bias, batch_sizes, extras,
                 needs_x, needs_h_0, needs_fresh, needs_weights,
             )  # fmt: skip
-        return d_x, d_h_0, d_fresh, None, None, None, None, *d_weights
+        return d_x, d_h_0, d_fresh, None, *d_weights
 
 
 # `Function.apply` without its wrapper, which looks for the wrappers of torch.func among the arguments: `why_not` has
@@ -718,10 +726,12 @@ if _MISSING is None:
 # ------------------------------------------------------------------------------------------------ the back end
 
 
-def _is_plain(x: Tensor, *others: Tensor | None) -> bool:
+def _is_plain(x: Tensor, weights: Sequence[Tensor], *others: Tensor | None) -> bool:
     """Whether nothing but the values of these tensors is asked for, so that C++ may take their addresses."""
     if dispatch_modes() or tracing() is not None or type(x) not in _PLAIN or x.is_neg():
         return False  # (is_neg: the memory holds -x, as after `z.conj().imag`; the dispatcher sees to that)
+    if not _PLAIN.issuperset(map(type, weights)) or any(map(Tensor.is_neg, weights)):
+        return False
     return all(v is None or (type(v) in _PLAIN and not v.is_neg()) for v in others)
 
 
@@ -757,7 +767,7 @@ def _layer(
     wants_grad = _wants_grad(x, h_0, weights)
     if extras is not None and extras.fresh is not None and torch.is_grad_enabled():
         wants_grad |= extras.fresh.requires_grad
-    if torch.compiler.is_compiling() or not _is_plain(x, h_0, *_tensors_of(extras), *weights):
+    if torch.compiler.is_compiling() or not _is_plain(x, weights, h_0, *_tensors_of(extras)):
         all_extras = extras or _NO_EXTRAS
         if h_0 is None:
             h_0 = _zeros(x, weights, bias, batch_sizes, all_extras)
@@ -766,7 +776,7 @@ def _layer(
         return output, h_n, saved
     if wants_grad:
         fresh = None if extras is None else extras.fresh
-        found = _apply_layer(x, h_0, fresh, batch_sizes, bias, extras, traces, *weights)
+        found = _apply_layer(x, h_0, fresh, (bias, batch_sizes, extras, traces), *weights)
         return found if traces else (*found, None)
     if torch.is_grad_enabled():
         kept = None  # weights that nobody trains, given by someone who did not say that this is inference
@@ -861,7 +871,7 @@ def trace(
 ]:  # output; h_n; of every layer: output and r, z, n, h_n [D, ..., 4, H]
     """`gru`, and the gates on the way: what training keeps for its backward pass, so that it costs no second run."""
     shape = x.shape[:-1]
-    output, h_n, layers = _run(x, h_0, weights, True, extras=extras or Extras(), kept=kept, **options)
+    output, h_n, layers = _run(x, h_0, weights, True, extras=extras, kept=kept, **options)
     return output, h_n, [(y, v[:, :, :4].unflatten(1, shape)) for y, v in layers]
 
 
@@ -888,7 +898,7 @@ def step(
         or (training and dropout > 0)
         or (training and extras is not None and (extras.recurrent_dropout > 0 or extras.zoneout > 0))
         or _mixed(x_t, h, weights)
-        or not _is_plain(x_t, h, *weights)
+        or not _is_plain(x_t, weights, h)
     ):
         return reference.step(
             x_t,

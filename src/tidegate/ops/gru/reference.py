@@ -17,6 +17,7 @@ arXiv:1512.05287; zoneout, Krueger et al. 2017, arXiv:1606.01305.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch.nn.functional import layer_norm, linear
 from torch.utils.checkpoint import checkpoint
 
 from tidegate.ops.gru.extras import Extras, LayerExtras, PackedRows
+from tidegate.ops.gru.modes import transformed, values_are_hidden
 
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 NORM_EPSILON = 1e-5
@@ -136,6 +138,7 @@ def gru_layer(
     fresh: Tensor | None = None,  # [B, H]; None: zeros
     mask: Tensor | None = None,  # [B, H]
     zone: Tensor | float = 0.0,  # like the output, or one number for all
+    there: Tensor | None = None,  # [T, B], bool; None: all
     checkpoint_every: int = 0,
 ) -> tuple[
     Tensor, Tensor, Tensor
@@ -149,7 +152,7 @@ def gru_layer(
     Before a step that is marked in `resets` the state becomes `fresh`. Backwards it does so on the way from the marked
     step to the one before: both directions see the same separate pieces.
 
-    No steps (T = 0): an empty output, and h_n = h_0.
+    A step that is not `there` leaves the state as it is. No steps (T = 0): an empty output, and h_n = h_0.
     """
     gates_x = _of_x(x, w_ih, b_ih, g_ih)  # [T, B, 3H]: it needs no state, so all steps at once
     sizes = [x.size(1)] * x.size(0) if batch_sizes is None else batch_sizes.tolist()
@@ -174,6 +177,8 @@ def gru_layer(
                 h_prev = torch.cat([anew, h_prev[n:]])
             m = None if mask is None else mask[:B_t]
             h_t, parts = _step(steps[t], h_prev, w_hh, b_hh, reset, g_hh, m, zones[t])
+            if there is not None:
+                h_t = torch.where(there[t, :, None], h_t, state)
             outputs.append(h_t)
             gates.append(torch.stack(parts, dim=1))
             state = h_t if B_t == state.size(0) else torch.cat([h_t, state[B_t:]])
@@ -182,7 +187,8 @@ def gru_layer(
     state = h_0
     outputs: list[Tensor] = []
     gates: list[Tensor] = []
-    every = checkpoint_every if checkpoint_every and torch.is_grad_enabled() else max(1, T)
+    # (torch.func can't undo a checkpoint.)
+    every = checkpoint_every if checkpoint_every and torch.is_grad_enabled() and not transformed() else max(1, T)
     for first in range(0, T, every):
         some = times[first : first + every]
         state, *found = checkpoint(run, state, some, use_reentrant=False) if every < T else run(state, some)
@@ -215,10 +221,15 @@ def layer(
     """One layer in both directions, side by side."""
     lengths, starts, resets, fresh, mask, zone, zone_rate, before, norm, every = extras
     D, per_run = h_0.size(0), len(weights) // h_0.size(0)
-    rows = None
-    if lengths is not None:
-        if batch_sizes is not None:
-            raise ValueError("lengths and batch_sizes say the same; give one of them.")
+    rows = there = None
+    if lengths is not None and batch_sizes is not None:
+        raise ValueError("lengths and batch_sizes say the same; give one of them.")
+    if lengths is not None and starts is None and values_are_hidden():
+        # How many steps there are in all can't be told, so the padding takes its time too.
+        there = torch.arange(x.size(0), device=x.device).unsqueeze(1) < lengths.to(x.device)  # [T, B]
+        x = torch.where(there.unsqueeze(-1), x, 0)  # (it may hold anything)
+        resets = None if resets is None else resets & there
+    elif lengths is not None:
         shape = x.shape[:-1]
         rows = PackedRows.of(lengths, starts)
         batch_sizes, at, order = rows.batch_sizes, rows.numbers.to(x.device), rows.order.to(x.device)
@@ -245,12 +256,16 @@ def layer(
             fresh=None if fresh is None else fresh[d],
             mask=None if mask is None else mask[d],
             zone=zone_rate if zone is None else zone[..., d * H : (d + 1) * H],
+            there=there,
             checkpoint_every=every,
         )
         outputs.append(output)
         last.append(h_n)
         gates.append(parts)
     output, h_n, parts = torch.cat(outputs, dim=-1), torch.stack(last), torch.stack(gates)
+    if there is not None:
+        output = torch.where(there.unsqueeze(-1), output, 0)
+        parts = torch.where(there[:, :, None, None], parts, 0)
     if rows is not None:  # back to their places; padding is 0
         number = shape.numel()
         output = output.new_zeros(number, output.size(-1)).index_copy(0, at, output).view(*shape, output.size(-1))
@@ -318,6 +333,13 @@ def _run_layer(x, h_0, weights, bias, batch_sizes, extras, place):
     return layer(x, h_0, weights, bias, batch_sizes, *(() if extras is None else (extras,)))
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Autocast would narrow the recurrence."""
+    kind = x.device.type
+    wished = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if wished else nullcontext()
+
+
 def trace(
     x: Tensor,
     h_0: Tensor | None,
@@ -334,11 +356,14 @@ def trace(
     if h_0 is None:
         runs = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
         h_0 = x.new_zeros(runs, batch_of(x, batch_sizes, extras), weights[1].size(1))
-    if x.dtype in _HALF_TYPES:  # in float32 through the whole stack, and rounded once, at the end
-        extras = None if extras is None else extras.to(torch.float32)
-        output, h_n, gates = stack(_run_layer, x.float(), h_0.float(), _wide(*weights), extras=extras, **options)
-        return output.to(x.dtype), h_n.to(x.dtype), [(y.to(x.dtype), v.to(x.dtype)) for y, v in gates]
-    return stack(_run_layer, x, h_0, weights, extras=extras, **options)
+    # Half types and autocast's mixtures: in float32 through the whole stack, and rounded once, at the end.
+    real = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
+    rounded = x.dtype if x.dtype in _HALF_TYPES else real
+    weights = [w.to(real) for w in weights]
+    extras = None if extras is None else extras.to(real)
+    with without_autocast(x):
+        output, h_n, gates = stack(_run_layer, x.to(real), h_0.to(real), weights, extras=extras, **options)
+    return output.to(rounded), h_n.to(rounded), [(y.to(rounded), v.to(rounded)) for y, v in gates]
 
 
 def gru(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tidegate.ops.gru import reference
 from tidegate.ops.gru.extras import Extras, PackedRows
+from tidegate.ops.gru.modes import innermost_is_vmap
 
 _aten_gru = torch._VF.gru
 _aten_gru_cell = torch._VF.gru_cell
@@ -92,6 +93,8 @@ def _with_lengths(
 
 def why_not(wishes: Sequence[str]) -> str | None:
     """Why a call that wants all this can't run here; None where it can."""
+    if innermost_is_vmap():
+        return "it has no rule for torch.func.vmap"
     return f"it has no {', '.join(wishes)}" if wishes else None
 
 
