@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from test_gru_wishes import FORMS, OURS, layer_of
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn.utils import parametrizations
+
+import tidegate
 
 QUIET = {k: f for k, f in FORMS.items() if k not in ("recurrent_dropout", "zoneout", "all")}
 
@@ -121,3 +126,105 @@ def _one_of_two(rank, meet):
     for ours, whole in zip(layer.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, whole.grad)
     torch.distributed.destroy_process_group()
+
+
+# ------------------------------------------------------------------------------------------- modules and dtypes
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("backend", OURS)
+def test_gradients_in_evaluation_are_right_by_finite_differences(backend, form):
+    layer = layer_of(2, 3, bidirectional=True, backend=backend, dtype=torch.float64, **form).eval()
+    x = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
+    more = {"lengths": [4, 2], "resets": torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)}
+    names, weights = zip(*layer.named_parameters(), strict=True)
+
+    def run(x, *weights):
+        return functional_call(layer, dict(zip(names, weights, strict=True)), (x,), more)
+
+    assert torch.autograd.gradcheck(run, (x, *weights), fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (x, *weights), fast_mode=True)
+
+
+@pytest.mark.parametrize("form", QUIET.values(), ids=QUIET)
+def test_forward_mode_derivatives_are_those_of_the_backward_pass(form):
+    layer = layer_of(2, 3, num_layers=2, bidirectional=True, dtype=torch.float64, **form)
+    x, v = torch.randn(2, 4, 2, 2, dtype=torch.float64).unbind()
+    resets = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    along = torch.func.jvp(lambda x: layer(x, lengths=[4, 2], resets=resets)[0], (x,), (v,))[1]
+    whole = torch.autograd.functional.jacobian(lambda x: layer(x, lengths=[4, 2], resets=resets)[0], x)
+    torch.testing.assert_close(along, torch.tensordot(whole, v, 3))
+
+
+@pytest.mark.parametrize("backend", OURS)
+def test_a_copy_made_in_the_middle_of_training_goes_on_alike_and_apart(backend):
+    layer = layer_of(3, 5, backend=backend, **{**FORMS["all"], "recurrent_dropout": 0.0, "zoneout": 0.0})
+    x = torch.randn(6, 2, 3)
+
+    def steps(layer, optimiser, n):
+        for _ in range(n):
+            optimiser.zero_grad()
+            layer(x)[0].square().mean().backward()
+            optimiser.step()
+        return [p.detach().clone() for p in layer.parameters()]
+
+    first = torch.optim.Adam(layer.parameters(), 0.01)
+    steps(layer, first, 3)
+    twin = copy.deepcopy(layer)
+    second = torch.optim.Adam(twin.parameters(), 0.01)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    here, there = steps(layer, first, 3), steps(twin, second, 3)
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a, b)
+    before = layer(x)[0]
+    steps(twin, second, 1)
+    assert torch.equal(layer(x)[0], before)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_default_dtype_and_the_meta_device_are_heard(form):
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        wide = tidegate.GRU(3, 5, **form)
+        assert {p.dtype for p in wide.parameters()} == {torch.float64}
+        assert wide(torch.randn(4, 2, 3))[0].dtype == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    shape = tidegate.GRU(3, 5, num_layers=2, bidirectional=True, device="meta", **form)
+    resets = torch.zeros(2, 4, dtype=torch.bool, device="meta")
+    output, h_n = shape(torch.zeros(4, 2, 3, device="meta"), lengths=[4, 2], resets=resets)
+    assert output.is_meta
+    assert (output.shape, h_n.shape) == ((4, 2, 10), (4, 2, 5))
+    real = shape.to_empty(device="cpu")
+    real.reset_parameters()
+    assert real(torch.randn(4, 2, 3))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("change", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_parametrised_weight_is_the_one_that_runs_and_trains(change, form):
+    layer, plain = (layer_of(3, 5, backend="native", **form).eval() for _ in range(2))
+    change(layer, "weight_hh_l0")
+    layer.eval()  # (spectral norm moves its estimate in training)
+    with torch.no_grad():
+        plain.weight_hh_l0.copy_(layer.weight_hh_l0)
+    x = torch.randn(6, 2, 3)
+    assert torch.equal(layer(x)[0], plain(x)[0])
+    layer(x)[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("backend", OURS)
+def test_autocast_runs_and_stays_close(backend, dtype, form):
+    layer = layer_of(3, 5, backend=backend, **form).eval()
+    x = torch.randn(6, 2, 3)
+    exact = layer(x, lengths=[6, 3])[0]
+    with torch.autocast("cpu", dtype=dtype):
+        output, _ = layer(x, lengths=[6, 3])
+        torch.testing.assert_close(output.float(), exact, rtol=0, atol=0.1)
+        if backend == "native":  # the recurrence is never narrowed
+            assert torch.equal(output, exact)
+    output.float().sum().backward()

@@ -57,7 +57,6 @@ _REAL = (torch.float32, torch.float64)
 _HALF = (torch.float16, torch.bfloat16)
 _PLAIN = frozenset((Tensor, Parameter))
 _NO_EXTRAS = LayerExtras()
-_SIX_NONES = (None,) * 6
 
 
 def missing() -> str | None:
@@ -412,10 +411,6 @@ def _in_memory(*tensors: Tensor | None) -> bool:
     return all(v is None or _has_storage(v) for v in tensors)
 
 
-def _tensors_of(extras: LayerExtras | None) -> Sequence[Tensor | None]:
-    return _SIX_NONES if extras is None else extras[:6]
-
-
 class _Layer(torch.autograd.Function):
     """The eager road of a layer that wants gradients. Every argument costs a small layer time, so there are few."""
 
@@ -726,13 +721,17 @@ if _MISSING is None:
 # ------------------------------------------------------------------------------------------------ the back end
 
 
-def _is_plain(x: Tensor, weights: Sequence[Tensor], *others: Tensor | None) -> bool:
+def _is_plain(
+    x: Tensor, h_0: Tensor | None, weights: Sequence[Tensor], others: Sequence[Tensor | None] = ()
+) -> bool:
     """Whether nothing but the values of these tensors is asked for, so that C++ may take their addresses."""
     if dispatch_modes() or tracing() is not None or type(x) not in _PLAIN or x.is_neg():
         return False  # (is_neg: the memory holds -x, as after `z.conj().imag`; the dispatcher sees to that)
-    if not _PLAIN.issuperset(map(type, weights)) or any(map(Tensor.is_neg, weights)):
+    if h_0 is not None and (type(h_0) not in _PLAIN or h_0.is_neg()):
         return False
-    return all(v is None or (type(v) in _PLAIN and not v.is_neg()) for v in others)
+    if others and not all(v is None or (type(v) in _PLAIN and not v.is_neg()) for v in others):
+        return False
+    return _PLAIN.issuperset(map(type, weights)) and not any(map(Tensor.is_neg, weights))
 
 
 def _wants_grad(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
@@ -767,7 +766,7 @@ def _layer(
     wants_grad = _wants_grad(x, h_0, weights)
     if extras is not None and extras.fresh is not None and torch.is_grad_enabled():
         wants_grad |= extras.fresh.requires_grad
-    if torch.compiler.is_compiling() or not _is_plain(x, weights, h_0, *_tensors_of(extras)):
+    if torch.compiler.is_compiling() or not _is_plain(x, h_0, weights, () if extras is None else extras[:6]):
         all_extras = extras or _NO_EXTRAS
         if h_0 is None:
             h_0 = _zeros(x, weights, bias, batch_sizes, all_extras)
@@ -895,10 +894,11 @@ def step(
         kept is None
         or torch.is_grad_enabled()
         or torch.compiler.is_compiling()
+        or functorch_level() is not None
         or (training and dropout > 0)
         or (training and extras is not None and (extras.recurrent_dropout > 0 or extras.zoneout > 0))
         or _mixed(x_t, h, weights)
-        or not _is_plain(x_t, weights, h)
+        or not _is_plain(x_t, h, weights)
     ):
         return reference.step(
             x_t,
