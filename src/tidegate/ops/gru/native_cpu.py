@@ -721,9 +721,7 @@ if _MISSING is None:
 # ------------------------------------------------------------------------------------------------ the back end
 
 
-def _is_plain(
-    x: Tensor, h_0: Tensor | None, weights: Sequence[Tensor], others: Sequence[Tensor | None] = ()
-) -> bool:
+def _is_plain(x: Tensor, h_0: Tensor | None, weights: Sequence[Tensor], others: Sequence[Tensor | None] = ()) -> bool:
     """Whether nothing but the values of these tensors is asked for, so that C++ may take their addresses."""
     if dispatch_modes() or tracing() is not None or type(x) not in _PLAIN or x.is_neg():
         return False  # (is_neg: the memory holds -x, as after `z.conj().imag`; the dispatcher sees to that)
