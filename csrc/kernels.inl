@@ -392,19 +392,19 @@ struct ForwardRow {
 // The scratch of a member, in the order in which it lies.
 template <class Real>
 struct ForwardLayout {
-  int64_t rows;    // where the values of each row of a step lie: a ForwardRow each
-  int64_t rh;      // Reset::before: r * m * h_prev [B, H], then z; by units, all members use the first one's
-  int64_t masked;  // recurrent dropout: m * h_prev [B, H]
-  int64_t products;  // layer norm: W_h h of a step, laid out like gates_x
   int64_t gates_x;
+  int64_t rh;        // Reset::before: r * m * h_prev [B, H], then z; by units, all members use the first one's
+  int64_t masked;    // recurrent dropout: m * h_prev [B, H]
+  int64_t products;  // layer norm: W_h h of a step, laid out like gates_x
+  int64_t rows;      // where the values of each row of a step lie: a ForwardRow each
   explicit ForwardLayout(const Sizes& s) {
     const int64_t state = s.B * padded(s.H, lanes<Real>), row = gates_x_row<Real>(ceil_div(s.H, lanes<Real>));
     const int64_t step = s.B * row, all = s.T * step;
     rows = padded(ceil_div(s.B * static_cast<int64_t>(sizeof(ForwardRow<Real>)), sizeof(Real)), 16);
-    rh = s.reset == Reset::before ? 2 * state : 0;
-    masked = state;
-    products = s.norm ? step : 0;
-    gates_x = all < gates_x_values ? all : step < gates_x_values ? gates_x_values : step;
+    rh = s.reset == Reset::before ? padded(2 * state, 16) : 0;
+    masked = padded(state, 16);
+    products = s.norm ? padded(step, 16) : 0;
+    gates_x = padded(all < gates_x_values ? all : step < gates_x_values ? gates_x_values : step, 16);
   }
   int64_t size() const { return padded(rows + rh + masked + products + gates_x, 16); }
 };
@@ -844,11 +844,11 @@ ForwardMember<Real> forward_member(const Sizes& sizes, const Plan& plan, const F
   const int64_t turn = run.weights->turn.load(std::memory_order_relaxed);
   return {{sizes, run, {sizes, plan, run.reverse}, share},
           Layout<Real>(sizes.I, sizes.H, sizes.reset, sizes.norm),
-          reinterpret_cast<ForwardRow<Real>*>(mine),
-          (share.by_units ? first_one : mine) + lies.rows,
-          mine + lies.rows + lies.rh,
-          mine + lies.rows + lies.rh + lies.masked,
-          mine + lies.rows + lies.rh + lies.masked + lies.products,
+          reinterpret_cast<ForwardRow<Real>*>(mine + lies.gates_x + lies.rh + lies.masked + lies.products),
+          (share.by_units ? first_one : mine) + lies.gates_x,
+          mine + lies.gates_x + lies.rh,
+          mine + lies.gates_x + lies.rh + lies.masked,
+          mine,
           gates_x_row<Real>(share.block_1 - share.block_0),
           turn,
           first_saved};

@@ -123,7 +123,7 @@ def test_second_derivatives_of_the_gates_are_right(backend):
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
-@forms
+@two_forms
 @pytest.mark.parametrize("backend", AUTO)
 def test_forward_mode_derivatives_are_right(backend, form):
     layer = made(backend, form, training=True, bidirectional=True)
@@ -327,7 +327,8 @@ COMPILED_FORMS = [
     ("plain", "torch's"),
     ("state", "torch's"),
     ("lengths", "torch's"),
-    *(("all", form) for form in FORMS),
+    ("all", "torch's"),
+    ("all", "all"),
 ]
 compiled_forms = pytest.mark.parametrize(
     ("kind", "form"), [(kind, FORMS[form]) for kind, form in COMPILED_FORMS], ids=map(" ".join, COMPILED_FORMS)
@@ -354,7 +355,7 @@ def test_one_compilation_serves_every_number_of_steps_and_sequences(kind, form):
     graphs = Graphs()
     layer = compiled_case("native", form)
     compiled = graphs.compile(layer, dynamic=True)
-    for steps, batch in ((5, 3), (9, 4), (31, 2)):
+    for steps, batch in ((5, 6), (9, 7), (31, 2)):  # (of equal axes, torch takes for granted that they stay so)
         args, call = COMPILED[kind](layer, steps, batch)
         expected = gradients(layer, *args, **call)
         assert_same(gradients(layer, *args, run=compiled, **call), expected, rtol=1e-12, atol=1e-12)
@@ -365,7 +366,7 @@ def test_marked_axes_stay_free():
     graphs = Graphs()
     layer = compiled_case("native", FORMS["all"])
     compiled = graphs.compile(layer)
-    for steps, batch in ((5, 3), (9, 4)):
+    for steps, batch in ((5, 6), (9, 7)):
         (x,), _ = COMPILED["plain"](layer, steps, batch)
         torch._dynamo.mark_dynamic(x, (0, 1))  # an error where one of them would be a constant of the graph
         assert_same(compiled(x), layer(x))
@@ -373,12 +374,11 @@ def test_marked_axes_stay_free():
 
 
 @two_forms
-@pytest.mark.parametrize("kind", ["plain", "all"])
-@pytest.mark.parametrize("backend", AUTO)
+@pytest.mark.parametrize(("backend", "kind"), [("auto", "plain"), ("auto", "all"), ("reference", "all")])
 def test_the_compiled_layer_gives_what_the_eager_one_gives(backend, kind, form):
     layer = made(backend, form, bidirectional=True)
     layer.dtype = torch.float64
-    args, call = COMPILED[kind](layer, T, B)
+    args, call = COMPILED[kind](layer, 3 if backend == "reference" else T, B)
     torch._dynamo.reset()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     expected = gradients(layer, *args, **call)
@@ -387,9 +387,8 @@ def test_the_compiled_layer_gives_what_the_eager_one_gives(backend, kind, form):
         assert_same(compiled(*args, **call), layer(*args, **call))
 
 
-@pytest.mark.parametrize("form", [FORMS["torch's"], {**FORMS["all"], "checkpoint_every": 0}], ids=["torch's", "all"])
-def test_inductor_gives_what_the_eager_layer_gives(form):
-    layer = made("auto", form, dtype=torch.float32, training=False, num_layers=2)
+def test_inductor_gives_what_the_eager_layer_gives():
+    layer = made("auto", FORMS["all"], dtype=torch.float32, num_layers=2)
     x, h_0 = sequence(torch.float32), first_state(layer, torch.float32)
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True)
@@ -440,7 +439,6 @@ def test_compiled_training_draws_as_often_as_it_should_and_anew_each_call(backen
 
 TRANSFORMS = {
     "vmap of grad": lambda run, weights, x: vmap(grad(run), in_dims=(None, 1))(weights, x),
-    "grad": lambda run, weights, x: grad(run)(weights, x),
     "vmap": lambda run, weights, x: vmap(run, in_dims=(None, 1))(weights, x),
     "jvp": lambda run, weights, x: jvp(lambda x: run(weights, x), (x,), (x,)),
 }
@@ -487,8 +485,9 @@ class Streaming(nn.Module):
 
 
 @two_forms
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("name", ["", "lengths", "resets"])
+@pytest.mark.parametrize(
+    ("name", "strict"), [("", False), ("lengths", False), ("resets", False), ("lengths", True)], ids=str
+)
 def test_an_exported_layer_runs_for_every_number_of_steps_and_sequences(name, strict, form):
     module = Streaming(made("auto", form, batch_first=True, **BOTH_WAYS), name).eval()
     layer = module.layer
@@ -548,8 +547,7 @@ def test_autocast_takes_every_mixture(backend, weights, state, dtype):
         assert error(a, b) < 0.02  # three roundings to 8 bits, one of them of a state that is normalised
 
 
-@two_forms
-@pytest.mark.parametrize("backend", OURS)
+@pytest.mark.parametrize(("backend", "form"), [("native", FORMS["all"]), ("reference", {})], ids=OURS)
 def test_autocast_and_half_types_compile(backend, form):
     layer = made(backend, form, dtype=torch.float32)
     x = sequence(torch.float32, steps=2)
@@ -603,12 +601,10 @@ def test_spectral_norm_divides_by_the_largest_singular_value_and_iterates_once_a
     x, weight = sequence(), layer.weight_hh_l0.detach().clone().requires_grad_()
     parametrizations.spectral_norm(layer, "weight_hh_l0", n_power_iterations=2)
     norm = layer.parametrizations.weight_hh_l0[0]
-    before = norm._u.clone()
+    again = copy.deepcopy(norm)
     layer(x)
-    once = norm._u.clone()
-    norm._u.copy_(before)
-    norm._power_method(weight.detach(), 2)
-    assert torch.equal(norm._u, once)
+    again(weight)
+    assert torch.equal(norm._u, again._u)
     for _ in range(200):
         layer(x)  # in training each call brings it nearer
     found = gradients(layer.eval(), x)
@@ -684,9 +680,8 @@ def test_the_reference_keeps_a_state_for_each_checkpoint(form):
 
 @pytest.mark.parametrize("form", CHECKPOINTED.values(), ids=CHECKPOINTED)
 @pytest.mark.parametrize("kind", [*CALLS, "packed", "nested"])
-@pytest.mark.parametrize("every", [1, 7, 100])
 @pytest.mark.parametrize("backend", OURS)
-def test_checkpoints_change_no_bit_of_any_result(backend, every, kind, form):
+def test_checkpoints_change_no_bit_of_any_result(backend, kind, form):
     steps = 23 if backend == "reference" else 300
     layer = made(backend, form, dtype=torch.float32, training=True, **BOTH_WAYS)
     torch.manual_seed(0)
@@ -698,7 +693,7 @@ def test_checkpoints_change_no_bit_of_any_result(backend, every, kind, form):
         "plain": {},
     }.get(kind, {"resets": resets})
     h_0, found = first_state(layer, torch.float32), []
-    for checkpoint_every in (0, every):
+    for checkpoint_every in (0, 7):
         layer.checkpoint_every = checkpoint_every
         layer.zero_grad()
         x = {"packed": packed, "nested": jagged}.get(kind, lambda _: sequence(torch.float32, steps=steps))(sequences)
@@ -770,7 +765,7 @@ def test_the_default_dtype_is_that_of_new_layers_and_changes_no_old_one(backend,
 
 
 @two_forms
-@calls
+@pytest.mark.parametrize("call", [CALLS["plain"], CALLS["both"]], ids=["plain", "both"])
 @pytest.mark.parametrize("backend", AUTO)
 def test_on_the_meta_device_a_call_tells_the_shapes(backend, call, form):
     call = {name: v.to("meta") if name == "resets" else v for name, v in call.items()}

@@ -195,9 +195,8 @@ def gru_layer(
         outputs += found[: len(some)]
         gates += found[len(some) :]
     if not outputs:
-        empty = gates_x[
-            ..., : h_0.size(-1)
-        ]  # (and part of the graph: the batch of a process may have nothing but padding)
+        # Part of the graph even so: the batch of a process may have nothing but padding.
+        empty = gates_x[..., : h_0.size(-1)]
         return empty, h_0.clone(), x.new_empty(*x.shape[:-1], 4, h_0.size(-1))
     if reverse:
         outputs.reverse()
