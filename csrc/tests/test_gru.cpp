@@ -630,17 +630,17 @@ template <class Real>
 void test_case(const Case& c) {
   const Data<Real> data(c);
   const auto truth = exact(c, data);
-  // Layer norm multiplies a rounding by its factor, up to 1 / sqrt(1e-5) = 316 where values lie close together, as two
-  // of them often do. And that goes on from step to step: nobody is nearer than what a rounding of all that is given
-  // does to the result. (Measured: at most a third of this bound, with 16 seeds; without layer norm 0.6 of its own.)
-  double factor = 1;
-  for (int d = c.from; d < c.to; ++d) {
-    for (double f : truth.of[d][norms]) factor = f > factor ? f : factor;  // (NaN is padding's)
-  }
+  double bound = sizeof(Real) == 4 ? 3e-6 : 3e-15;
+  if (c.d_saved) bound *= 2;  // five gradients of size 1 come in for every unit, not one
+  // Layer norm multiplies a rounding by 1 / sqrt(variance + 1e-5): by up to 316 where values lie close together, as one
+  // or two do, and as multiples of a single small x do. That goes on from step to step: nobody is nearer than what a few
+  // dozen roundings of all that was given make of the result. (Measured with 16 seeds: 0.4 of this bound at most, and
+  // 0.6 of the one without layer norm.)
+  if (c.norm && (c.H <= 2 || c.I == 1)) bound *= 316;
   Values<double> bounds;
   const auto near = c.norm ? exact(c, moved(data)) : truth;
   near.with(truth, [&](const char*, const Doubles& nearly, const Doubles& exactly) {
-    bounds.push_back(std::max((sizeof(Real) == 4 ? 3e-6 : 3e-15) * factor, 16 * error_of(nearly, exactly)));
+    bounds.push_back(std::max(bound, 64 * error_of(nearly, exactly)));
   });
   const Way first{static_cast<int>(1 + draw(4))};
   std::vector<Way> ways;

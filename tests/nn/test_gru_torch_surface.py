@@ -168,6 +168,33 @@ def test_the_hessian_is_that_of_torch(backend):
 
 
 @two_forms
+@pytest.mark.parametrize("backend", OURS)
+def test_a_batch_of_nothing_but_padding_has_gradients_of_zero(backend, form):
+    found = gradients(made(backend, form, num_layers=2), sequence(), lengths=[0, 0, 0])
+    assert found["x"].shape == (T, B, I)
+    assert all(not found[name].any() for name in found if name not in ("h_n", "initial_h"))
+
+
+@two_forms
+@pytest.mark.parametrize("backend", OURS)
+def test_what_lies_between_the_sequences_of_a_nested_tensor_is_zero_and_has_no_gradient(backend, form, monkeypatch):
+    # Memory that nobody has written is full of what was there before.
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda v, *shape, **k: v.new_full(shape, torch.nan, **k))
+    layer, base = made(backend, form, **BOTH_WAYS), sequence(steps=3, batch=9).requires_grad_()
+    starts, lengths = torch.tensor([5, 0, 2]), torch.tensor([3, 2, 0])
+    output, h_n = layer(torch.nested.narrow(base, 1, starts, lengths, layout=torch.jagged))
+    loss_of(output.values(), h_n).backward()
+
+    between = torch.ones(3, 9, dtype=torch.bool)
+    for b, (start, n) in enumerate(zip(starts, lengths, strict=True)):
+        between[b, start : start + n] = False
+        assert_same(output.values().view(3, 9, -1)[b, start : start + n], layer(base[b, start : start + n])[0])
+    assert not output.values().view(3, 9, -1)[between].any()
+    assert not base.grad[between].any()
+    assert base.grad[~between].abs().min() > 0
+
+
+@two_forms
 @calls
 @pytest.mark.parametrize("backend", OURS)
 def test_backward_in_evaluation_is_that_of_training_without_chance(backend, call, form):
@@ -252,6 +279,32 @@ def test_every_element_of_a_vmap_draws_masks_of_its_own_where_that_is_wished(bac
         assert torch.equal(y[0], y[1]) is equal
     with pytest.raises(RuntimeError, match="randomness"):
         vmap(lambda _: layer(x)[0])(torch.zeros(2))
+
+
+@two_forms
+@calls
+@pytest.mark.parametrize("backend", AUTO)
+def test_gradients_of_gradients_of_torch_func_are_those_of_autograd(backend, call, form):
+    layer, x = made(backend, form, bidirectional=True), sequence()
+
+    def loss(x, weight):
+        with nn.utils.stateless._reparametrize_module(layer, {"weight_hh_l0": weight}):
+            trace = layer.trace(x, **call)
+        return loss_of(trace.output, trace.h_n) + trace["l0"].update.square().sum()
+
+    def penalty(x, weight):
+        return sum(v.square().sum() for v in grad(loss, argnums=(0, 1))(x, weight))
+
+    weight = layer.weight_hh_l0.detach()
+    found = grad(penalty, argnums=(0, 1))(x, weight)
+    several = vmap(grad(penalty, argnums=(0, 1)), in_dims=(0, None))(torch.stack([x, 2 * x]), weight)
+
+    layer.backend = "reference"
+    leaves = [x.requires_grad_(), weight.clone().requires_grad_()]
+    first = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+    expected = torch.autograd.grad(sum(v.square().sum() for v in first), leaves)
+    assert_same(found, expected, rtol=1e-9, atol=1e-9)
+    assert_same([v[0] for v in several], expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("backend", AUTO)

@@ -254,10 +254,11 @@ def _forward(
         x, x_step, x_row = _strided(x, x)
         T, B, rows = _sizes(x, batch_sizes, extras or _NO_EXTRAS)
         I = x.size(1)
-        output = x.new_empty(rows, D * H)
         if batch_sizes is None:
+            output = x.new_zeros(rows, D * H)  # between sequences there may be rows that are no one's
             sizes, x_step = 0, x_row
         else:
+            output = x.new_empty(rows, D * H)
             batch_sizes = batch_sizes.contiguous()
             sizes = batch_sizes.data_ptr()
     if h_0 is None:
@@ -343,8 +344,8 @@ def _backward(
         h_0 = h_0.contiguous()
     weights = _tight(weights)
     d_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs_weights, strict=True)]
-    padded = extras is not None and extras.lengths is not None and not ends
-    d_x = None if not needs_x else x.new_zeros(D, rows, I) if padded else x.new_empty(D, rows, I)
+    make = x.new_zeros if extras is not None and extras.lengths is not None else x.new_empty
+    d_x = make(D, rows, I) if needs_x else None
     d_h_0 = x.new_empty(D, B, H) if needs_h_0 else None
     d_fresh = None
     if not plain:
