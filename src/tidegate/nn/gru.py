@@ -77,7 +77,7 @@ class GRU(nn.Module):
         checkpoint_every: k > 0: training does not store the gates of all T steps for backward, only what it returns, the
             states, and computes the gates again, k steps at a time (native: 256 rows at a time, so that the bits stay the
             same). Memory falls from 5 values a step, unit, layer and direction to 1; a training step takes a quarter to
-            a third longer.
+            a third longer. Inside the transforms of torch.func, which can't undo that, all gates are stored.
 
     Parameters, for each layer k and, with the ending `_reverse`, for the second direction; the gates are
     stacked in the order r, z, n:
