@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 # With a GPU pip chooses torch's newest CUDA build; without one the constraints pin the version.
 CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
+# npm writes this file when all the others are there.
+MERMAID := tests/browser/node_modules/.package-lock.json
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help demo test test-peers test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
+.PHONY: help demo test test-peers test-browser test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +24,9 @@ test: $(VENV)/.test  ## all tests that need no other framework (some five minute
 
 test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 	$(BIN)/python -m pytest tests/peers -m peers
+
+test-browser: $(VENV)/.browser $(MERMAID)  ## our diagrams drawn by Mermaid in a real browser (Debian: chromium and npm)
+	$(BIN)/python -m pytest tests/browser -m browser
 
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 
@@ -65,7 +70,7 @@ bench: $(VENV)/.bench  ## the measurements behind the README's figures (about ha
 bench-peers: $(VENV)/.bench  ## what benchmarks/layer_speed.py compares with, into .venv (about 2 GB)
 
 clean:  ## remove .venv and what tests and the demo leave
-	rm -rf $(VENV) build .pytest_cache .hypothesis .ruff_cache .mypy_cache tidegate-demo
+	rm -rf $(VENV) build tests/browser/node_modules .pytest_cache .hypothesis .ruff_cache .mypy_cache tidegate-demo
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -82,6 +87,14 @@ $(VENV)/.test: $(SETUP) | $(VENV)/bin/python
 
 $(VENV)/.peers: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,peers]'
+	@touch $@
+
+$(VENV)/.browser: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,browser]'
+	@touch $@
+
+$(MERMAID): tests/browser/package.json tests/browser/package-lock.json
+	cd tests/browser && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(VENV)/.bench: $(SETUP) | $(VENV)/bin/python

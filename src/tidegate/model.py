@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tidegate.errors import SettingsError
+from tidegate.gates.trace import GateTrace
 from tidegate.nn import GRU
 
 EMBEDDING_STD = 0.3
@@ -107,18 +109,14 @@ class SequenceModel(nn.Module):
         Scores: [T, B, K, outputs] a step, [B, 1, outputs] a sequence, with K = max(horizon, 1). Scores of padded
         steps are there and mean nothing.
         """
-        encoded = self._encode(numbers, codes)
+        encoded = self.encode(numbers, codes)
         output, state = self._recur(encoded, lengths, state)
-        if self.spec.per == "sequence":
-            output = self._pool(output, lengths)
-        if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
-            output = self.drop(output)
-        scores = self.head(output).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
-        if self.spec.residual is not None:
-            scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
-        return scores, state
+        return self._read(output, numbers, lengths), state
 
-    def _encode(self, numbers: Tensor, codes: Tensor) -> Tensor:
+    def encode(self, numbers: Tensor, codes: Tensor) -> Tensor:
+        """What the core reads: the numbers and the vectors of words and categories, side by side, [T, B, E]. In training
+        with their noise and dropout.
+        """
         parts = []
         if self.spec.number_width:
             if self.training and self.noise:
@@ -131,6 +129,35 @@ class SequenceModel(nn.Module):
                 code = torch.where(torch.rand_like(rate) < rate, 0, code)
             parts.append(self.drop(embedding(code)))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def trace(
+        self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None
+    ) -> tuple[Tensor, GateTrace, Tensor]:
+        """What `forward` returns, with the gates of every layer and direction in between: scores, trace, state.
+
+        Arguments and the numbers are those of `forward`. Gates and states past a sequence's end are 0.
+        Raises SettingsError where the core has no gates to show: a cell other than "gru".
+        """
+        if not isinstance(self.core, GRU):
+            raise SettingsError(f"The cell is {self.spec.cell!r}, which has no update and reset gate; only 'gru' has.")
+        trace = self.core.trace(self.encode(numbers, codes), state, lengths=lengths)
+        return self._read(trace.output, numbers, lengths), trace, trace.h_n
+
+    def scores(self, encoded: Tensor, lengths: Tensor, state: Any = None) -> Tensor:
+        """The scores as a function of what the core reads (see `encode`), so that they can be derived by it."""
+        output, _ = self._recur(encoded, lengths, state)
+        return self._read(output, encoded[..., : self.spec.number_width], lengths)
+
+    def _read(self, output: Tensor, numbers: Tensor, lengths: Tensor) -> Tensor:
+        """The head on the core's output."""
+        if self.spec.per == "sequence":
+            output = self._pool(output, lengths)
+        if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
+            output = self.drop(output)
+        scores = self.head(output).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
+        if self.spec.residual is not None:
+            scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
+        return scores
 
     def _recur(self, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
         if self.core is None:

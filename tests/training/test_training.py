@@ -498,11 +498,11 @@ def test_word_dropout_hides_rare_words_and_only_in_training(tmp_path):
     codes = torch.full((1, 1000, 1), 5)
     with torch.no_grad():
         model.eval()
-        plain = model._encode(torch.empty(1, 1000, 0), codes)
+        plain = model.encode(torch.empty(1, 1000, 0), codes)
         assert (plain == plain[0, 0]).all()
         model.drop.p = 0.0
         model.train()
-        changed = (model._encode(torch.empty(1, 1000, 0), codes) != plain).any(dim=-1).float().mean()
+        changed = (model.encode(torch.empty(1, 1000, 0), codes) != plain).any(dim=-1).float().mean()
     assert 0.4 < changed < 0.6
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import importlib
 import sys
 
-# name -> what it does, in one line; the file is tidegate/cli/NAME.py
+# name -> what it does, in one line; the file is tidegate/cli/NAME.py, but for those in FILES
 COMMANDS = {
     "train": "Train a GRU on a table of sequences and write a run folder.",
     "evaluate": "Score a run on a table, beside the naive baselines.",
     "predict": "Add a run's predictions to the rows of a table.",
     "example": "List or write the real data sets that come with Tidegate.",
+    "inspect": "Show what a run's gates do on a sequence of a table, step by step.",
     "diagram": "Print a Mermaid diagram of a GRU step or of a whole model.",
     "bench": "Time the GRU layer on this machine beside other programs' GRUs.",
     "doctor": "Say what is installed and which back end runs where.",
     "demo": "The whole tour on real data, in under two minutes.",
 }
+FILES = {"inspect": "inspection"}  # a file called inspect.py would hide Python's own from whoever runs it as a script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,4 +39,4 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return build(COMMANDS, importlib.import_module)(argv, debug)
+    return build(COMMANDS, lambda name: importlib.import_module(f"tidegate.cli.{FILES.get(name, name)}"))(argv, debug)

@@ -27,7 +27,7 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
             name, stub, rest = super().resolve_command(ctx, args)
             if name is None or stub is None:
                 return name, stub, rest
-            real = typer.main.get_command(load(f"tidegate.cli.{name}").app)
+            real = typer.main.get_command(load(name).app)
             real.name = name
             return name, real, rest
 

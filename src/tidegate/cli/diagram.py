@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from tidegate.gates.diagram import ModelShape
+    from tidegate.gates.diagram import ModelShape, StepValues
 
 app = typer.Typer(add_completion=False)
 
@@ -33,6 +33,23 @@ def diagram(
         Literal["after", "before"],
         typer.Option(help="Where the reset gate multiplies: after the matrix product (torch, Keras) or before."),
     ] = "after",
+    values: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="STEP", help="Put in the numbers of this step (from 1) of a real sequence; needs RUN."
+        ),
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="With --values: the table to take it from. Default: the one RUN was trained on.")
+    ] = None,
+    sequence: Annotated[
+        str | None, typer.Option(metavar="ID", help="With --values: which sequence. Default: the first.")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="With --values: the layer and direction: l0, l0_reverse, l1 ...")] = "l0",
+    unit: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --values: the unit, from 0. Default: the one that remembers longest."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Write to this file instead of printing; in .md it is a fenced block."),
@@ -69,10 +86,23 @@ def diagram(
             bidirectional=bool(bidirectional),
             per=per or "step",
         )
+    chosen = None
+    if values is not None:
+        if run is None or kind == "flow":
+            raise SettingsError(
+                "--values shows a step of a run's layer: name the run folder, and leave --kind flow out."
+            )
+        chosen = _step_values(run, table, sequence, values, layer, unit)
+    elif table is not None or sequence is not None or unit is not None:
+        raise SettingsError(
+            "--table, --sequence and --unit say where the numbers of --values STEP come from. Add it, or leave them out."
+        )
     if kind == "flow":
         text = flow_diagram(shape)
     elif shape.cell == "gru":
-        text = sequence_diagram(shape.input_size, shape.hidden_size, shape.num_layers, shape.bidirectional, reset)
+        text = sequence_diagram(
+            shape.input_size, shape.hidden_size, shape.num_layers, shape.bidirectional, reset, chosen
+        )
     else:
         raise SettingsError(
             f"The sequence diagram shows a GRU step; the cell of {run} is {shape.cell!r}. Use --kind flow."
@@ -84,6 +114,19 @@ def diagram(
 
     write_text(out, f"```mermaid\n{text}```\n" if out.suffix.lower() in (".md", ".markdown") else text)
     typer.echo(f"Wrote {out}")
+
+
+def _step_values(
+    run: Path, table: str | None, sequence: str | None, step: int, layer: str, unit: int | None
+) -> StepValues:
+    from tidegate.errors import SettingsError
+    from tidegate.training import load
+
+    opened = load(run)
+    if table is None and opened.source is None:
+        raise SettingsError(f"{run} was trained on a table in memory: name one with --table.")
+    found = opened.inspect(table or opened.source, sequence, steps=(step, step))
+    return found.step_values(step, layer, unit)
 
 
 def shape_from_run(run: Path) -> ModelShape:

@@ -160,18 +160,27 @@ class BatchSource:
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
-    def whole_sequences(self, part: int | None, batch_size: int | None, chunk: int | None) -> Iterator[Iterator[Batch]]:
+    def whole_sequences(
+        self,
+        part: int | None,
+        batch_size: int | None,
+        chunk: int | None,
+        *,
+        only: np.ndarray | None = None,
+        most_steps: int = EVALUATION_STEPS,
+    ) -> Iterator[Iterator[Batch]]:
         """Batches of whole sequences that have a step in `part`; each comes as its chunks of at most `chunk` steps.
 
-        The state is to be carried from chunk to chunk. batch_size=None: as many as EVALUATION_STEPS allows.
+        The state is to be carried from chunk to chunk. batch_size=None: as many as most_steps allows. only: these
+        sequences instead of all.
         """
-        chosen = self.data.containing(part)
+        chosen = self.data.containing(part) if only is None else only
         lengths = self.data.lengths[chosen]
         chosen = chosen[np.argsort(-lengths, kind="stable")]
         at = 0
         while at < len(chosen):
             longest = int(self.data.lengths[chosen[at]])
-            fits = max(1, EVALUATION_STEPS // min(longest, chunk or longest))
+            fits = max(1, most_steps // min(longest, chunk or longest))
             count = min(batch_size or fits, fits)
             yield self._chunks(chosen[at : at + count], part, chunk)
             at += count

@@ -112,11 +112,10 @@ class Preprocessing:
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{name} is damaged or was not written by Tidegate ({error}).") from error
 
-    def apply(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
-        """Encode another table. with_target: its target columns must be there and are encoded too.
+    def arrange(self, table: Table, *, with_target: bool, split: str | None = None) -> Arranged:
+        """Another table's rows in the order of their sequences, lists and sentences cut into their items, not yet encoded.
 
-        split: a column that says train, valid or test; else every row counts as test.
-        Raises DataError: the message names the file, the row and the column.
+        Arguments and errors are those of `apply`.
         """
         names = [c.name for c in self.features]
         require(table, names, "feature")
@@ -131,6 +130,15 @@ class Preprocessing:
         arranged = arrange(table, group=self.group, time=self.time, used=names, text=text, items=by_items)
         if self.lists and not arranged.lists:
             raise DataError(f"{table.name}: training had list columns, a sequence a row; here is a plain table.")
+        return arranged
+
+    def apply(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
+        """Encode another table. with_target: its target columns must be there and are encoded too.
+
+        split: a column that says train, valid or test; else every row counts as test.
+        Raises DataError: the message names the file, the row and the column.
+        """
+        arranged = self.arrange(table, with_target=with_target, split=split)
         part = (
             assign_parts(arranged, split, "auto", seed=0)[0]
             if split is not None

@@ -5,12 +5,13 @@ Mermaid is drawn by GitHub, GitLab and many editors where it stands in a fenced 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Column", "ModelShape", "flow_diagram", "sequence_diagram"]
+__all__ = ["Column", "ModelShape", "StepValues", "flow_diagram", "sequence_diagram"]
 
 # Matrices stacked in one layer: parameters = that many times H * (I + H + 2), with torch's two biases.
 _BLOCKS = {"gru": 3, "lstm": 4, "rnn": 1}
@@ -48,17 +49,38 @@ class ModelShape:
         return sum(column.width for column in self.inputs)
 
 
+@dataclass(frozen=True)
+class StepValues:
+    """The numbers of one unit at one step of a real sequence.
+
+    where: the step and the unit in words. input_r, input_z, input_n: W_i x + b_i; state_r, state_z: W_h h + b_h; state_n: what
+    r multiplies, W_hn h + b_hn (with reset="before": W_hn (r·h) + b_hn, which stands as it is); h: the old state.
+    """
+
+    where: str
+    input_r: float
+    state_r: float
+    input_z: float
+    state_z: float
+    input_n: float
+    state_n: float
+    h: float
+
+
 def sequence_diagram(
     input_size: int,
     hidden_size: int,
     num_layers: int = 1,
     bidirectional: bool = False,
     reset: Literal["after", "before"] = "after",
+    values: StepValues | None = None,
 ) -> str:
     """A Mermaid sequence diagram of one GRU step: who sends what to whom, and what each makes of it.
 
     x is the input of the step, h the old state, h' the new one. W x is a matrix product, a dot multiplies
     value by value, σ is the logistic function. z = 1 keeps the old state.
+
+    values: the numbers of one unit, which then stand beside each equation.
 
     >>> print(sequence_diagram(10, 20).splitlines()[1].strip())
     participant X as Input x (10)
@@ -75,20 +97,32 @@ def sequence_diagram(
         f"    participant R as Reset gate r {units}",
         f"    participant C as Candidate n {units}",
         f"    participant H as {h}",
-        "    X->>Z: x",
-        "    H->>Z: h",
-        "    Note over Z: z = σ(W_iz x + b_iz + W_hz h + b_hz)",
-        "    X->>R: x",
-        "    H->>R: h",
-        "    Note over R: r = σ(W_ir x + b_ir + W_hr h + b_hr)",
-        "    X->>C: x",
-        f"    R->>C: {through_reset}",
-        f"    Note over C: {candidate}",
-        "    C->>H: n",
-        "    Z->>H: z",
-        "    Note over H: h' = (1 - z)·n + z·h<br/>z = 1 keeps the old state",
-        "    Note over X,H: h' is the output of this step and the h of the next one",
     ]
+    said = _said(values, reset) if values is not None else {}
+    if values is not None:
+        lines.append(f"    Note over X,H: {escape(values.where)}")
+
+    def message(sender: str, receiver: str, text: str) -> None:
+        number = said.get(f"{sender}{receiver}")
+        lines.append(f"    {sender}->>{receiver}: {text}{f' → {number}' if number else ''}")
+
+    def note(over: str, text: str) -> None:
+        number = said.get(over)
+        lines.append(f"    Note over {over}: {text}{f'<br/>{number}' if number else ''}")
+
+    message("X", "Z", "x")
+    message("H", "Z", "h")
+    note("Z", "z = σ(W_iz x + b_iz + W_hz h + b_hz)")
+    message("X", "R", "x")
+    message("H", "R", "h")
+    note("R", "r = σ(W_ir x + b_ir + W_hr h + b_hr)")
+    message("X", "C", "x")
+    message("R", "C", through_reset)
+    note("C", candidate)
+    message("C", "H", "n")
+    message("Z", "H", "z")
+    note("H", "h' = (1 - z)·n + z·h" + ("" if values is not None else "<br/>z = 1 keeps the old state"))
+    lines.append("    Note over X,H: h' is the output of this step and the h of the next one")
     if num_layers > 1:
         lines.append(
             f"    Note over X,H: this is layer 1 of {num_layers}. The input of each further layer is the output below it"
@@ -96,6 +130,43 @@ def sequence_diagram(
     if bidirectional:
         lines.append("    Note over X,H: a second set of weights reads the sequence from its last step to its first")
     return "\n".join(lines) + "\n"
+
+
+def _said(v: StepValues, reset: str) -> dict[str, str]:
+    """For each message and note the number, or the equation with its numbers."""
+    r, z = _sigma(v.input_r + v.state_r), _sigma(v.input_z + v.state_z)
+    passed = r * v.state_n if reset == "after" else v.state_n
+    n = math.tanh(v.input_n + passed)
+    return {
+        "XZ": f"W_iz x + b_iz = {_number(v.input_z)}",
+        "HZ": f"W_hz h + b_hz = {_number(v.state_z)}",
+        "Z": f"= σ({_number(v.input_z)} {_signed(v.state_z)}) = {_number(z)}",
+        "XR": f"W_ir x + b_ir = {_number(v.input_r)}",
+        "HR": f"W_hr h + b_hr = {_number(v.state_r)}",
+        "R": f"= σ({_number(v.input_r)} {_signed(v.state_r)}) = {_number(r)}",
+        "XC": f"W_in x + b_in = {_number(v.input_n)}",
+        "RC": f"{_number(r)}·{_bracket(v.state_n)} = {_number(passed)}" if reset == "after" else f"{_number(r)}·h",
+        "C": f"= tanh({_number(v.input_n)} {_signed(passed)}) = {_number(n)}",
+        "CH": _number(n),
+        "ZH": f"{_number(z)}, keeps {z:.0%}",
+        "H": f"= {_number(1 - z)}·{_bracket(n)} + {_number(z)}·{_bracket(v.h)} = {_number((1 - z) * n + z * v.h)}",
+    }
+
+
+def _sigma(v: float) -> float:
+    return 1 / (1 + math.exp(-v)) if v > -700 else 0.0
+
+
+def _number(v: float) -> str:
+    return f"{v:.3f}".replace("-0.000", "0.000").replace("-", "−")
+
+
+def _signed(v: float) -> str:
+    return f"− {_number(-v)}" if v < 0 else f"+ {_number(v)}"
+
+
+def _bracket(v: float) -> str:
+    return f"({_number(v)})" if v < 0 else _number(v)
 
 
 def flow_diagram(shape: ModelShape) -> str:

@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from tidegate import backends
 from tidegate.errors import SettingsError
+from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
-from tidegate.nn.trace import GateTrace
 from tidegate.ops.gru import native_cpu, torch_aten
 from tidegate.ops.gru.extras import Extras
 
@@ -315,7 +315,16 @@ x is [T=20, B=4, I=5] (batch_first=False).
             kept=self._kept,
         )
         like = partial(self._like, input, kind)
-        return GateTrace(like(output), self._last(input, kind, h_n), layers, like)
+        return GateTrace(
+            like(output),
+            self._last(input, kind, h_n),
+            layers,
+            like,
+            batch_first=self.batch_first,
+            lengths=extras.lengths if extras is not None and kind in ("batched", "one") else None,
+            resets=resets,
+            zoneout=self.zoneout,
+        )
 
     def initial_state(self, batch_size: int | None = None) -> Tensor:
         """The state that `hx=None` stands for, [layers·D, B, H], or [layers·D, H] for None: zeros, or, with

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,9 @@ from tidegate.training.folder import MODEL, NO_MEMORY, PREPROCESSING, RESULTS, r
 from tidegate.training.metrics import primary
 from tidegate.training.resolve import batch_source
 from tidegate.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from tidegate.inspection import Inspection
 
 
 class Run:
@@ -92,6 +96,33 @@ class Run:
             self.model, self.preprocessing, source, None, batch_size=batch_size, probabilities=probabilities
         )
         return add_predictions(table.frame, self.preprocessing, data, outcome)
+
+    def inspect(
+        self,
+        table: Any,
+        sequence: str | int | None = None,
+        *,
+        steps: str | tuple[int, int] | None = None,
+        most_counted: int | None = 20_000,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> Inspection:
+        """What the gates do on one sequence of a table: every gate of every layer at every step, what each prediction leans
+        on, and how long the units remember. Shows itself in a notebook; `write_html(path)` writes the page that
+        `tidegate inspect` writes; `plot()`, `to_frame()` and `to_dict()` give the picture and the numbers.
+
+        sequence: its group (several group columns: "a, b"), or the number of its row for list columns; None: the first one.
+        steps: the first and the last step to show, counted from 1, as (100, 300) or "100:300"; None: all. The steps before
+            are read all the same.
+        most_counted: the units' statistics are counted over whole sequences of the table, evenly chosen, the one shown among
+            them, until so many steps are reached; None: over all of the table.
+        on_progress: called while counting with the share that is done.
+
+        The target may be missing in the table; then no true values are shown. Raises SettingsError where the cell has no
+        gates, DataError for a missing column or an unknown sequence (it names the nearest).
+        """
+        from tidegate.inspection import inspect_run  # it stands on this module; only this way leads up
+
+        return inspect_run(self, table, sequence, steps=steps, most_counted=most_counted, on_progress=on_progress)
 
     def _read(self, table: Any) -> Table:
         return read_table(table, **self.settings.reading)

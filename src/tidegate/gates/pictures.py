@@ -1,0 +1,98 @@
+"""Heat maps of gates as matplotlib figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from tidegate.gates.trace import Gates
+
+ROWS = (("update", "update gate z"), ("reset", "reset gate r"), ("candidate", "candidate n"), ("hidden", "state h"))
+_MOST_CELLS = 2_000  # along one side: a picture has no more pixels to show them with
+
+
+def heat_maps(
+    layers: Mapping[str, Gates],
+    orders: Mapping[str, np.ndarray],
+    titles: Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Figure:
+    """A column a layer and direction, a row each for z, r, n and h: steps to the right, units downwards.
+
+    layers: gates of [T, H] by name; orders: which unit comes first, second ...; titles: by name; labels: what to write
+    under the steps instead of their numbers.
+    """
+    figure = _figure(figsize=(1.6 + 4.6 * len(layers), 8.6), layout="constrained")
+    axes = figure.subplots(len(ROWS), len(layers), squeeze=False, sharex="col")
+    for k, (name, gates) in enumerate(layers.items()):
+        for row, (field, title) in enumerate(ROWS):
+            values = getattr(gates, field).numpy()[:, orders[name]].T  # [H, T]
+            axis = axes[row, k]
+            signed = field in ("candidate", "hidden")
+            bound = max(1.0, float(np.abs(values).max(initial=0.0))) if signed else 1.0
+            T = values.shape[1]
+            image = axis.imshow(
+                _thinned(values),
+                aspect="auto",
+                interpolation="nearest",
+                cmap="RdBu_r" if signed else "viridis",
+                vmin=-bound if signed else 0.0,
+                vmax=bound,
+                extent=(0.5, T + 0.5, values.shape[0], 0),
+            )
+            axis.set_yticks([])
+            if k == 0:
+                axis.set_ylabel(f"{title}\n{values.shape[0]} units")
+            if row == 0:
+                axis.set_title(titles[name] if titles else name, fontsize=11)
+            if k == len(layers) - 1:
+                figure.colorbar(image, ax=axis, fraction=0.06, pad=0.02)
+        bottom = axes[-1, k]
+        if labels is not None and len(labels) <= 40:
+            bottom.set_xticks(
+                range(1, len(labels) + 1), [_plain(text) for text in labels], rotation=60, ha="right", fontsize=8
+            )
+        else:
+            bottom.set_xlabel("step")
+    figure.supylabel("units, those that remember longest on top", fontsize=9)
+    return figure
+
+
+def _figure(**options) -> Figure:
+    """A figure that belongs to nobody: pyplot keeps none of it alive, and it can be saved and shown in a notebook."""
+    figure = Figure(**options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """Means of neighbouring cells where there are more than a picture can show."""
+    for axis in (0, 1):
+        size = values.shape[axis]
+        if size > _MOST_CELLS:
+            cuts = np.linspace(0, size, _MOST_CELLS + 1).astype(int)[:-1]
+            counts = np.diff(np.append(cuts, size))
+            values = np.add.reduceat(values, cuts, axis=axis) / np.expand_dims(counts, 1 - axis)
+    return values
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib won't take for a formula, not too long for an axis."""
+    text = text if len(text) <= 20 else text[:19] + "…"
+    return text.replace("$", r"\$")
+
+
+def png(figure: Figure) -> str:
+    """The figure as a data: address."""
+    file = io.BytesIO()
+    with mpl.rc_context({"savefig.dpi": 90}):
+        figure.savefig(file, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

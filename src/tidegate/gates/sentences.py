@@ -1,0 +1,77 @@
+"""What the gates of a layer did, in plain sentences, each with the definition behind its words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tidegate.gates.statistics import NEAR, STILL, UnitStatistics
+
+MEMORY = (
+    "Memory length: after how many steps half of what a unit holds is forgotten. What is in the state is multiplied by the "
+    "update gate z at every step; the length is the first step at which the product of these is at most 1/2, as a median over all steps."
+)
+UPDATE = "Update gate z: 1 keeps the old state, 0 replaces it by the candidate."
+RESET = "Reset gate r: how much of the old state the candidate gets to see; at 0 it looks at the input alone."
+CANDIDATE = "Candidate n: what the unit would write; the state moves towards it as far as the update gate lets it."
+STATE = "State h: the unit's memory after the step, and its output."
+SHUT_OPEN = (
+    f"Shut: below {NEAR:g}. Open: above {1 - NEAR:g}. A gate that is mostly one or the other is called saturated."
+)
+
+
+def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
+    """(sentence, definition) pairs. steps_of: what was counted, in words; "" for "N steps of M sequences".
+
+    >>> import torch, tidegate
+    >>> layer = tidegate.GRU(3, 8, update_bias=(4.0, 4.0))
+    >>> s = layer.trace(torch.zeros(20, 1, 3)).statistics()["l0"]
+    >>> print(described(s)[0][0])
+    8 units: 8 remember 2 to 10 steps.
+    """
+    kinds = s.kinds()
+    long, parts = s.long, []
+    told = [
+        ("long memory", f"{{}} remember over {long:,} steps"),
+        ("never forgets", "{} never forget"),
+        ("short memory", f"{{}} remember 2 to {long:,} steps"),
+        ("follows the input", "{} follow the input"),
+        ("still", "{} never move"),
+    ]
+    for kind, words in told:
+        count = kinds.count(kind)
+        if count:
+            text = words.format(f"{count:,}")
+            parts.append(text if count > 1 else _singular(text))
+    first = f"{s.units:,} unit{'s' * (s.units != 1)}: {'; '.join(parts)}."
+    definition = (
+        f"{MEMORY} Over {long:,} steps: half is left for longer. Follows the input: half is gone a step later. Never forgets: not once "
+        f"within any sequence was half forgotten (the longest has {s.longest:,} steps). Never moves: the state stays within {STILL:g} of "
+        "itself; such a unit is dead weight."
+    )
+    counted = steps_of or f"{s.steps:,} steps of {s.sequences:,} sequence{'s' * (s.sequences != 1)}"
+    middle = float(np.median(s.memory_length_steps))
+    typical = f"the middle one remembers {steps(middle, s.longest)}"
+    second = f"Of all units {typical} (counted over {counted})."
+    gates = (
+        f"The update gate is open in {_share(s.update_near_1)} of all steps and shut in {_share(s.update_near_0)}; "
+        f"the reset gate is open in {_share(s.reset_near_1)} and shut in {_share(s.reset_near_0)}."
+    )
+    return [(first, definition), (second, MEMORY), (gates, f"{UPDATE} {RESET} {SHUT_OPEN}")]
+
+
+def steps(memory: float, longest: int) -> str:
+    """A memory length in words: "1 step", "12 steps", or, where no wait was over, "longer than any sequence (9 steps)"."""
+    if np.isinf(memory):
+        return f"longer than can be seen in sequences of at most {longest:,} steps"
+    return f"{memory:,.3g} step{'s' * (memory != 1)}" if memory < 1000 else f"{memory:,.0f} steps"
+
+
+def _singular(text: str) -> str:
+    for many, one in (("remember", "remembers"), ("never forget", "never forgets"), ("follow ", "follows "), ("move", "moves")):  # fmt: skip
+        text = text.replace(many, one)
+    return text
+
+
+def _share(of_units: np.ndarray) -> str:
+    share = float(of_units.mean())
+    return f"{share:.0%}" if 0.005 <= share <= 0.995 or share in (0.0, 1.0) else f"{share:.1%}"

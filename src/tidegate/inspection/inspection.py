@@ -1,0 +1,445 @@
+"""`Inspection`: all there is to see of a run on one sequence, found once, shown as a page, a picture or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from tidegate.data.batches import BatchSource
+from tidegate.data.preprocessing import Preprocessing
+from tidegate.data.sequences import MISSING_CLASS
+from tidegate.data.tables import Table, read_table
+from tidegate.errors import DataError, SettingsError
+from tidegate.files import write_text
+from tidegate.gates.diagram import StepValues
+from tidegate.gates.sentences import described
+from tidegate.gates.statistics import Counter, UnitStatistics
+from tidegate.gates.trace import Gates, gates_frame
+from tidegate.inspection.lean import Lean, lean
+from tidegate.inspection.sequence import Column, columns_of, find, names_of, stretch
+from tidegate.model import SequenceModel
+from tidegate.nn import GRU
+from tidegate.training.evaluation import in_units, truth_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tidegate.training.run import Run
+
+MOST_COUNTED = 20_000  # steps of the table over which units are counted, if nothing else is asked for
+MOST_COLUMNS = 400  # steps drawn at most
+MOST_CELLS = 100_000  # and cells (steps times units) of a heat map
+TOP = 3  # classes told at every step
+_VALUES_AT_ONCE = 12_000_000  # gates in memory while counting
+
+
+@dataclass(frozen=True)
+class Output:
+    """One predicted column at every step shown (or once, with per="sequence").
+
+    kind: "class" (values are classes), "label" (0 or 1) or "number" (in the table's units; [P, K] with K steps ahead).
+    truth: None in the list where the table has none; None: the table has no such column.
+    top: for classes, of each prediction the most probable ones as (class, probability). probability: of a label's 1.
+    """
+
+    name: str
+    kind: str
+    values: list[Any]
+    truth: list[Any] | None
+    top: list[list[tuple[Any, float]]] | None = None
+    probability: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in one direction: its gates [T, H] over the steps shown, what goes into them, and its units' statistics.
+
+    input_part [T, 3H]: W_i x_t + b_i, stacked r, z, n; state_part [T, 3H]: W_h h_(t-1) + b_h; before [T, H]: h_(t-1).
+    """
+
+    name: str
+    gates: Gates
+    input_part: Tensor
+    state_part: Tensor
+    before: Tensor
+    statistics: UnitStatistics
+
+    @property
+    def title(self) -> str:
+        number, _, direction = self.name[1:].partition("_")
+        return f"layer {int(number) + 1}, {'backward' if direction else 'forward'} in time"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a run's gates did on one sequence of a table. `Run.inspect` makes it.
+
+    sequence: its name; sequences: how many the table has; first, last: the steps shown, counted from 1; length: all steps.
+    columns, outputs, layers: see these. drawn: which of the steps shown are drawn on the page (an index each); lean: what
+    the predictions at these steps lean on (`per="sequence"`: the one prediction). counted: sequences and steps that the
+    units' statistics were counted over, in words.
+    """
+
+    run: str
+    described: str
+    table: str
+    per: str
+    target: tuple[str, ...]
+    horizon: int
+    sequence: str
+    sequences: int
+    length: int
+    first: int
+    last: int
+    times: list[str] | None
+    columns: list[Column]
+    outputs: list[Output]
+    layers: list[Layer]
+    drawn: np.ndarray
+    lean: Lean
+    counted: str
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """How many steps are shown."""
+        return self.last - self.first + 1
+
+    @property
+    def sentences(self) -> dict[str, list[tuple[str, str]]]:
+        """For each layer and direction, sentences on what its units do, each with its definitions."""
+        return {layer.name: described(layer.statistics, self.counted) for layer in self.layers}
+
+    def __repr__(self) -> str:
+        lines = [f"Inspection of {self.run} on {self.sequence!r} of {self.table}, {self.steps:,} steps"]
+        for layer in self.layers:
+            lines += [f"  {layer.title}:", *(f"    {text}" for text, _ in self.sentences[layer.name])]
+        return "\n".join(lines)
+
+    def to_frame(self) -> pl.DataFrame:
+        """A row for each layer, step and unit: update, reset, candidate and hidden. Steps count from 1, units from 0."""
+        frames = [gates_frame(layer.name, layer.gates) for layer in self.layers]
+        return pl.concat(frames).with_columns(pl.col("step") + (self.first - 1))
+
+    def units_frame(self) -> pl.DataFrame:
+        """A row for each layer and unit: memory length, saturation, range, kind."""
+        return pl.concat(
+            [
+                pl.DataFrame({"layer": [layer.name] * layer.statistics.units} | layer.statistics.columns())
+                for layer in self.layers
+            ]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers but the gates themselves (for those see `to_frame`), as what JSON knows; infinite and missing ones are None."""
+        return plain(
+            {
+                "run": self.run,
+                "table": self.table,
+                "sequence": self.sequence,
+                "length": self.length,
+                "steps": [self.first, self.last],
+                "counted": self.counted,
+                "inputs": [{"name": c.name, "kind": c.kind, "values": list(c.values)} for c in self.columns],
+                "outputs": [
+                    {"name": o.name, "kind": o.kind, "predicted": o.values, "truth": o.truth, "top": o.top,
+                     "probability": o.probability}
+                    for o in self.outputs
+                ],
+                "lean": {
+                    "of_steps": None if self.per == "sequence" else self.drawn + self.first,
+                    "on_steps_from": self.drawn + self.first,
+                    "reach": self.lean.reach,
+                    "steps": self.lean.steps,
+                    "columns": {c.name: self.lean.columns[:, k] for k, c in enumerate(self.columns)},
+                },
+                "layers": [
+                    {
+                        "name": layer.name,
+                        "sentences": [text for text, _ in self.sentences[layer.name]],
+                        "units": pl.DataFrame(layer.statistics.columns()).to_dicts(),
+                    }
+                    for layer in self.layers
+                ],
+            }
+        )  # fmt: skip
+
+    def step_values(self, step: int, layer: str = "l0", unit: int | None = None) -> StepValues:
+        """The numbers of one unit at one step, for `gates.diagram.sequence_diagram(..., values=...)`.
+
+        step: counted from 1; unit: from 0, None: the one that remembers longest. Raises SettingsError for one that isn't there.
+        """
+        found = next((one for one in self.layers if one.name == layer), None)
+        if found is None:
+            raise SettingsError(f"layer {layer!r}: the run has {', '.join(one.name for one in self.layers)}.")
+        H = found.statistics.units
+        u = int(found.statistics.order[0]) if unit is None else unit
+        if not 0 <= u < H:
+            raise SettingsError(f"unit {u}: {layer} has {H} units, 0 to {H - 1}.")
+        if not self.first <= step <= self.last:
+            raise SettingsError(f"step {step}: steps {self.first:,} to {self.last:,} are here.")
+        t = step - self.first
+        parts = {f"input_{g}": float(found.input_part[t, k * H + u]) for k, g in enumerate("rzn")}
+        parts |= {f"state_{g}": float(found.state_part[t, k * H + u]) for k, g in enumerate("rz")}
+        words = next((c for c in self.columns if c.kind == "words"), None)
+        what = f" ({words.values[t]})" if words is not None else f" ({self.times[t]})" if self.times else ""
+        where = f"unit {u} of {found.title}, at step {step} of {self.length}{what} of {self.sequence}"
+        return StepValues(where, **parts, state_n=float(found.gates.recurrent[t, u]), h=float(found.before[t, u]))
+
+    def plot(self) -> Figure:
+        """Heat maps of the gates of all layers and directions as a matplotlib figure."""
+        from tidegate.gates.pictures import heat_maps
+
+        words = next((c for c in self.columns if c.kind == "words"), None)
+        labels = None if words is None else ["" if v is None else str(v) for v in words.values]
+        return heat_maps(
+            {layer.name: layer.gates for layer in self.layers},
+            {layer.name: layer.statistics.order for layer in self.layers},
+            {layer.name: layer.title for layer in self.layers},
+            labels,
+        )
+
+    def html(self) -> str:
+        """The page: one self-contained HTML text."""
+        from tidegate.inspection.page import page
+
+        return page([self])
+
+    def write_html(self, path: str | Path) -> None:
+        """Write the page, whole or not at all."""
+        write_text(Path(path), self.html())
+
+    def _repr_html_(self) -> str:
+        """The page itself, inside a notebook."""
+        from html import escape
+
+        return f'<iframe srcdoc="{escape(self.html())}" style="width: 100%; height: 60rem; border: 0" title="gates"></iframe>'
+
+
+def inspect_run(
+    run: Run,
+    table: Any,
+    sequence: str | int | None = None,
+    *,
+    steps: str | tuple[int, int] | None = None,
+    most_counted: int | None = MOST_COUNTED,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Inspection:
+    """See `Run.inspect`."""
+    model, pre = run.model, run.preprocessing
+    if not isinstance(model.core, GRU):
+        raise SettingsError(
+            f"{run.folder} has the cell {model.spec.cell!r}, which has no update and reset gate to look at. Inspect a run "
+            "trained with --cell gru."
+        )
+    if most_counted is not None and most_counted < 1:
+        raise SettingsError(f"most_counted={most_counted}: expected at least 1 step, or None for all.")
+    device = next(model.parameters()).device
+    read = read_table(table, **run.settings.reading)
+    with_target = all(name in read.frame.columns for name in pre.target.names)
+    data = pre.apply(read, with_target=with_target)
+    if not len(data) or not len(data.rows):
+        raise DataError(f"{read.name} has no sequence with a step in it.")
+    source = BatchSource(data, per_sequence=pre.per == "sequence", horizon=pre.horizon, device=device)
+    names = names_of(read, pre, data)
+    chosen = find(sequence, names, read, pre)
+    begin, end = int(data.offsets[chosen]), int(data.offsets[chosen + 1])
+    if begin == end:
+        raise DataError(f"The sequence {names[chosen]!r} of {read.name} has no step.")
+    first, last = stretch(steps, end - begin)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            encoded, found, scores = _trace(model, source, chosen, first, last)
+            counters, counted = _count(model, source, chosen, most_counted, on_progress)
+    finally:
+        model.train(was_training)
+    statistics = {name: counter.result() for name, counter in counters.items()}
+    layers = [Layer(name, *parts, statistics[name]) for name, parts in found.items()]
+    widest = max(layer.gates.update.shape[1] for layer in layers)
+    count = min(last - first, MOST_COLUMNS, max(50, MOST_CELLS // widest))
+    drawn = np.unique(np.linspace(0, last - first, count, endpoint=False).astype(np.int64))
+    rows = data.rows[begin:end]
+    own = Table(read.frame[np.unique(rows)], read.name, read.path)
+    columns, times = columns_of(own, pre, model.spec.embedding_dims)
+    columns = [
+        Column(c.name, c.kind, c.values[first:last], None if c.unknown is None else c.unknown[first:last], c.features)
+        for c in columns
+    ]
+    leans = lean(
+        model,
+        pre.target.task,
+        encoded,
+        {layer.name: layer.gates for layer in layers},
+        torch.stack([layer.before[-1 if layer.name.endswith("_reverse") else 0] for layer in layers]),
+        drawn,
+        drawn + (first if pre.per == "sequence" else 0),
+        [c.features for c in columns],
+    )
+    truth = truth_of(pre, source, None) if with_target else None
+    if truth is not None:
+        truth = truth[chosen : chosen + 1] if pre.per == "sequence" else truth[begin + first : begin + last]
+    return Inspection(
+        run=str(run.folder),
+        described=f"{model.spec.num_layers} layer{'s' * (model.spec.num_layers != 1)} of {model.spec.hidden_size} units"
+        f"{', both directions' * model.spec.bidirectional}",
+        table=read.name,
+        per=pre.per,
+        target=pre.target.names,
+        horizon=pre.horizon,
+        sequence=names[chosen],
+        sequences=len(data),
+        length=end - begin,
+        first=first + 1,
+        last=last,
+        times=None if times is None else times[first:last],
+        columns=columns,
+        outputs=_outputs(scores, truth, pre),
+        layers=layers,
+        drawn=drawn,
+        lean=leans,
+        counted=counted,
+        history=run.history if (run.folder / "metrics.csv").exists() else [],
+    )
+
+
+def _trace(
+    model: SequenceModel, source: BatchSource, sequence: int, first: int, last: int
+) -> tuple[Tensor, dict[str, tuple[Gates, Tensor, Tensor, Tensor]], Tensor]:
+    """What the core read at the steps first:last (for one prediction a sequence, at all steps), its gates at first:last by
+    name with what went into them, and the scores.
+    """
+    data = source.data
+    core = model.core
+    assert isinstance(core, GRU)
+    start, end = int(data.offsets[sequence]), int(data.offsets[sequence + 1])
+    whole = model.spec.bidirectional or model.spec.per == "sequence"
+    state = None
+    if first and not whole:  # the steps before are run through, and only their last state is kept
+        before = _steps(source, start, start + first)
+        _, state = model(before.numbers, before.codes, before.lengths)
+    batch = _steps(source, start, end) if whole else _steps(source, start + first, start + last)
+    scores, trace, _ = model.trace(batch.numbers, batch.codes, batch.lengths, state)
+    x = model.encode(batch.numbers, batch.codes)
+    h_0 = core.initial_state(1) if state is None else state
+    found = {}
+    cut = slice(first, last) if whole else slice(None)
+    for k in range(core.num_layers):
+        outputs = []
+        for d in range(2 if core.bidirectional else 1):
+            name = f"l{k}" + "_reverse" * d
+            gates = Gates(*(v[:, 0] for v in trace[name]))
+            place = k * (2 if core.bidirectional else 1) + d
+            hidden = gates.hidden
+            begun = h_0[place].to(hidden.dtype)
+            before = torch.cat([hidden[1:], begun]) if d else torch.cat([begun, hidden[:-1]])
+            w_ih, w_hh, b_ih, b_hh = (getattr(core, f"{kind}_{name}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))  # fmt: skip
+            input_part = torch.nn.functional.linear(x[:, 0], w_ih, b_ih)
+            state_part = torch.nn.functional.linear(before, w_hh, b_hh)
+            found[name] = (
+                Gates(*(v[cut].cpu().contiguous() for v in gates)),
+                input_part[cut].cpu(),
+                state_part[cut].cpu(),
+                before[cut].cpu(),
+            )
+            outputs.append(hidden)
+        x = torch.cat(outputs, dim=-1).unsqueeze(1)
+    encoded = model.encode(batch.numbers, batch.codes)
+    if model.spec.per != "sequence":
+        encoded, scores = encoded[cut], scores[cut, 0]  # [T, K, W]
+    return encoded, found, scores.cpu()
+
+
+def _steps(source: BatchSource, start: int, end: int):
+    return source.cut(torch.tensor([start]), torch.tensor([end - start]), torch.tensor([end]), sequences=torch.zeros(1, dtype=torch.int64))  # fmt: skip
+
+
+def _count(
+    model: SequenceModel, source: BatchSource, sequence: int, most: int | None, on_progress: Callable[[float], None]
+) -> tuple[dict[str, Counter], str]:
+    """The units' counters over whole sequences of the table, the shown one among them, and what was counted in words."""
+    core = model.core
+    assert isinstance(core, GRU)
+    lengths = source.data.lengths
+    everything = np.flatnonzero(lengths > 0)
+    chosen = everything
+    if most is not None and int(lengths.sum()) > most:
+        # Evenly spread over the table, so that a table in the order of time or of classes is seen all over.
+        others = everything[everything != sequence]
+        room = most - int(lengths[sequence])
+        share = max(0.0, room / max(1, int(lengths[others].sum())))
+        picked = others[np.unique(np.linspace(0, len(others), int(len(others) * share), endpoint=False).astype(int))] if len(others) else others  # fmt: skip
+        chosen = np.sort(np.append(picked, sequence))
+    directions = ("", "_reverse") if core.bidirectional else ("",)
+    counters = {f"l{k}{end}": Counter(bool(end), core.zoneout) for k in range(core.num_layers) for end in directions}
+    at_once = max(1_024, _VALUES_AT_ONCE // (len(counters) * core.hidden_size))
+    chunk = None if core.bidirectional else at_once
+    done, total = 0, int(lengths[chosen].sum())
+    for chunks in source.whole_sequences(None, None, chunk, only=chosen, most_steps=at_once):
+        state = None
+        for batch in chunks:
+            here = batch.inside.sum(dim=0).cpu()
+            trace = core.trace(model.encode(batch.numbers, batch.codes), state, lengths=here)
+            state = trace.h_n
+            for name, counter in counters.items():
+                counter.add(trace[name], here)
+            done += int(here.sum())
+            on_progress(done / total)
+    rest = f" of {len(everything):,}" if len(chosen) < len(everything) else ""
+    return counters, f"{total:,} steps of {len(chosen):,}{rest} sequence{'s' * (len(everything) != 1)}"
+
+
+def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> list[Output]:
+    """scores [P, K, W]; truth [P, K] or [P, K, W], as `truth_of` has it."""
+    target = pre.target
+    if target.task == "class":
+        proba = torch.softmax(scores.double(), dim=-1)
+        top = proba[:, 0].topk(min(TOP, proba.size(-1)), dim=-1)
+        classes = target.classes
+        values = [classes[c] for c in scores[:, 0].argmax(dim=-1).tolist()]
+        best = [
+            [(classes[c], p) for c, p in zip(cs, ps, strict=True)]
+            for cs, ps in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+        true = None
+        if truth is not None:
+            true = [None if c == MISSING_CLASS else classes[c] for c in truth[:, 0].tolist()]
+        return [Output(target.names[0], "class", values, true, best)]
+    out = []
+    for w, name in enumerate(target.names):
+        true = None
+        if target.task == "labels":
+            p = torch.sigmoid(scores[:, 0, w].double()).tolist()
+            if truth is not None:
+                true = [None if np.isnan(v) else int(v) for v in truth[:, 0, w]]
+            out.append(Output(name, "label", [int(v > 0.5) for v in p], true, None, p))
+        else:
+            values = in_units(scores.double().numpy(), pre)[..., w]
+            if truth is not None:
+                true = truth[..., w].tolist()
+            out.append(Output(name, "number", values.tolist(), true))
+    return out
+
+
+def plain(value: Any) -> Any:
+    """Arrays, tuples and numpy numbers as what JSON knows; NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

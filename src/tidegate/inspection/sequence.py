@@ -1,0 +1,130 @@
+"""One sequence of a table, as a person would point at it and read it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tidegate.data.preprocessing import NumberColumn, Preprocessing
+from tidegate.data.sequences import Sequences
+from tidegate.data.tables import Table
+from tidegate.errors import DataError, SettingsError
+
+
+@dataclass(frozen=True)
+class Column:
+    """An input of the model at every step of the sequence, in the table's own units.
+
+    kind: "number", "category" or "words"; values: floats (NaN: missing) or text (None: missing); unknown: for text, whether
+    training never saw it, so that the model reads the unknown entry; features: which of the core's inputs it is.
+    """
+
+    name: str
+    kind: str
+    values: Any
+    unknown: np.ndarray | None
+    features: tuple[int, ...]
+
+
+def names_of(table: Table, pre: Preprocessing, data: Sequences) -> list[str]:
+    """What each sequence is called: its group, or the number of its row; several group columns with a comma between."""
+    first = data.rows[data.offsets[:-1]]
+    if pre.group:
+        columns = [table.frame[name].gather(first).cast(pl.String, strict=False) for name in pre.group]
+        return [", ".join(str(part) for part in parts) for parts in zip(*columns, strict=True)]
+    if pre.lists:
+        return [f"row {row + 1}" for row in first]
+    return ["the whole table"]
+
+
+def find(wanted: str | int | None, names: list[str], table: Table, pre: Preprocessing) -> int:
+    """The index of the sequence that is called `wanted`; None: the first one.
+
+    Raises DataError: there is none of that name. It names the nearest and how many there are.
+    """
+    if wanted is None:
+        return 0
+    text = " ".join(str(wanted).split())
+    for candidate in (text, f"row {text}"):
+        if candidate in names:
+            return names.index(candidate)
+    squeezed = {name.replace(" ", ""): k for k, name in enumerate(names)}
+    if (k := squeezed.get(text.replace(" ", ""))) is not None:
+        return k
+    if not pre.group and not pre.lists:
+        raise DataError(f"{table.name} has no group column in this run: it is one sequence. Leave --sequence out.")
+    what = (
+        f"in the column{'s' * (len(pre.group) != 1)} {', '.join(map(repr, pre.group))}" if pre.group else "(a row each)"
+    )
+    raise DataError(
+        f"{table.name} has no sequence {text!r}.{_nearest(text, names, pre.lists)} It has {len(names):,} {what}, from {names[0]!r} to {names[-1]!r}."
+    )
+
+
+def _nearest(text: str, names: list[str], rows: bool) -> str:
+    if rows:
+        return ""
+    try:
+        wanted = float(text)
+        numbers = {float(name): name for name in names}
+        close = sorted(numbers, key=lambda n: (abs(n - wanted), n))[:3]
+        found = [numbers[n] for n in close]
+    except ValueError:
+        lower = {name.lower(): name for name in names}
+        found = [lower[k] for k in difflib.get_close_matches(text.lower(), lower, n=3, cutoff=0.4)]
+    return f" The nearest {'are' if len(found) > 1 else 'is'} {', '.join(map(repr, found))}." if found else ""
+
+
+def stretch(steps: Any, length: int) -> tuple[int, int]:
+    """Which steps to show, as (first, one past the last) from 0. steps: "A:B" or (A, B), the steps A to B, counted from 1; None: all.
+
+    Raises SettingsError: not of that form, or outside of the sequence.
+    """
+    if steps is None:
+        return 0, length
+    parts = steps.replace("-", ":").split(":") if isinstance(steps, str) else list(steps)
+    try:
+        first, last = (
+            int(part) if str(part).strip() else default for part, default in zip(parts, (1, length), strict=True)
+        )
+    except (TypeError, ValueError):
+        raise SettingsError(f"steps={steps!r}: expected the first and the last step, such as 100:300.") from None
+    if not 1 <= first <= last <= length:
+        raise SettingsError(f"steps={steps!r}: the sequence has the steps 1 to {length:,}.")
+    return first - 1, last
+
+
+def columns_of(table: Table, pre: Preprocessing, dims: tuple[int, ...]) -> tuple[list[Column], list[str] | None]:
+    """The inputs of a table that holds one sequence, and the texts of its time column (None: there is none).
+
+    dims: length of the vector of each token column.
+    """
+    arranged = pre.arrange(table, with_target=False)
+    number_of = {c.name: k for k, c in enumerate(pre.numbers)}
+    masks = [c.name for c in pre.numbers if c.mask]
+    starts = np.cumsum([pre.number_width, *dims])
+    columns = []
+    for c in pre.features:
+        raw = arranged.column(c.name)
+        if isinstance(c, NumberColumn):
+            mask = (len(number_of) + masks.index(c.name),) if c.mask else ()
+            values = raw.cast(pl.Float64, strict=False).to_numpy().astype(np.float64)
+            values = np.where(np.isfinite(values), values, np.nan)
+            columns.append(Column(c.name, "number", values, None, (number_of[c.name], *mask)))
+            continue
+        k = pre.tokens.index(c)
+        known = set(c.vocabulary)
+        text = raw.cast(pl.String, strict=False).to_list()
+        looked_up = [None if t is None else t.lower() if c.kind == "words" else t for t in text]
+        if raw.dtype.is_float():
+            looked_up = [None if t is None else str(int(float(t))) if float(t).is_integer() else t for t in looked_up]
+        unknown = np.array([t is not None and t not in known for t in looked_up], dtype=bool)
+        columns.append(Column(c.name, c.kind, text, unknown, tuple(range(starts[k], starts[k + 1]))))
+    times = None
+    if pre.time is not None:
+        times = [str(v) for v in arranged.column(pre.time).to_list()]
+    return columns, times
