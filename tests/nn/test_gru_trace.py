@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from test_gru_wishes import FORMS, OURS, jagged, layer_of
@@ -112,3 +114,95 @@ def test_a_trace_tells_what_is_in_it():
     assert len(trace) == 1
     with pytest.raises(KeyError, match=r"No layer 'l1' in this trace; there are l0\."):
         trace["l1"]
+
+
+def test_statistics_are_the_same_in_every_layout():
+    options = {"num_layers": 2, "bidirectional": True}
+    layer, first = layer_of(4, 7, **options), layer_of(4, 7, batch_first=True, **options)
+    sequences = [torch.randn(n, 4) for n in (2, 9, 5)]
+    padded = torch.nn.utils.rnn.pad_sequence(sequences)
+    resets = torch.rand(3, 9) < 0.2
+    traces = [
+        layer.trace(padded, lengths=[2, 9, 5], resets=resets),
+        first.trace(padded.transpose(0, 1), lengths=[2, 9, 5], resets=resets),
+        layer.trace(pack_sequence(sequences, enforce_sorted=False), resets=resets),
+        layer.trace(jagged(sequences), resets=resets),
+    ]
+    expected = traces[0].statistics()
+    assert expected["l0"].steps == 16
+    assert expected["l0"].sequences == 3
+    for trace in traces[1:]:
+        assert list(trace.statistics()) == ["l0", "l0_reverse", "l1", "l1_reverse"]
+        for name, s in trace.statistics().items():
+            for column, values in s.columns().items():
+                if column == "kind":
+                    assert values == expected[name].columns()[column]
+                else:
+                    torch.testing.assert_close(values, expected[name].columns()[column])
+            assert trace.memory_length_steps()[name].tolist() == s.memory_length_steps.tolist()
+            assert trace.saturation()[name].reset_near_1.tolist() == s.reset_near_1.tolist()
+    one = layer.trace(sequences[1])
+    assert one.statistics()["l1"].steps == 9
+    assert one.sequence()["l1"].hidden.shape == (9, 7)
+
+
+def test_resets_and_zoneout_count_in_the_memory_of_a_trace():
+    layer = layer_of(4, 7)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.zero_()
+        layer.bias_ih_l0[7:14] = 4.0  # z = 0.98: 39 steps
+    x, resets = torch.zeros(200, 1, 4), torch.zeros(1, 200, dtype=torch.bool)
+    resets[0, ::10] = True
+    assert set(layer.trace(x).memory_length_steps()["l0"].tolist()) == {39}
+    assert set(layer.trace(x, resets=resets).memory_length_steps()["l0"].tolist()) == {6}
+    keeping = layer_of(4, 7, zoneout=0.5).eval()
+    keeping.load_state_dict(layer.state_dict())
+    assert set(keeping.trace(x).memory_length_steps()["l0"].tolist()) == {77}  # z = 0.5 + 0.5 * 0.982
+
+
+def test_a_frame_has_a_row_for_each_step_and_unit_of_each_sequence():
+    layer = layer_of(4, 7, bidirectional=True)
+    trace = layer.trace(torch.randn(5, 3, 4), lengths=[5, 0, 2])
+    frame = trace.to_frame()
+    assert frame.columns == ["layer", "sequence", "step", "unit", "update", "reset", "candidate", "hidden"]
+    assert frame.height == 2 * (5 + 2) * 7
+    assert frame["step"].min() == 1
+    assert frame["unit"].min() == 0
+    for row in frame.sample(20, seed=0).to_dicts():
+        gates = trace[row["layer"]]
+        for name in ("update", "reset", "candidate", "hidden"):
+            assert row[name] == getattr(gates, name)[row["step"] - 1, row["sequence"], row["unit"]].item()
+
+
+def test_the_plot_shows_the_values_units_in_order_of_memory():
+    layer = layer_of(4, 7, num_layers=2)
+    trace = layer.trace(torch.randn(5, 3, 4))
+    order = trace.statistics()["l1"].order
+    axes = [a for a in trace.plot(sequence=2, layer="l1").axes if a.images and a.get_ylabel()]
+    assert [a.get_ylabel().split("\n")[0] for a in axes] == ["update gate z", "reset gate r", "candidate n", "state h"]
+    for axis, name in zip(axes, ("update", "reset", "candidate", "hidden"), strict=True):
+        shown = torch.from_numpy(axis.images[0].get_array().data.copy())
+        torch.testing.assert_close(shown, getattr(trace["l1"], name)[:, 2].detach()[:, order].T)
+    assert len([a for a in trace.plot().axes if a.images]) == 8
+    for wrong in ({"sequence": 3}, {"layer": "l2"}):
+        with pytest.raises(tidegate.errors.SettingsError, match="has"):
+            trace.plot(**wrong)
+
+
+def test_a_notebook_shows_sentences_and_a_picture():
+    shown = layer_of(4, 7, bidirectional=True).trace(torch.randn(5, 3, 4))._repr_html_()
+    assert "7 units: " in shown
+    assert "l0_reverse" in shown
+    assert '<img style="max-width: 100%" alt="gates over the steps" src="data:image/png;base64,' in shown
+
+
+@pytest.mark.parametrize(("method", "module"), [("to_frame", "polars"), ("plot", "matplotlib")])
+def test_without_the_extras_a_sentence_says_what_to_install(monkeypatch, method, module):
+    trace = layer_of(4, 7).trace(torch.randn(5, 3, 4))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"{method}\(\) needs {module}.*tidegate\[train\]"):
+        getattr(trace, method)()
+    if module == "matplotlib":
+        monkeypatch.delitem(sys.modules, "tidegate.gates.pictures", raising=False)
+        assert trace._repr_html_().startswith("<p><b>l0</b>: 7 units")

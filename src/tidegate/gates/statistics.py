@@ -132,7 +132,10 @@ class Counter:
             keep = keep + self.zoneout * (1 - keep)
         log = keep.clamp(min=1e-30).log_()
         if resets is not None:
-            log = torch.where(resets.cpu()[..., None], -100.0, log)  # a new beginning: nothing is left
+            resets = resets.cpu()
+            if self.reverse:  # where a session begins at a step, this direction is new at the step before
+                resets = torch.cat([resets[1:], torch.zeros_like(resets[:1])])
+            log = torch.where(resets[..., None], -100.0, log)  # a new beginning: nothing is left
         inside = torch.arange(T)[:, None] < lengths
         log = torch.where(inside[..., None], log, 0.0)
         if self.reverse:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from tidegate.errors import SettingsError
 from tidegate.gates.statistics import Counter, UnitStatistics
@@ -219,8 +219,9 @@ class GateTrace(Mapping[str, Gates]):
             padded = [pad_packed_sequence(v) for v in gates]
             return Gates(*(v for v, _ in padded)), padded[0][1]
         if first.is_nested:
-            lengths = first.offsets().diff() if first.lengths() is None else first.lengths()
-            return Gates(*(torch.nested.to_padded_tensor(v, 0.0).transpose(0, 1) for v in gates)), lengths.cpu()
+            pieces = [v.unbind() for v in gates]
+            lengths = torch.tensor([len(piece) for piece in pieces[0]])
+            return Gates(*(pad_sequence(list(v)) for v in pieces)), lengths
         if first.dim() == 2:
             gates = Gates(*(v.unsqueeze(1) for v in gates))
         elif self._batch_first:

@@ -37,7 +37,8 @@ MOST_COUNTED = 20_000  # steps of the table over which units are counted, if not
 MOST_COLUMNS = 400  # steps drawn at most
 MOST_CELLS = 100_000  # and cells (steps times units) of a heat map
 TOP = 3  # classes told at every step
-_VALUES_AT_ONCE = 12_000_000  # gates in memory while counting
+_VALUES_AT_ONCE = 12_000_000  # states in memory while counting
+_FEWEST_STEPS = 1_024  # of a chunk, however wide the layers are: waits end at its border
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,7 @@ def inspect_run(
         drawn,
         drawn + (first if pre.per == "sequence" else 0),
         [c.features for c in columns],
+        last if pre.per == "sequence" else None,
     )
     truth = truth_of(pre, source, None) if with_target else None
     if truth is not None:
@@ -381,7 +383,7 @@ def _count(
         chosen = np.sort(np.append(picked, sequence))
     directions = ("", "_reverse") if core.bidirectional else ("",)
     counters = {f"l{k}{end}": Counter(bool(end), core.zoneout) for k in range(core.num_layers) for end in directions}
-    at_once = max(1_024, _VALUES_AT_ONCE // (len(counters) * core.hidden_size))
+    at_once = max(_FEWEST_STEPS, _VALUES_AT_ONCE // (len(counters) * core.hidden_size))
     chunk = None if core.bidirectional else at_once
     done, total = 0, int(lengths[chosen].sum())
     for chunks in source.whole_sequences(None, None, chunk, only=chosen, most_steps=at_once):

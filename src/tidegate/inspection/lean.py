@@ -42,6 +42,7 @@ def lean(
     predictions: np.ndarray,
     buckets: np.ndarray,
     columns: Sequence[Sequence[int]],
+    end: int | None = None,
 ) -> Lean:
     """Derive the predictions at some steps by the inputs of a sequence, or of a stretch of one.
 
@@ -52,7 +53,7 @@ def lean(
     encoded [T, 1, E]: see `SequenceModel.encode`; gates: its trace, each field [T, H]; edges [layers * D, H]: the states that
     come into it from outside, forwards before step 0, backwards after step T - 1; predictions [P]: their steps (ignored
     with per="sequence", which has one prediction, for which e must be the whole sequence); buckets [S]: the first step of
-    each bucket; columns: for each input column the features of e it has.
+    each bucket, the last of which ends before `end` (None: T); columns: for each input column the features of e it has.
     """
     T = len(encoded)
     was_training = model.training
@@ -60,7 +61,7 @@ def lean(
     try:
         if model.spec.per == "sequence":
             slopes = _slopes(model, task, encoded, None, np.array([T - 1]))
-            return Lean(*_summed(slopes, np.zeros(1, int), T, buckets, columns), None)
+            return Lean(*_summed(slopes, np.zeros(1, int), T if end is None else end, buckets, columns), None)
         whole = T <= WHOLE
         both = model.spec.bidirectional
         length = min(T, WHOLE)
@@ -118,15 +119,15 @@ def _states(gates: Mapping[str, Gates], edges: Tensor, first: np.ndarray, end: n
 
 
 def _summed(
-    slopes: Tensor, first: np.ndarray, T: int, buckets: np.ndarray, columns: Sequence[Sequence[int]]
+    slopes: Tensor, first: np.ndarray, end: int, buckets: np.ndarray, columns: Sequence[Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     squares = slopes.square().numpy()  # [steps, B, E]
     by_column = np.stack([squares[..., list(features)].sum(axis=(0, 2)) for features in columns], axis=1)
     total = squares.sum(axis=2)  # [steps, B]
     out = np.zeros((len(first), len(buckets)))
     for b, start in enumerate(first):
-        steps = np.minimum(start + np.arange(len(total)), T - 1)
+        steps = start + np.arange(len(total))
         where = np.searchsorted(buckets, steps, side="right") - 1
-        inside = (where >= 0) & (start + np.arange(len(total)) < T)
+        inside = (where >= 0) & (steps < end)
         np.add.at(out[b], where[inside], total[inside, b])
     return np.sqrt(out), np.sqrt(by_column)

@@ -52,7 +52,7 @@ def page(views: Sequence[Inspection]) -> str:
     """The page of one run, or of several beside each other, which then share the cursor."""
     environment = Environment(
         loader=PackageLoader("tidegate.inspection", "templates"),
-        autoescape=select_autoescape(["html"]),
+        autoescape=select_autoescape(["html.j2"]),
         trim_blocks=True,
         lstrip_blocks=True,
     )
