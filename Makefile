@@ -65,6 +65,8 @@ bench: $(VENV)/.bench  ## the measurements behind the README's figures (about ha
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/table_to_sequences.py
 	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/inspect_speed.py
+	$(BIN)/python benchmarks/log_gates_cost.py
 	$(BIN)/python benchmarks/reach.py
 
 bench-peers: $(VENV)/.bench  ## what benchmarks/layer_speed.py compares with, into .venv (about 2 GB)

@@ -281,7 +281,14 @@ def test_it_tells_itself_in_words_pictures_and_in_a_notebook(trained):
     run, table = trained("two layers both ways")
     found = run.inspect(table)
     assert "layer 2, backward in time:\n    8 units: " in repr(found)
-    assert len([a for a in found.plot().axes if a.images]) == 16
+    axes = found.plot().axes
+    assert len([a for a in axes if a.images]) == 4 * (4 + 1)  # of each layer and direction four gates, and the classes
+    assert [a.get_ylabel() for a in axes if a.lines and a.get_ylabel()] == ["inputs"]
+    (strips,) = [a for a in axes if a.get_ylabel() == "label"]
+    values = found.outputs[0].values
+    assert [values.index(v) for v in values] == [
+        strips.images[0].get_array()[0].tolist().index(v) for v in strips.images[0].get_array()[0].tolist()
+    ]
     shown = found._repr_html_()
     assert shown.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
     words_run, sentences = trained("words")
@@ -314,3 +321,16 @@ def test_an_empty_table_is_told(trained):
 def test_the_tables_of_these_tests_are_as_they_say():
     assert numbers()["flow"].null_count() > 3
     assert words().height == 24
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_has_a_picture_with_its_inputs_and_predictions_on_top(trained, kind):
+    run, table = trained(kind)
+    found = run.inspect(table, steps="2:")
+    axes = found.plot().axes
+    names = [a.get_ylabel() for a in axes if a.get_ylabel() and "units" not in a.get_ylabel()]
+    expected = ["inputs"] if any(c.kind == "number" for c in found.columns) else []
+    assert names == expected + ([] if kind == "a class a sequence" else [o.name for o in found.outputs])
+    for a in axes:
+        if a.images and a.get_ylabel():
+            assert a.images[0].get_extent()[:2] == [1.5, found.length + 0.5]

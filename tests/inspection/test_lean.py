@@ -89,7 +89,8 @@ def test_a_shorter_look_in_both_directions_begins_with_the_states_there(trained,
     run, table = trained("words")  # one layer in both directions
     long = {"words": [["play", "a", "song", "by", "nina", "wake", "me", "at", "seven", "please"] * 2]}
     full = run.inspect(long).lean
-    monkeypatch.setattr(module, "WHOLE", 6)
+    monkeypatch.setattr(module, "WHOLE", 19)
+    monkeypatch.setattr(module, "AROUND", 6)
     near = run.inspect(long).lean
     for p in range(20):
         first = min(max(p - 3, 0), 14)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -61,16 +63,27 @@ def demo(
             break
         _label(run, typed)
     steps = {
+        f"tidegate inspect {run_folder} {paths[0]}": "what the gates do, word by word (writes gates.html)",
         f"open {run_folder / 'report.html'}": "the curves, and the figures slot by slot",
         f"tidegate predict {run_folder} {paths[0]} -o labelled.parquet": "the whole table, labelled",
         "tidegate example list": "four more real data sets",
         "tidegate train YOUR.csv --target COLUMN --group COLUMN": "your own table",
         f"tidegate diagram {run_folder} --kind flow": "the model as a picture (Mermaid)",
     }
+    program = _program()
+    steps = {command.replace("tidegate ", f"{program} ", 1): what for command, what in steps.items()}
     width = max(len(command) for command in steps)
     typer.echo("\n4. What to try next")
     for command, what in steps.items():
         typer.echo(f"   {command:<{width}}  {what}")
+
+
+def _program() -> str:
+    """How this program can be called again: by its name where the shell finds it, else by its path (`make demo`)."""
+    called = Path(sys.argv[0])
+    if shutil.which("tidegate") or called.name != "tidegate":
+        return "tidegate"
+    return os.path.relpath(called)
 
 
 def _label(run, sentence: str) -> None:

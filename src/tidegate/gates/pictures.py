@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from tidegate.gates.trace import Gates
 
 ROWS = (("update", "update gate z"), ("reset", "reset gate r"), ("candidate", "candidate n"), ("hidden", "state h"))
@@ -24,18 +26,22 @@ def heat_maps(
     orders: Mapping[str, np.ndarray],
     titles: Mapping[str, str] | None = None,
     labels: Sequence[str] | None = None,
+    above: Sequence[Callable[[Axes], None]] = (),
+    first: int = 1,
 ) -> Figure:
     """A column a layer and direction, a row each for z, r, n and h: steps to the right, units downwards.
 
     layers: gates of [T, H] by name; orders: which unit comes first, second ...; titles: by name; labels: what to write
-    under the steps instead of their numbers.
+    under the steps instead of their numbers; above: what draws further rows over these, each on axes with the same
+    steps; first: the number of the first step.
     """
-    figure = _figure(figsize=(1.6 + 4.6 * len(layers), 8.6), layout="constrained")
-    axes = figure.subplots(len(ROWS), len(layers), squeeze=False, sharex="col")
+    heights = [0.45] * len(above) + [1.0] * len(ROWS)
+    figure = _figure(figsize=(1.6 + 4.6 * len(layers), 2.15 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), len(layers), squeeze=False, sharex="col", height_ratios=heights)
     for k, (name, gates) in enumerate(layers.items()):
         for row, (field, title) in enumerate(ROWS):
             values = getattr(gates, field).numpy()[:, orders[name]].T  # [H, T]
-            axis = axes[row, k]
+            axis = axes[len(above) + row, k]
             signed = field in ("candidate", "hidden")
             bound = max(1.0, float(np.abs(values).max(initial=0.0))) if signed else 1.0
             T = values.shape[1]
@@ -46,19 +52,22 @@ def heat_maps(
                 cmap="RdBu_r" if signed else "viridis",
                 vmin=-bound if signed else 0.0,
                 vmax=bound,
-                extent=(0.5, T + 0.5, values.shape[0], 0),
+                extent=(first - 0.5, first + T - 0.5, values.shape[0], 0),
             )
             axis.set_yticks([])
             if k == 0:
                 axis.set_ylabel(f"{title}\n{values.shape[0]} units")
-            if row == 0:
-                axis.set_title(titles[name] if titles else name, fontsize=11)
             if k == len(layers) - 1:
                 figure.colorbar(image, ax=axis, fraction=0.06, pad=0.02)
+        for draw, axis in zip(above, axes[:, k], strict=False):
+            draw(axis)
+            if k:
+                axis.set_ylabel("")
+        axes[0, k].set_title(titles[name] if titles else name, fontsize=11)
         bottom = axes[-1, k]
         if labels is not None and len(labels) <= 40:
             bottom.set_xticks(
-                range(1, len(labels) + 1), [_plain(text) for text in labels], rotation=60, ha="right", fontsize=8
+                range(first, first + len(labels)), [plain(text) for text in labels], rotation=60, ha="right", fontsize=8
             )
         else:
             bottom.set_xlabel("step")
@@ -84,7 +93,7 @@ def _thinned(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib won't take for a formula, not too long for an axis."""
     text = text if len(text) <= 20 else text[:19] + "…"
     return text.replace("$", r"\$")

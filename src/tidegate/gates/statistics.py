@@ -17,6 +17,9 @@ STILL = 0.01  # a state, which lies in -1..1, that moves no further than this is
 _HALF = float(np.log(2.0)) - 1e-7  # a hair less: gates of float32 whose product is 1/2 should be found to be there
 _ROUND = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
+# In the order in which `Counter.add` sums them up.
+_SHARES = ("update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0", "reset_near_1")
+
 
 @dataclass(frozen=True)
 class UnitStatistics:
@@ -83,8 +86,7 @@ class UnitStatistics:
 
     def columns(self) -> dict[str, Any]:
         """A column a figure, a row a unit."""
-        names = ("memory_length_steps", "update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0",
-                 "reset_near_1", "low", "high")  # fmt: skip
+        names = ("memory_length_steps", *_SHARES, "low", "high")
         return {"unit": np.arange(self.units), "kind": self.kinds()} | {name: getattr(self, name) for name in names}
 
 
@@ -162,11 +164,11 @@ class Counter:
         if self._sums is None or self._range is None:
             raise ValueError("No step was counted.")
         memory = median_wait(self._over, self._unfinished)
-        means = (self._sums / self.steps).numpy()
+        shares = dict(zip(_SHARES, (self._sums / self.steps).numpy(), strict=True))
         low, high = -self._range[0].numpy(), self._range[1].numpy()
         any_wait = (self._over + self._unfinished).sum(axis=0) > 0
         never = any_wait & (self._over.sum(axis=0) == 0)
-        return UnitStatistics(self.steps, self.sequences, self.longest, memory, never, *means, low, high)
+        return UnitStatistics(self.steps, self.sequences, self.longest, memory, never, low=low, high=high, **shares)
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_COUNTED = 20_000  # steps of the table over which units are counted, if nothing else is asked for
 MOST_COLUMNS = 400  # steps drawn at most
-MOST_CELLS = 100_000  # and cells (steps times units) of a heat map
+MOST_CELLS = 120_000  # and cells (steps times units, of all layers): what a browser holds and draws with ease
 TOP = 3  # classes told at every step
 _VALUES_AT_ONCE = 12_000_000  # states in memory while counting
 _FEWEST_STEPS = 1_024  # of a chunk, however wide the layers are: waits end at its border
@@ -106,7 +106,6 @@ class Inspection:
     drawn: np.ndarray
     lean: Lean
     counted: str
-    history: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -195,8 +194,9 @@ class Inspection:
         return StepValues(where, **parts, state_n=float(found.gates.recurrent[t, u]), h=float(found.before[t, u]))
 
     def plot(self) -> Figure:
-        """Heat maps of the gates of all layers and directions as a matplotlib figure."""
+        """Inputs, predictions and the heat maps of the gates of all layers and directions as a matplotlib figure."""
         from tidegate.gates.pictures import heat_maps
+        from tidegate.inspection.picture import tracks
 
         words = next((c for c in self.columns if c.kind == "words"), None)
         labels = None if words is None else ["" if v is None else str(v) for v in words.values]
@@ -205,6 +205,8 @@ class Inspection:
             {layer.name: layer.statistics.order for layer in self.layers},
             {layer.name: layer.title for layer in self.layers},
             labels,
+            tracks(self),
+            self.first,
         )
 
     def html(self) -> str:
@@ -266,8 +268,8 @@ def inspect_run(
         model.train(was_training)
     statistics = {name: counter.result() for name, counter in counters.items()}
     layers = [Layer(name, *parts, statistics[name]) for name, parts in found.items()]
-    widest = max(layer.gates.update.shape[1] for layer in layers)
-    count = min(last - first, MOST_COLUMNS, max(50, MOST_CELLS // widest))
+    units = sum(layer.statistics.units for layer in layers)
+    count = min(last - first, MOST_COLUMNS, max(50, MOST_CELLS // units))
     drawn = np.unique(np.linspace(0, last - first, count, endpoint=False).astype(np.int64))
     rows = data.rows[begin:end]
     own = Table(read.frame[np.unique(rows)], read.name, read.path)
@@ -292,7 +294,7 @@ def inspect_run(
         truth = truth[chosen : chosen + 1] if pre.per == "sequence" else truth[begin + first : begin + last]
     return Inspection(
         run=str(run.folder),
-        described=f"{model.spec.num_layers} layer{'s' * (model.spec.num_layers != 1)} of {model.spec.hidden_size} units"
+        described=f"{model.spec.num_layers} layer{'s' * (model.spec.num_layers != 1)} of {model.spec.hidden_size} unit{'s' * (model.spec.hidden_size != 1)}"
         f"{', both directions' * model.spec.bidirectional}",
         table=read.name,
         per=pre.per,
@@ -310,7 +312,6 @@ def inspect_run(
         drawn=drawn,
         lean=leans,
         counted=counted,
-        history=run.history if (run.folder / "metrics.csv").exists() else [],
     )
 
 
@@ -425,10 +426,8 @@ def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> li
                 true = [None if np.isnan(v) else int(v) for v in truth[:, 0, w]]
             out.append(Output(name, "label", [int(v > 0.5) for v in p], true, None, p))
         else:
-            values = in_units(scores.double().numpy(), pre)[..., w]
-            if truth is not None:
-                true = truth[..., w].tolist()
-            out.append(Output(name, "number", values.tolist(), true))
+            numbers = in_units(scores.double().numpy(), pre)[..., w].tolist()
+            out.append(Output(name, "number", numbers, None if truth is None else truth[..., w].tolist()))
     return out
 
 

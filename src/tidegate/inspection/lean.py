@@ -16,6 +16,7 @@ from tidegate.gates.trace import Gates
 from tidegate.model import SequenceModel
 
 WHOLE = 512  # sequences up to here are derived from end to end; in longer ones a prediction looks back so many steps
+AROUND = 128  # or, where the model reads both ways and every window is run through whole, at so many around it
 _STEPS_AT_ONCE = 16_384  # rows times steps of one backward pass, so that memory stays bounded
 
 
@@ -64,7 +65,7 @@ def lean(
             return Lean(*_summed(slopes, np.zeros(1, int), T if end is None else end, buckets, columns), None)
         whole = T <= WHOLE
         both = model.spec.bidirectional
-        length = min(T, WHOLE)
+        length = T if whole else min(T, AROUND if both else WHOLE)
         if both and not whole:
             starts = np.clip(predictions - length // 2, 0, T - length)
         else:

@@ -58,7 +58,10 @@ def page(views: Sequence[Inspection]) -> str:
     )
     files = resources.files("tidegate.inspection") / "templates"
     script = (files / "gates.js").read_text(encoding="utf-8")
-    data = {"definitions": DEFINITIONS, "views": [_view(view) for view in views]}
+    reach = [view.lean.reach for view in views if view.lean.reach is not None]
+    looked = f" Looked at here: the {max(reach):,} steps before (or around) a prediction." if reach else ""
+    definitions = DEFINITIONS | {"lean": DEFINITIONS["lean"] + looked}
+    data = {"definitions": definitions, "views": [_view(view) for view in views]}
     # Inside a script element only "<" could end the text; JSON may write it as an escape.
     text = json.dumps(plain(data), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

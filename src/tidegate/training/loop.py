@@ -29,6 +29,7 @@ from tidegate.files import write_text
 from tidegate.model import SequenceModel
 from tidegate.training.checkpoint import load_checkpoint, save_checkpoint, save_model
 from tidegate.training.evaluation import judge, run_model
+from tidegate.training.gate_log import GateLog
 from tidegate.training.metrics import loss_sum, primary
 from tidegate.training.progress import Silent
 from tidegate.training.settings import CompleteSettings
@@ -88,6 +89,7 @@ def fit(
         if state.finished:
             return state
     validated = source.has_targets(VALID)
+    gate_log = GateLog(source, settings.seed) if settings.log_gates else None
     batches = _epoch_batches(source, settings, state.epoch)
     progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
     try:
@@ -101,7 +103,7 @@ def fit(
                 done = _one_epoch(model, pre, source, settings, optimizer, batches, state, progress, stopped, path)
                 if not done:
                     raise Interrupted
-                _close_epoch(model, pre, source, settings, state, validated, folder, progress)
+                _close_epoch(model, pre, source, settings, state, validated, folder, progress, gate_log)
                 if settings.patience and validated and state.epoch - state.best_epoch >= settings.patience:
                     break
                 save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
@@ -153,7 +155,9 @@ def _one_epoch(model, pre, source, settings, optimizer, batches, state: State, p
     return True
 
 
-def _close_epoch(model, pre, source, settings, state: State, validated: bool, folder: Path, progress) -> None:
+def _close_epoch(
+    model, pre, source, settings, state: State, validated: bool, folder: Path, progress, gate_log: GateLog | None
+) -> None:
     """Validate, keep the weights if they are the best so far, print and record the epoch."""
     name, more_is_better = primary(pre.target, pre.horizon)
     row: dict[str, float] = {
@@ -171,7 +175,9 @@ def _close_epoch(model, pre, source, settings, state: State, validated: bool, fo
         rank = [figure if more_is_better else -figure, -outcome.loss]
     else:
         rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
+    gates = gate_log.row(model) if gate_log else {}
     row["seconds"] = state.seconds + time.perf_counter() - began
+    row |= gates
     better = not state.best or rank > state.best
     state.epoch += 1
     if better:

@@ -79,6 +79,11 @@ class TrainSettings(DataSettings):
         0.0, TRAINING, "Standard deviation of Gaussian noise added to standardised numbers in training.", ge=0
     )
     baselines: bool = setting(True, TRAINING, "Also train the same head without a recurrence, to compare with.")
+    log_gates: bool = setting(
+        False,
+        TRAINING,
+        "Write how open the gates are and how long they remember into metrics.csv after every epoch, and draw it in the report; with cell=gru.",
+    )
     seed: int = setting(0, TRAINING, "Repeats a run exactly: weights, order, dropout and split.", ge=0, lt=2**31)
     device: str = setting("auto", TRAINING, "cpu, cuda, cuda:1, mps; auto: a GPU where there is one.")
     threads: int | None = setting(None, TRAINING, "CPU threads. None: as torch chooses.", ge=1)
@@ -88,6 +93,10 @@ class TrainSettings(DataSettings):
         if self.bidirectional and self.horizon:
             raise ValueError(
                 "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
+            )
+        if self.log_gates and self.cell != "gru":
+            raise ValueError(
+                f"log_gates=True needs cell='gru': {self.cell!r} has no update and reset gate. Leave log_gates out."
             )
         return self
 

@@ -137,7 +137,7 @@ def _train(
         try:
             state = loop.fit(model, pre, batches, full, folder, shown, f"Training {spec.cell}:")
             if settings.baselines and settings.cell != "none":
-                bare = full.model_copy(update={"cell": "none"})
+                bare = full.model_copy(update={"cell": "none", "log_gates": False})
                 plain_model = build(model_spec(bare, pre, data), pre, bare, device)
                 title = "Training the same head without a recurrence:"
                 loop.fit(plain_model, pre, batches, bare, folder / NO_MEMORY, shown, title)

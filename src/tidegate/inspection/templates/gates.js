@@ -5,19 +5,44 @@
   const MAPS = [
     ["z", "update", "update gate z", "0 writes anew", "1 keeps"],
     ["r", "reset", "reset gate r", "0 ignores h", "1 sees it"],
-    ["n", "candidate", "candidate n", "-1", "1"],
-    ["h", "hidden", "state h", "-1", "1"],
+    ["n", "candidate", "candidate n"],
+    ["h", "hidden", "state h"],
   ];
-  const FEW_COLUMNS = 8; // input columns drawn before "more" is pressed
+  const HEADING = data.views.length > 1 ? "h3" : "h2"; // under the name of the run, or of the page
+  const FEW = 8; // input columns, and predictions, drawn before "more" is pressed
 
   // --- small things --------------------------------------------------------------------------------------------
 
   const sigma = (v) => 1 / (1 + Math.exp(-v));
   const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
-  const fixed = (v, digits = 3) => (Object.is(Math.round(v * 10 ** digits), -0) ? 0 : v).toFixed(digits).replace("-", "−");
-  const plain = (v) => (v === null || v === undefined ? "missing" : typeof v === "number" ? String(+v.toPrecision(5)).replace("-", "−") : String(v));
-  const percent = (v) => (v > 0 && v < 0.005 ? "<1 %" : `${Math.round(100 * v)} %`);
-  const memory = (v, longest) => (v === null ? `over ${longest}` : v.toLocaleString("en"));
+  const minus = (text) => text.replace(/-/g, "−");
+  const fixed = (v, digits = 3) => minus((Object.is(Math.round(v * 10 ** digits), -0) ? 0 : v).toFixed(digits));
+  const percent = (v) => (v > 0 && v < 0.005 ? "<1%" : v < 1 && v >= 0.995 ? ">99%" : `${Math.round(100 * v)}%`);
+  const memory = (v, longest) => (v === null ? `over ${longest.toLocaleString("en")}` : v.toLocaleString("en"));
+
+  /** A value of a table. size: of the largest beside it, next to which a rounding error of float32 is nothing. */
+  function plain(v, size = 0) {
+    if (v === null || v === undefined) return "missing";
+    if (typeof v !== "number") return String(v);
+    if (Math.abs(v) < 1e-6 * size) return "0";
+    const grouped = Math.abs(v) >= 1e4 && Math.abs(v) < 1e15;
+    return minus(grouped ? v.toLocaleString("en", { maximumSignificantDigits: 5 }) : String(+v.toPrecision(5)));
+  }
+
+  /** The smallest and the largest of some numbers that may have gaps. */
+  function ends(...lists) {
+    let low = Infinity, high = -Infinity;
+    for (const list of lists) for (const v of list ?? []) if (v !== null) [low, high] = [Math.min(low, v), Math.max(high, v)];
+    return [low, high];
+  }
+
+  /** A value of a column or an output in words, and the range of all of them. */
+  const told = (one, v) => plain(v, Math.max(...one.ends.map(Math.abs)));
+  function range(one) {
+    const [low, high] = one.ends;
+    return low > high ? "all missing" : low === high ? `always ${plain(low)}` : `${told(one, low)} to ${told(one, high)}`;
+  }
+  const first = (v) => (Array.isArray(v) ? v[0] : v); // of several steps ahead
 
   function make(tag, attributes = {}, ...children) {
     const out = document.createElement(tag);
@@ -39,7 +64,7 @@
 
   /** A word with its definition, shown on hover and on focus. */
   function term(text, definition) {
-    return make("span", { class: "term", tabindex: "0", text, "data-note": definition, "aria-description": definition });
+    return make("dfn", { class: "term", tabindex: "0", text, "data-note": definition, "aria-description": definition });
   }
 
   function bytes(text) {
@@ -71,13 +96,26 @@
     return out;
   }
 
+  /** The colours of a heat map from one end to the other, for its label. */
+  function scale(colours, low, high) {
+    const bar = make("i", { class: "scale" });
+    const stops = [0, 51, 102, 153, 204, 255].map((i) => `rgb(${colours.slice(4 * i, 4 * i + 3).join(" ")})`);
+    bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    return make("span", { class: "key" }, bar, make("span", { class: "ends" }, make("span", { text: low }), make("span", { text: high })));
+  }
+
+  /** What the lines of a picture mean: [how it is drawn (a class of the style sheet), what it is] each. */
+  function legend(...lines) {
+    return make("span", { class: "key" }, ...lines.flatMap(([kind, text]) => [make("span", {}, make("i", { class: `line ${kind}` }), text), " "]));
+  }
+
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  /** A hue for a category that is the same wherever its name occurs. */
+  /** A hue for a category that is the same wherever its name occurs, and far from that of a similar name. */
   function hue(text) {
     let sum = 7;
     for (const letter of String(text)) sum = (sum * 31 + letter.codePointAt(0)) % 3600;
-    return sum / 10;
+    return (sum * 137.508) % 360; // by the golden angle
   }
 
   // --- the numbers of one layer and direction ------------------------------------------------------------------
@@ -87,6 +125,7 @@
       Object.assign(this, raw);
       this.P = steps;
       this.place = new Map(raw.order.map((unit, row) => [unit, row]));
+      this.bound = Math.max(1, 32767 * Math.max(...raw.fields.h.scale)); // of |h|: over 1 only after a learnt first state
       this.decoded = {};
       for (const [name, field] of Object.entries(raw.fields)) this.decoded[name] = shorts(field.values);
     }
@@ -129,7 +168,9 @@
       this.lean = bytes(raw.lean.rows);
       this.layer = this.layers[0];
       this.p = 0;
-      this.allColumns = raw.columns.length <= FEW_COLUMNS;
+      this.all = { columns: false, outputs: false }; // or the first few
+      for (const column of raw.columns) if (column.kind === "number") column.ends = ends(column.values, column.low, column.high);
+      for (const output of raw.outputs) if (output.kind === "number") output.ends = ends(output.values.map(first), output.truth?.map(first));
       this.sorted = "memory";
       this.root.append(this.bar(), (this.said = make("div", { class: "said" })), this.body());
       this.unit = this.firstUnit();
@@ -143,11 +184,12 @@
     /** The name of a step for people: its number, its time, its word. */
     stepName(p) {
       const words = this.raw.columns.find((c) => c.kind === "words");
-      const parts = [`step ${this.raw.steps[p].toLocaleString("en")} of ${this.raw.length.toLocaleString("en")}`];
-      if (words) parts.push(`“${plain(words.values[p])}”`);
-      else if (this.raw.times) parts.push(this.raw.times[p]);
-      return parts.join(": ");
+      const step = `step ${this.raw.steps[p].toLocaleString("en")} of ${this.raw.length.toLocaleString("en")}`;
+      if (words) return `${step}: “${plain(words.values[p])}”`;
+      return this.raw.times ? `${step}, time ${this.raw.times[p]}` : step;
     }
+
+    shown(kind) { return this.all[kind] ? this.raw[kind] : this.raw[kind].slice(0, FEW); }
 
     // --- what is built once
 
@@ -167,8 +209,11 @@
         oninput: () => this.shared.go(this, +this.slider.value),
       });
       this.clock = make("output", {});
-      this.below = make("div");
-      this.panel = make("aside", { class: "panel", "aria-label": "this step" });
+      this.below = make("div", { class: "below" });
+      this.title = make(HEADING, { "aria-live": "polite" });
+      this.facts = make("div");
+      this.inside = make("div");
+      const panel = make("aside", { class: "panel", "aria-label": "this step" }, this.title, make("div", { class: "halves" }, this.facts, this.inside));
       const grab = (event) => {
         if (event.buttons !== 1) return;
         const box = this.plotBox();
@@ -190,8 +235,8 @@
       });
       this.tracks.addEventListener("pointermove", (event) => { if (this.dragged) grab(event); });
       for (const end of ["pointerup", "pointercancel"]) this.tracks.addEventListener(end, () => (this.dragged = false));
-      const left = make("div", {}, this.tracks, make("div", { class: "time" }, this.clock, this.slider), this.below);
-      return make("div", { class: "body" }, left, this.panel);
+      const left = make("div", {}, this.tracks, make("div", { class: "time" }, this.clock, this.slider));
+      return make("div", { class: "body" }, left, panel, this.below);
     }
 
     plotBox() { return this.tracks.querySelector("canvas").getBoundingClientRect(); }
@@ -199,75 +244,94 @@
     row(label, kind, height, draw, ...more) {
       const canvas = make("canvas", { "aria-hidden": "true" });
       canvas.style.height = `${height}px`;
-      const text = make("div", { class: "label" });
-      text.append(...label);
+      const named = (part) => (typeof part === "string" ? make("span", { class: "name", text: part, title: part }) : part);
+      const text = make("div", { class: "label" }, ...label.map(named));
       const row = make("div", { class: `row ${kind}` }, text, make("div", { class: "plot" }, canvas, ...more));
       this.tracks.append(row);
-      this.painters.push(() => draw(canvas));
-      if (kind === "leans") this.leaning.push(this.painters.at(-1));
+      const painter = () => draw(canvas);
+      this.painters.push(painter);
+      if (kind === "leans") this.leaning.push(painter);
       return row;
     }
 
-    /** All rows anew: after another layer, another size or another colour scheme. */
+    /** All rows anew: after another layer or another colour scheme. */
     build() {
       this.tracks.replaceChildren();
       this.painters = [];
       this.leaning = [];
       this.leaned = null;
       const { raw } = this;
-      const shown = this.allColumns ? raw.columns : raw.columns.slice(0, FEW_COLUMNS);
-      for (const column of shown) {
-        if (column.kind === "number") this.row([column.name], "", 34, (canvas) => this.drawLines(canvas, [column.values], column));
+      for (const column of this.shown("columns")) {
+        if (column.kind === "number") this.row([column.name, make("span", { class: "key", text: range(column) })], "", 34, (canvas) => this.drawLines(canvas, column, [column.values]));
         else {
-          const leaning = column.kind === "words" && this.P <= 60; // its cells are wide enough to be shaded
-          this.row([column.name], leaning ? "leans" : "", 24, (canvas) => this.drawWords(canvas, column.values, { leaning }));
+          const words = column.kind === "words", leaning = words && this.P <= 60; // its cells are wide enough to be shaded
+          this.row([column.name], leaning ? "leans" : "", 24, (canvas) => this.drawWords(canvas, column.values, { leaning, words }));
         }
       }
-      if (raw.columns.length > FEW_COLUMNS) {
-        const text = this.allColumns ? "fewer columns" : `${raw.columns.length - FEW_COLUMNS} more columns`;
-        const press = () => { this.allColumns = !this.allColumns; this.build(); this.update(); };
-        this.tracks.append(make("div", { class: "more" }, make("button", { type: "button", text, onclick: press })));
+      this.more("columns", "column");
+      this.row([term("prediction leans on", data.definitions.lean)], "leans", 14, (canvas) => this.drawLean(canvas));
+      this.tracks.append(make("div", { class: "gap" }));
+      if (raw.per !== "sequence") {
+        for (const output of this.shown("outputs")) this.outputRows(output);
+        this.more("outputs", "prediction");
       }
-      this.row([term(raw.per === "sequence" ? "the prediction leans on" : "leans on", data.definitions.lean)], "leans", 14, (canvas) => this.drawLean(canvas));
-      this.tracks.append(make("div", { class: "gap" }));
-      if (raw.per !== "sequence") for (const output of raw.outputs) this.outputRows(output);
-      this.tracks.append(make("div", { class: "gap" }));
+      this.tracks.append(make("p", { class: "caption", text: "Rows are units, the longest memory on top; columns are steps." }));
       for (const [which, name, title, low, high] of MAPS) {
         const mark = make("div", { class: "mark" });
-        const signed = which === "n" || which === "h";
+        const signed = which === "n" || which === "h", bound = which === "h" ? this.layer.bound : 1;
         const colours = palette(signed ? diverging() : VIRIDIS);
-        const swatch = (i) => { const s = make("i"); s.style.background = `rgb(${colours.slice(4 * i, 4 * i + 3).join(",")})`; return s; };
-        const key = make("span", { class: "key" }, make("span", {}, swatch(0), low), " ", make("span", {}, swatch(255), high));
+        const key = signed ? scale(colours, plain(-bound), plain(bound)) : scale(colours, low, high);
         const height = clamp(this.layer.units * 3, 60, 132);
-        const row = this.row([term(title, data.definitions[name]), key], "map tall", height, (canvas) => this.drawMap(canvas, which, colours, signed), mark);
+        const row = this.row([term(title, data.definitions[name]), key], "map tall", height, (canvas) => this.drawMap(canvas, which, colours, signed && bound), mark);
         row.mark = mark;
       }
-      this.unitRow = this.row(["…"], "tall", 84, (canvas) => this.drawUnit(canvas));
+      const lines = legend(["h", "h"], ["z", "z"], ["r", "r"], ["n", "n"]), size = plain(this.layer.bound);
+      this.unitRow = this.row(["…", lines, make("span", { class: "key", text: `−${size} to ${size}` })], "tall", 84, (canvas) => this.drawUnit(canvas));
       this.tracks.append(this.cursor);
       this.below.replaceChildren(...this.unitsBelow());
       this.said.replaceChildren(...this.layer.sentences.map(([text, definition]) => make("p", {}, term(text, definition))));
-      const name = (u) => `${u}: ${this.layer.statistics.kind[u]}, remembers ${memory(this.layer.statistics.memory_length_steps[u], this.layer.longest)} steps`;
+      const { kind, memory_length_steps: lengths } = this.layer.statistics;
+      const name = (u) => `${u}: ${kind[u]}, remembers ${memory(lengths[u], this.layer.longest)} step${lengths[u] === 1 ? "" : "s"}`;
       this.unitChoice.replaceChildren(...this.layer.order.map((u) => make("option", { value: u, text: name(u) })));
       this.layerChoice.value = this.layers.indexOf(this.layer);
       this.paint();
     }
 
-    paint() { for (const painter of this.painters) painter(); }
+    paint() {
+      this.marked = null; // `update` marks the unit anew
+      for (const painter of this.painters) painter();
+    }
+
+    more(kind, word) {
+      const rest = this.raw[kind].length - FEW;
+      if (rest <= 0) return;
+      const press = () => {
+        this.all[kind] = !this.all[kind];
+        this.build();
+        this.update();
+        this.tracks.querySelector(`.more.${kind} button`).focus(); // the button pressed is gone
+      };
+      const text = this.all[kind] ? `fewer ${word}s` : `${rest} more ${word}${rest > 1 ? "s" : ""}`;
+      this.tracks.append(make("div", { class: `more ${kind}` }, make("button", { type: "button", text, onclick: press })));
+    }
 
     outputRows(output) {
-      const names = this.raw.outputs.length > 1 ? `: ${output.name}` : "";
+      const several = this.raw.outputs.length > 1 ? `: ${output.name}` : "";
+      const ahead = this.raw.horizon > 1 ? ", 1 step ahead" : this.raw.horizon ? ", the next step" : "";
+      const keyed = output === this.raw.outputs[0];
       if (output.kind === "number") {
-        const first = (v) => (v === null ? null : Array.isArray(v) ? v[0] : v);
         const lines = [output.values.map(first)];
         if (output.truth) lines.push(output.truth.map(first));
-        const key = make("span", { class: "key", text: output.truth ? "line: predicted, dots: true" : "predicted" });
-        const ahead = this.raw.horizon ? (this.raw.horizon > 1 ? ", 1 step ahead" : ", the next step") : "";
-        this.row([`${output.name}${ahead}`, key], "", 48, (canvas) => this.drawLines(canvas, lines, {}, output));
+        const label = [`${output.name}${ahead}`, make("span", { class: "key", text: range(output) })];
+        if (keyed) label.push(legend(["h", "predicted"], ...(output.truth ? [["true", "true"]] : [])));
+        this.row(label, "", 48, (canvas) => this.drawLines(canvas, output, lines));
         return;
       }
       const wrong = output.truth && output.values.map((v, p) => output.truth[p] !== null && output.truth[p] !== v);
-      this.row([`prediction${names}`], "", 24, (canvas) => this.drawWords(canvas, output.values, { hues: true, wrong }));
-      if (output.truth) this.row([`true${names}`], "", 24, (canvas) => this.drawWords(canvas, output.truth, { hues: true }));
+      const label = [`prediction${several}${ahead}`];
+      if (wrong && keyed) label.push(legend(["wrong", "wrong"]));
+      this.row(label, "", 24, (canvas) => this.drawWords(canvas, output.values, { hues: true, wrong }));
+      if (output.truth) this.row([`true${several}`], "", 24, (canvas) => this.drawWords(canvas, output.truth, { hues: true }));
     }
 
     unitsBelow() {
@@ -278,13 +342,15 @@
         const k = m === null ? edges.length : edges.findIndex((e) => m <= e);
         counts[k < 0 ? edges.length : k]++;
       }
-      const most = Math.max(...counts), used = counts.findLastIndex((count) => count > 0);
+      const most = Math.max(...counts), used = counts.reduce((last, count, k) => (count ? k : last), 0);
+      const said = []; // the same in words
       const bars = counts.slice(0, Math.max(used, 2) + 1).map((count, k) => {
         const low = k ? edges[k - 1] + 1 : 1;
         const label = k === edges.length ? "longer" : low >= edges[k] ? `${edges[k]}` : `${low}–${edges[k]}`;
         const bar = make("i");
         bar.style.height = `${(60 * count) / most}%`;
-        return make("div", { title: `${count} units` }, make("span", { text: count || "" }), bar, make("span", { text: label }));
+        if (count) said.push(`${label} steps: ${count}`);
+        return make("div", {}, make("span", { text: count || "" }), bar, make("span", { text: label }));
       });
       const columns = [
         ["unit", "unit", (u) => u, (u) => u],
@@ -294,7 +360,7 @@
         ["sees", "r open", (u) => percent(s.reset_near_1[u]), (u) => -s.reset_near_1[u]],
         ["ignores", "r shut", (u) => percent(s.reset_near_0[u]), (u) => -s.reset_near_0[u]],
         ["range", "range of h", (u) => `${fixed(s.low[u], 2)} to ${fixed(s.high[u], 2)}`, (u) => s.low[u] - s.high[u]],
-        ["kind", "", (u) => s.kind[u], (u) => s.kind[u]],
+        ["kind", "kind", (u) => s.kind[u], (u) => s.kind[u]],
       ];
       const body = make("tbody");
       const fill = () => {
@@ -309,25 +375,23 @@
             return row;
           }),
         );
-        this.unitRows.get(this.unit)?.classList.add("chosen");
+        this.chooseRow();
       };
-      const heads = columns.map(([id, title]) =>
-        make("th", { scope: "col" }, make("button", {
-          type: "button", text: title || "kind", "aria-sort": id === this.sorted ? "other" : null,
-          onclick: (event) => {
-            this.sorted = id;
-            for (const b of event.target.closest("tr").querySelectorAll("button")) b.removeAttribute("aria-sort");
-            event.target.setAttribute("aria-sort", "other");
-            fill();
-          },
-        })),
-      );
+      const sorting = ([id]) => (id !== this.sorted ? null : id === "unit" || id === "kind" ? "ascending" : "descending");
+      const heads = columns.map((column) => {
+        const press = () => {
+          this.sorted = column[0];
+          heads.forEach((head, k) => (sorting(columns[k]) ? head.setAttribute("aria-sort", sorting(columns[k])) : head.removeAttribute("aria-sort")));
+          fill();
+        };
+        return make("th", { scope: "col", "aria-sort": sorting(column) }, make("button", { type: "button", text: column[1], onclick: press }));
+      });
       fill();
       return [
-        make("h3", {}, term("How long the units remember", data.definitions.memory), make("span", { class: "soft", text: " (units by memory length in steps)" })),
-        make("div", { class: "histogram" }, ...bars),
-        make("h3", {}, "The units of this layer", make("span", { class: "soft" }, ", share of steps with a gate ", term("open or shut", data.definitions.saturated))),
-        make("div", { class: "units", tabindex: "0", role: "region", "aria-label": "table of units" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)),
+        make(HEADING, {}, term("How long the units remember", data.definitions.memory), make("span", { class: "soft", text: " (units by memory length in steps)" })),
+        make("div", { class: "histogram", role: "img", "aria-label": `units by memory length: ${said.join("; ")}` }, ...bars),
+        make(HEADING, {}, "The units of this layer", make("span", { class: "soft" }, ", share of steps with a gate ", term("open or shut", data.definitions.saturated))),
+        make("div", { class: "units", tabindex: "0", role: "region", "aria-label": "table of units" }, make("table", { "aria-label": "units" }, make("thead", {}, make("tr", {}, ...heads)), body)),
       ];
     }
 
@@ -342,30 +406,42 @@
       return [c, width, height];
     }
 
-    drawMap(canvas, which, colours, signed) {
+    /** bound: of a signed quantity, which is drawn from -bound to bound; false: from 0 to 1. */
+    drawMap(canvas, which, colours, bound) {
       const { layer, P } = this, H = layer.units;
       canvas.width = P;
       canvas.height = H;
       // Fewer pixels than units: let the browser average them, else show every cell as it is.
       canvas.style.imageRendering = H > canvas.clientHeight || P > canvas.clientWidth ? "auto" : "pixelated";
       const c = canvas.getContext("2d"), image = c.createImageData(P, H);
-      let bound = 1;
-      if (signed) for (let u = 0; u < H; u++) for (let p = 0; p < P; p++) bound = Math.max(bound, Math.abs(layer[which](u, p)));
       for (let row = 0; row < H; row++) {
         const u = layer.order[row];
         for (let p = 0; p < P; p++) {
-          const v = layer[which](u, p), i = Math.round(255 * clamp(signed ? (v / bound + 1) / 2 : v, 0, 1));
+          const v = layer[which](u, p), i = Math.round(255 * clamp(bound ? (v / bound + 1) / 2 : v, 0, 1));
           image.data.set(colours.subarray(4 * i, 4 * i + 4), 4 * (row * P + p));
         }
       }
       c.putImageData(image, 0, 0);
     }
 
-    drawLines(canvas, lines, { low, high } = {}) {
+    /** A number over time: a thin line, and, for a prediction, the truth behind it as a broad one. */
+    drawLines(canvas, { ends: [bottom, top], low, high }, [line, truth]) {
       const [c, width, height] = this.context(canvas), { P } = this;
-      const numbers = [...lines.flat(), ...(low ?? []), ...(high ?? [])].filter((v) => v !== null);
-      const bottom = Math.min(...numbers), top = Math.max(...numbers), span = top - bottom || 1;
-      const x = (p) => ((p + 0.5) * width) / P, y = (v) => height - 3 - ((height - 6) * (v - bottom)) / span;
+      const span = top - bottom || 1;
+      const x = (p) => ((p + 0.5) * width) / P, y = (v) => (top === bottom ? height / 2 : height - 4 - ((height - 8) * (v - bottom)) / span);
+      const draw = (values, colour, thick) => {
+        c.strokeStyle = style(colour);
+        c.lineWidth = thick;
+        c.beginPath();
+        values.forEach((v, p) => {
+          if (v === null) return;
+          const begins = (values[p - 1] ?? null) === null, ends = (values[p + 1] ?? null) === null;
+          if (begins) c.moveTo(x(p) - (ends ? 2 : 0), y(v)); // a point between two gaps is a short line
+          c.lineTo(x(p) + (begins && ends ? 2 : 0), y(v));
+        });
+        c.stroke();
+      };
+      c.lineJoin = c.lineCap = "round";
       if (low) {
         c.strokeStyle = style("--line");
         c.lineWidth = Math.max(1, width / P);
@@ -373,36 +449,21 @@
         low.forEach((v, p) => { if (v !== null) { c.moveTo(x(p), y(v) + 0.5); c.lineTo(x(p), y(high[p]) - 0.5); } });
         c.stroke();
       }
-      const [first, second] = lines;
-      c.strokeStyle = style("--strong");
-      c.lineWidth = 1.4;
-      c.beginPath();
-      let down = false;
-      first.forEach((v, p) => {
-        if (v === null) down = false;
-        else { if (down) c.lineTo(x(p), y(v)); else c.moveTo(x(p), y(v)); down = true; }
-      });
-      c.stroke();
-      if (second) {
-        c.fillStyle = style("--warm");
-        second.forEach((v, p) => { if (v !== null) { c.beginPath(); c.arc(x(p), y(v), clamp(width / P / 3, 1, 2.4), 0, 7); c.fill(); } });
+      if (truth) {
+        draw(truth, "--truth", 5);
+        draw(line, "--wash", 3.2);
       }
-      c.fillStyle = style("--soft");
-      c.strokeStyle = style("--wash");
-      c.lineWidth = 3;
-      c.font = "10px system-ui, sans-serif";
-      if (numbers.length) for (const [v, at] of [[top, 10], [bottom, height - 2]]) {
-        c.strokeText(plain(v), 2, at); // a rim, so that the line behind doesn't cross the digits
-        c.fillText(plain(v), 2, at);
-      }
+      draw(line, "--strong", 1.4);
     }
 
     /** Cells with text; neighbours that are equal share one where the steps are too narrow for text each. */
-    drawWords(canvas, values, { hues = false, wrong = null, leaning = false } = {}) {
-      const [c, width, height] = this.context(canvas), { P } = this, cell = width / P;
+    drawWords(canvas, values, { hues = false, wrong = null, leaning = false, words = false } = {}) {
+      const { P } = this, narrow = canvas.clientWidth / P < 40, upright = words && narrow && canvas.clientWidth / P > 11;
+      canvas.style.height = upright ? "76px" : "24px"; // words of a sentence are read from below where cells are narrow
+      const [c, width, height] = this.context(canvas), cell = width / P;
       c.font = "12px system-ui, sans-serif";
       c.textBaseline = "middle";
-      const merge = cell < 40;
+      const merge = narrow && !upright;
       for (let p = 0; p < P; ) {
         let end = p + 1;
         while (merge && end < P && values[end] === values[p]) end++;
@@ -410,11 +471,11 @@
         const text = values[p] === null ? "–" : String(values[p]);
         if (hues && values[p] !== null) {
           const quiet = text === "O" || text === "0" || text === "false";
-          c.fillStyle = quiet ? style("--line") : `hsl(${hue(text)} ${dark.matches ? "45% 32%" : "55% 82%"})`;
+          c.fillStyle = quiet ? style("--line") : `hsl(${hue(text)} ${dark.matches ? "45% 25%" : "55% 82%"})`;
           c.fillRect(left, 0, room - (merge ? 0 : 1), height);
         } else if (leaning) {
           c.fillStyle = style("--warm");
-          c.globalAlpha = 0.75 * this.leanAt(p);
+          c.globalAlpha = 0.5 * this.leanAt(p); // so that the word stays readable
           c.fillRect(left, 0, room - 1, height);
           c.globalAlpha = 1;
         } else if (!merge) {
@@ -422,15 +483,28 @@
           c.fillRect(left + room - 1, 4, 1, height - 8);
         }
         c.fillStyle = style("--ink");
-        let short = text;
-        while (short && c.measureText(short).width > room - 4) short = short.length > 2 ? `${short.slice(0, -2)}…` : "";
-        if (short && short !== "…") c.fillText(short, left + Math.max(2, (room - c.measureText(short).width) / 2), height / 2 + 0.5);
+        const short = this.fitted(c, text, (upright ? height : room) - 4);
+        if (upright) {
+          c.save();
+          c.translate(left + room / 2, height - 3);
+          c.rotate(-Math.PI / 2);
+          c.fillText(short, 0, 0);
+          c.restore();
+        } else if (short !== "…") c.fillText(short, left + Math.max(2, (room - c.measureText(short).width) / 2), height / 2 + 0.5);
         p = end;
       }
       if (wrong) {
         c.fillStyle = style("--bad");
         wrong.forEach((bad, p) => { if (bad) c.fillRect(p * cell, height - 3, Math.max(1, cell - 1), 3); });
       }
+    }
+
+    /** As much of a text as there is room for. */
+    fitted(c, text, room) {
+      if (room < 6 || c.measureText(text).width <= room) return room < 6 ? "…" : text;
+      const letters = [...text.slice(0, 100)]; // not halves of an emoji
+      while (letters.length && c.measureText(`${letters.join("")}…`).width > room) letters.pop();
+      return `${letters.join("")}…`;
     }
 
     leanAt(p) { return this.lean[(this.raw.per === "sequence" ? 0 : this.p * this.P) + p] / 255; }
@@ -447,8 +521,7 @@
     drawUnit(canvas) {
       const [c, width, height] = this.context(canvas), { layer, unit, P } = this;
       const x = (p) => ((p + 0.5) * width) / P;
-      const bound = Math.max(1, ...Array.from({ length: P }, (_, p) => Math.abs(layer.h(unit, p))));
-      const y = (v) => height / 2 - (v / bound) * (height / 2 - 3);
+      const y = (v) => height / 2 - (v / layer.bound) * (height / 2 - 3);
       c.strokeStyle = style("--line");
       c.beginPath();
       c.moveTo(0, y(0));
@@ -459,7 +532,9 @@
         c.setLineDash(dash);
         c.lineWidth = thick;
         c.beginPath();
-        for (let p = 0; p < P; p++) c[p ? "lineTo" : "moveTo"](x(p), y(layer[which](unit, p)));
+        c.moveTo(0, y(layer[which](unit, 0))); // from edge to edge, so that a single step shows too
+        for (let p = 0; p < P; p++) c.lineTo(x(p), y(layer[which](unit, p)));
+        c.lineTo(width, y(layer[which](unit, P - 1)));
         c.stroke();
       }
     }
@@ -467,29 +542,30 @@
     // --- what changes with the step and the unit
 
     update() {
-      const { layer, unit, p, raw } = this;
-      const box = this.plotBox(), outer = this.tracks.getBoundingClientRect(), cell = box.width / this.P;
-      this.cursor.style.left = `${box.left - outer.left + p * cell}px`;
-      this.cursor.style.width = `${cell}px`;
+      const { unit, p, raw } = this, room = "(100% - var(--gutter))";
+      this.cursor.style.left = `calc(var(--gutter) + ${room} * ${p / this.P})`;
+      this.cursor.style.width = `calc(${room} / ${this.P})`;
       this.slider.value = p;
       this.slider.setAttribute("aria-valuetext", this.stepName(p));
       this.clock.textContent = `step ${raw.steps[p].toLocaleString("en")}`;
-      this.unitChoice.value = unit;
-      for (const row of this.tracks.querySelectorAll(".map"))
-        row.mark.style.top = `${((layer.place.get(unit) + 0.5) / layer.units) * row.querySelector("canvas").clientHeight}px`;
-      const key = make("span", { class: "key" });
-      for (const [colour, text] of [["--strong", "h"], ["--warm", "z"], ["--soft", "r ⋯"], ["--good", "n - -"]]) {
-        const s = make("i");
-        s.style.background = style(colour);
-        key.append(s, `${text} `);
-      }
-      this.unitRow.querySelector(".label").replaceChildren(`unit ${unit}`, key);
-      this.drawUnit(this.unitRow.querySelector("canvas"));
+      if (this.marked !== unit) this.markUnit();
       this.leanAgain();
-      this.root.querySelector("tr.chosen")?.classList.remove("chosen");
-      const chosen = this.unitRows.get(unit);
-      chosen?.classList.add("chosen");
       this.showPanel();
+    }
+
+    markUnit() {
+      const { layer, unit } = this;
+      this.marked = unit;
+      this.unitChoice.value = unit;
+      for (const row of this.tracks.querySelectorAll(".map")) row.mark.style.top = `${(100 * (layer.place.get(unit) + 0.5)) / layer.units}%`;
+      this.unitRow.querySelector(".name").textContent = `unit ${unit}`;
+      this.drawUnit(this.unitRow.querySelector("canvas"));
+      this.chooseRow();
+    }
+
+    chooseRow() {
+      this.below.querySelector("[aria-current]")?.removeAttribute("aria-current");
+      this.unitRows.get(this.unit)?.setAttribute("aria-current", "true");
     }
 
     /** Draw the strips that show what the prediction under the cursor leans on, and no others. */
@@ -501,65 +577,88 @@
 
     showPanel() {
       const { layer, unit, p, raw } = this;
-      const title = make("h3", { class: "now", "aria-live": "polite", text: this.stepName(p) });
-      const parts = [title, this.factsTable(), make("h3", { text: `Unit ${unit} at this step` }), this.cell()];
-      parts.push(this.equations());
+      if (this.title.textContent !== this.stepName(p)) this.title.textContent = this.stepName(p); // read aloud only when it changes
+      this.facts.replaceChildren(...this.factTables());
       const m = layer.statistics.memory_length_steps[unit];
-      const told = m === null ? `It holds on longer than can be seen in sequences of at most ${layer.longest.toLocaleString("en")} steps.` : m <= 1 ? "Half of what it holds is gone a step later: it follows the input." : `Half of what it holds is forgotten after ${memory(m)} steps.`;
-      parts.push(make("p", { class: "soft" }, told, ` On average over all ${layer.units} units, at this step: z ${fixed(layer.mean("z", p), 2)}, r ${fixed(layer.mean("r", p), 2)}.`));
-      this.panel.replaceChildren(...parts);
+      const held = m === null ? `It holds on longer than can be seen in sequences of at most ${layer.longest.toLocaleString("en")} steps.` : m <= 1 ? "Half of what it holds is gone a step later: it follows the input." : `Half of what it holds is forgotten after ${memory(m)} steps.`;
+      const all = layer.units > 1 ? ` On average over all ${layer.units} units, at this step: z ${fixed(layer.mean("z", p), 2)}, r ${fixed(layer.mean("r", p), 2)}.` : "";
+      const thick = make("span", { class: "soft", text: " (lines as thick as what passes)" });
+      this.inside.replaceChildren(make(HEADING, {}, `Unit ${unit} at this step`, thick), this.cell(), this.equations(), make("p", { class: "soft" }, held, all));
     }
 
-    factsTable() {
-      const { p, raw } = this, table = make("table", { class: "facts" });
-      const line = (name, ...cells) => table.append(make("tr", {}, make("th", { scope: "row", text: name }), make("td", {}, ...cells)));
-      const once = raw.per === "sequence", at = once ? 0 : p;
-      raw.columns.slice(0, this.allColumns ? raw.columns.length : FEW_COLUMNS).forEach((column) => {
+    factTables() {
+      const { p, raw } = this, at = raw.per === "sequence" ? 0 : p;
+      const line = (name, ...cells) => make("tr", {}, make("th", { scope: "row", text: name }), make("td", {}, ...cells));
+      const inputs = this.shown("columns").map((column) => {
         const unknown = column.unknown?.includes(p) ? " (not in the vocabulary: read as unknown)" : "";
-        line(column.name, plain(column.values[p]) + unknown);
+        return line(column.name, (column.ends ? told(column, column.values[p]) : plain(column.values[p])) + unknown);
       });
-      for (const output of raw.outputs) {
-        const name = `prediction${raw.outputs.length > 1 ? ` of ${output.name}` : ""}${once ? " (of the whole sequence)" : ""}`;
-        const guess = output.values[at], truth = output.truth?.[at];
-        if (output.kind === "number") {
-          const list = (v) => (Array.isArray(v) ? v.slice(0, 6).map(plain).join(", ") + (v.length > 6 ? ", …" : "") : plain(v));
-          line(name, list(guess));
-          if (output.truth) line("true", list(truth));
-          continue;
-        }
-        const cells = [];
-        if (output.top) output.top[at].forEach(([text, share], k) => {
-          const meter = make("span", { class: "meter" });
-          meter.style.width = `${Math.max(1, 60 * share)}px`;
-          cells.push(make("div", { class: k ? "soft" : "" }, meter, ` ${plain(text)} ${percent(share)}`));
-        });
-        else cells.push(`${plain(guess)} (1 with ${percent(output.probability[at])})`);
-        line(name, ...cells);
-        if (output.truth) {
-          const right = truth === guess;
-          line("true", truth === null ? "not known" : make("span", { class: right ? "right" : "wrong", text: `${plain(truth)} ${right ? "✓" : "✗"}` }));
-        }
-      }
+      const tables = [make("table", { class: "facts", "aria-label": "inputs and prediction" }, ...inputs)];
+      if (raw.outputs[0].top) tables[0].append(...this.classLines(line, at));
+      else tables.push(this.outputsTable(at));
       if (raw.columns.length > 1) {
         const shares = raw.lean.columns[at].map((share, k) => [share, raw.columns[k].name]).sort((a, b) => b[0] - a[0]);
-        const cells = shares.slice(0, 4).map(([share, name]) => make("div", {}, `${name} ${percent(share)}`));
-        const row = make("tr", {}, make("th", { scope: "row" }, term("leans on", data.definitions.lean)), make("td", {}, ...cells));
-        table.append(row);
+        const leans = shares.slice(0, 4).map(([share, name]) => make("div", {}, `${name} ${percent(share)}`));
+        tables.push(make("table", { class: "facts", "aria-label": "what the prediction leans on" }, line("leans on", ...leans)));
       }
-      return table;
+      return tables;
+    }
+
+    /** What a prediction is one of, where that isn't this very step. */
+    whatIsPredicted() {
+      const { per, horizon } = this.raw;
+      return per === "sequence" ? " (of the whole sequence)" : horizon > 1 ? ` (the next ${horizon} steps)` : horizon ? " (the next step)" : "";
+    }
+
+    classLines(line, at) {
+      const [output] = this.raw.outputs;
+      const cells = output.top[at].map(([text, share], k) => {
+        const meter = make("span", { class: "meter" });
+        meter.style.width = `${Math.max(1, 60 * share)}px`;
+        return make("div", { class: k ? "soft" : "" }, meter, ` ${text} ${percent(share)}`);
+      });
+      return [line(`prediction${this.whatIsPredicted()}`, ...cells), line("true", this.verdict(output, at))];
+    }
+
+    verdict({ truth, values }, at) {
+      if (!truth) return "not in this table";
+      if (truth[at] === null) return "not known";
+      const right = truth[at] === values[at];
+      return make("span", { class: right ? "right" : "wrong", text: `${truth[at]} ${right ? "✓" : "✗"}` });
+    }
+
+    /** Labels and numbers: a row each, predicted and true side by side. */
+    outputsTable(at) {
+      const { raw } = this;
+      const list = (output, v) => (Array.isArray(v) ? v.slice(0, 6).map((one) => told(output, one)).join(", ") + (v.length > 6 ? ", …" : "") : told(output, v));
+      const rows = this.shown("outputs").map((output) => {
+        const guess = output.kind === "number" ? list(output, output.values[at]) : `${output.values[at]} (${percent(output.probability[at])} for 1)`;
+        const truth = output.kind === "number" && output.truth ? list(output, output.truth[at]) : this.verdict(output, at);
+        return make("tr", {}, make("th", { scope: "row", text: output.name }), make("td", { text: guess }), make("td", {}, truth));
+      });
+      const head = make("tr", {}, make("td"), ...[`predicted${this.whatIsPredicted()}`, "true"].map((text) => make("th", { scope: "col", text })));
+      return make("table", { class: "facts outputs", "aria-label": "predictions" }, make("thead", {}, head), make("tbody", {}, ...rows));
+    }
+
+    /** What goes into the cell, short enough for its box. */
+    input() {
+      const { raw, p } = this, { columns } = raw;
+      if (!this.layer.name.startsWith("l0")) return "layer below";
+      const one = columns.length === 1 ? columns[0] : columns.find((c) => c.kind === "words");
+      return one ? plain(one.values[p]) : `${columns.length} inputs`;
     }
 
     /** The cell as a picture: who sends what to whom, as strongly as this unit does at this step. */
     cell() {
-      const { layer, unit, p, raw } = this;
+      const { layer, unit, p } = this;
       const z = layer.z(unit, p), r = layer.r(unit, p), n = layer.n(unit, p), h = layer.h(unit, p), before = layer.before(unit, p);
-      const words = raw.columns.find((c) => c.kind === "words");
-      const input = layer.name.startsWith("l0") ? (words ? plain(words.values[p]) : `${raw.columns.length} input${raw.columns.length > 1 ? "s" : ""}`) : "the layer below";
+      const input = this.input();
       const out = svg("svg", { viewBox: "0 -16 432 272", class: "cell", role: "img" });
       out.append(svg("title", {}, `Unit ${unit}: reset gate ${fixed(r)}, update gate ${fixed(z)}, candidate ${fixed(n)}, old state ${fixed(before)}, new state ${fixed(h)}`));
       const marker = svg("defs");
       for (const [id, colour] of [["tip", "--soft"], ["tip-flow", "--strong"], ["tip-keep", "--warm"]]) {
-        const m = svg("marker", { id, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 8, markerHeight: 8, markerUnits: "userSpaceOnUse", orient: "auto" });
+        const size = id === "tip" ? 8 : 13; // wider than the line, which ends at its base
+        const m = svg("marker", { id, viewBox: "0 0 8 8", refX: id === "tip" ? 7 : 1, refY: 4, markerWidth: size, markerHeight: size, markerUnits: "userSpaceOnUse", orient: "auto" });
         m.append(svg("path", { d: "M0,0 L8,4 L0,8 z", style: `fill: var(${colour}); stroke: none` }));
         marker.append(m);
       }
@@ -567,30 +666,33 @@
       const edge = (d, share, kind = "") => out.append(svg("path", { d, class: kind, "stroke-width": (0.8 + 6 * share).toFixed(2), "marker-end": `url(#tip${kind ? `-${kind}` : ""})` }));
       edge("M92,214 C130,214 120,92 164,92", 0.1); //            X to Z
       edge("M92,220 C130,220 130,168 164,168", 0.1); //          X to R
-      edge("M92,232 L234,232", 0.1); //                          X to C
+      edge("M92,232 L250,232", 0.1); //                          X to C
       edge("M92,46 C125,46 125,84 164,84", 0.1); //              h to Z
       edge("M92,52 C128,52 124,156 164,156", 0.1); //            h to R
-      edge("M206,186 C206,208 214,219 234,219", r, "flow"); //   R into C
-      edge("M276,204 C276,150 320,128 340,128", 1 - z, "flow"); // C into H
+      edge("M206,186 C206,208 216,218 239,218", r, "flow"); //   R into C
+      edge("M318,204 C318,160 318,128 329,128", 1 - z, "flow"); // C into H
       edge("M248,88 C300,88 310,112 340,114", 0.1); //           Z into H
-      edge("M92,36 C220,4 380,10 384,92", z, "keep"); //         the old state into the new one
+      edge("M92,36 C220,4 382,6 384,82", z, "keep"); //         the old state into the new one
       const node = (x, y, name, value, kind, title) => {
         const g = svg("g", { class: kind, transform: `translate(${x},${y})` });
         g.append(svg("title", {}, title), svg("rect", { width: 84, height: 46, rx: 8 }), svg("text", { x: 42, y: 15, class: "small" }, name), svg("text", { x: 42, y: 36, class: "value" }, value));
         g.querySelector("rect").dataset.value = value;
         out.append(g);
       };
-      const shorten = (text) => (text.length > 10 ? `${text.slice(0, 9)}…` : text);
+      const shorten = (text) => { // letters of East Asia are twice as wide
+        const letters = [...text.slice(0, 40)], wide = letters.some((letter) => letter > "\u2e80") ? 6 : 11;
+        return letters.length > wide ? `${letters.slice(0, wide - 1).join("")}…` : text;
+      };
       node(8, 22, "old state h", fixed(before), "state", data.definitions.hidden);
       node(8, 204, "input x", shorten(input), "input", input);
       node(164, 66, "update gate z", fixed(z), "gate update", data.definitions.update);
       node(164, 140, "reset gate r", fixed(r), "gate reset", data.definitions.reset);
-      node(234, 204, "candidate n", fixed(n), "candidate", data.definitions.candidate);
+      node(252, 204, "candidate n", fixed(n), "candidate", data.definitions.candidate);
       node(340, 94, "new state h′", fixed(h), "state new", data.definitions.hidden);
       const label = (x, y, text, anchor) => out.append(svg("text", { x, y, class: "edge", style: `text-anchor: ${anchor}` }, text));
       label(262, 0, `keeps ${percent(z)}`, "middle");
-      label(304, 178, `writes ${percent(1 - z)}`, "start");
-      label(200, 206, `lets ${percent(r)} through`, "end");
+      label(330, 178, `writes ${percent(1 - z)}`, "start");
+      label(216, 198, `lets ${percent(r)} through`, "start");
       return out;
     }
 
@@ -643,7 +745,7 @@
   function follow() {
     const asked = new URLSearchParams(location.hash.slice(1));
     const layer = begin.layers.findIndex((l) => l.name === asked.get("layer"));
-    if (layer >= 0) begin.setLayer(layer);
+    if (layer >= 0 && begin.layers[layer] !== begin.layer) begin.setLayer(layer);
     if (asked.has("unit") && begin.layer.place.has(+asked.get("unit"))) begin.unit = +asked.get("unit");
     const step = asked.has("step") ? begin.raw.steps.findIndex((s) => s >= +asked.get("step")) : begin.layer.liveliest();
     shared.go(begin, step < 0 ? begin.P - 1 : step);
@@ -651,10 +753,14 @@
   follow();
   addEventListener("hashchange", follow);
 
-  const repaint = () => { for (const view of shared.views) { view.build(); view.update(); } };
-  dark.addEventListener("change", repaint);
-  let waiting = 0;
-  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(repaint, 120); });
+  dark.addEventListener("change", () => { for (const view of shared.views) { view.build(); view.update(); } });
+  let waiting = 0, wide = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === wide) return; // a phone's address bar came or went
+    wide = innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { for (const view of shared.views) { view.paint(); view.update(); } }, 120);
+  });
 
   let active = begin; // the view that the keys move: the one last touched
   shared.views.forEach((view, k) => sections[k].addEventListener("pointerdown", () => (active = view), true));
@@ -664,7 +770,7 @@
       if (!event.target.matches?.("input[type=range]") || !["ArrowUp", "ArrowDown", "l", "L"].includes(event.key)) return;
     }
     const { layer } = active, row = layer.place.get(active.unit);
-    const to = { ArrowLeft: active.p - 1, ArrowRight: active.p + 1, Home: 0, End: active.P - 1, PageUp: active.p - 10, PageDown: active.p + 10 }[event.key];
+    const to = { ArrowLeft: active.p - 1, ArrowRight: active.p + 1, Home: 0, End: active.P - 1 }[event.key];
     if (to !== undefined) shared.go(active, to);
     else if (event.key === "ArrowUp" || event.key === "ArrowDown") {
       active.unit = layer.order[clamp(row + (event.key === "ArrowUp" ? -1 : 1), 0, layer.units - 1)];
@@ -678,17 +784,28 @@
 
   const note = make("div", { class: "note", role: "tooltip", hidden: "" });
   document.body.append(note);
+  let leaving = 0, noted = null; // the word whose definition is shown
+  const place = () => {
+    const box = noted.getBoundingClientRect(), below = box.bottom + 6 + note.offsetHeight <= innerHeight;
+    note.style.left = `${clamp(box.left, 8, Math.max(8, innerWidth - note.offsetWidth - 8))}px`;
+    note.style.top = `${Math.max(8, below ? box.bottom + 6 : box.top - note.offsetHeight - 6)}px`;
+  };
   const show = (event) => {
     const target = event.target.closest?.("[data-note]");
-    note.hidden = !target;
+    if (target || event.target === note) clearTimeout(leaving);
     if (!target) return;
+    noted = target;
+    note.hidden = false;
     note.textContent = target.dataset.note;
-    const box = target.getBoundingClientRect();
-    note.style.left = `${clamp(box.left, 8, innerWidth - note.offsetWidth - 8)}px`;
-    note.style.top = `${box.bottom + 8 + note.offsetHeight > innerHeight ? box.top - note.offsetHeight - 8 : box.bottom + 8}px`;
+    place();
+  };
+  const leave = (event) => { // a moment later, so that the pointer can be moved onto the note
+    if (event.target !== note && !event.target.closest?.("[data-note]")) return;
+    clearTimeout(leaving);
+    leaving = setTimeout(() => (note.hidden = true), 200);
   };
   for (const event of ["pointerover", "focusin"]) document.addEventListener(event, show);
-  for (const event of ["pointerout", "focusout"]) document.addEventListener(event, () => (note.hidden = true));
-  addEventListener("keydown", (event) => { if (event.key === "Escape") note.hidden = true; });
-  addEventListener("scroll", () => (note.hidden = true), true);
+  for (const event of ["pointerout", "focusout"]) document.addEventListener(event, leave);
+  addEventListener("keydown", (event) => { if (event.key === "Escape" || !noted?.isConnected) note.hidden = true; });
+  addEventListener("scroll", () => { if (!note.hidden) place(); }, true); // the focus scrolls its word into view
 })();

@@ -1,0 +1,86 @@
+"""What stands over the heat maps of a picture: the inputs, the predictions and the true values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from tidegate.gates.pictures import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from tidegate.inspection.inspection import Inspection, Output
+
+_MOST_LINES = 6  # that can be told apart
+_ROOM = 90  # letters that fit along the steps
+
+
+def tracks(found: Inspection) -> list[Callable[[Axes], None]]:
+    """A function for each row, which draws it on axes that have the steps to the right."""
+    steps = np.arange(found.first, found.last + 1)
+    rows: list[Callable[[Axes], None]] = []
+    numbers = [c for c in found.columns if c.kind == "number"]
+    if numbers:
+        rows.append(partial(_inputs, steps=steps, columns=numbers))
+    if found.per != "sequence":
+        for output in found.outputs[:_MOST_LINES]:
+            rows.append(partial(_lines if output.kind == "number" else _strips, steps=steps, output=output))
+    return rows
+
+
+def _inputs(axis: Axes, steps: np.ndarray, columns: list[Any]) -> None:
+    """All number columns in one row, each between its own smallest and largest value."""
+    for column in columns[:_MOST_LINES]:
+        values = column.values
+        known = values[np.isfinite(values)]
+        low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+        axis.plot(steps, (values - low) / ((high - low) or 1.0), linewidth=0.9, label=plain(column.name))
+    axis.set_yticks([])
+    axis.set_ylabel("inputs")
+    axis.legend(loc="upper right", fontsize=6, ncols=2, framealpha=0.7, borderpad=0.2, handlelength=1.2)
+
+
+def _lines(axis: Axes, steps: np.ndarray, output: Output) -> None:
+    axis.plot(steps, [v[0] for v in output.values], linewidth=1.2, label="predicted")
+    if output.truth is not None:
+        axis.plot(steps, [v[0] for v in output.truth], linestyle=":", color="black", linewidth=1.2, label="true")
+    axis.set_ylabel(plain(output.name))
+    axis.legend(loc="upper right", fontsize=6, framealpha=0.7, borderpad=0.2)
+
+
+def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
+    """The predicted classes over the true ones, a colour each, named where there is room."""
+    rows = [output.values] + ([output.truth] if output.truth is not None else [])
+    classes = list(dict.fromkeys(v for row in rows for v in row if v is not None))
+    colours = mpl.colormaps["Pastel1" if len(classes) <= 9 else "tab20"]
+    codes = np.array([[np.nan if v is None else classes.index(v) % colours.N for v in row] for row in rows])
+    axis.imshow(
+        codes,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=colours,
+        vmin=-0.5,
+        vmax=colours.N - 0.5,
+        extent=(steps[0] - 0.5, steps[-1] + 0.5, len(rows), 0),
+    )
+    for row, values in enumerate(rows):
+        begin = 0
+        for end in range(1, len(values) + 1):
+            if end < len(values) and values[end] == values[begin]:
+                continue
+            text = "" if values[begin] is None else plain(str(values[begin]))
+            room = _ROOM * (end - begin) / len(steps)
+            for shown, size in ((text, 6.5), (text.replace("-", "-\n", 1).replace("_", "_\n"), 5)):
+                if max(map(len, shown.split("\n"))) <= room * 6.5 / size:
+                    middle = (steps[begin] + steps[end - 1]) / 2
+                    axis.text(middle, row + 0.5, shown, ha="center", va="center", fontsize=size, clip_on=True)
+                    break
+            begin = end
+    names = ["predicted", "true"][: len(rows)]
+    axis.set_yticks([k + 0.5 for k in range(len(rows))], names, fontsize=7)
+    axis.set_ylabel(plain(output.name))

@@ -1,0 +1,119 @@
+"""log_gates=True: what the gates of a model do, counted after every epoch for metrics.csv, and drawn for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tidegate.data.batches import BatchSource
+from tidegate.data.sequences import TRAIN, VALID
+from tidegate.gates.sentences import MEMORY as MEMORY_LENGTH
+from tidegate.gates.sentences import RESET, UPDATE
+from tidegate.gates.statistics import Counter
+from tidegate.model import SequenceModel
+from tidegate.training.charts import line_chart
+
+MOST_STEPS = 4_096
+SHARE = 0.02  # of an epoch's training steps: so that an epoch gets at most a twentieth slower (benchmarks/log_gates_cost.py)
+FEWEST_STEPS = 64  # a sample this small costs milliseconds
+MEANS = ("update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0", "reset_near_1")
+MEMORY = "memory_length_steps"
+DEFINITIONS = [UPDATE, RESET, MEMORY_LENGTH]
+
+
+class GateLog:
+    """Counts the gates of a fixed sample of sequences: validation ones, or training ones where there are none.
+
+    The sample is drawn by the seed and the same in every epoch: whole sequences (of each its stretch in that part, begun
+    with an empty state) of up to 4,096 steps in all, fewer where an epoch of training is short; a longer one is cut.
+    """
+
+    def __init__(self, source: BatchSource, seed: int):
+        part = VALID if (source.data.part == VALID).any() else TRAIN
+        segments = source.data.segments(part)
+        steps = int((source.data.part == TRAIN).sum())
+        budget = max(FEWEST_STEPS, min(MOST_STEPS, int(SHARE * steps)))
+        chosen: list[tuple[int, int]] = []
+        for i in np.random.default_rng([seed, 4]).permutation(len(segments)):
+            start, end = (int(v) for v in segments[i])
+            room = budget - sum(b - a for a, b in chosen)
+            if end - start > room and 2 * room <= budget:
+                break  # a stump would only be a sequence whose end isn't seen
+            chosen.append((start, min(end, start + room)))
+            if end - start >= room:
+                break
+        chosen.sort(key=lambda piece: piece[0] - piece[1])  # the longest first
+        self.batches = [self._cut(source, some) for some in _of_similar_length(chosen)]
+
+    @staticmethod
+    def _cut(source: BatchSource, pieces: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        starts, ends = torch.tensor(pieces).T
+        owners = torch.from_numpy(np.searchsorted(source.data.offsets, starts.numpy(), side="right") - 1)
+        batch = source.cut(starts, ends - starts, ends, sequences=owners)
+        return batch.numbers, batch.codes, batch.lengths
+
+    @torch.no_grad()
+    def row(self, model: SequenceModel) -> dict[str, float]:
+        """l0_update_mean ... l0_reset_near_1: means over the units; l0_memory_length_steps: the median over the units,
+        inf where half of them forgot nothing within the sample's sequences. So for every layer and direction.
+        """
+        was_training = model.training
+        model.eval()
+        counters: dict[str, Counter] = {}
+        for numbers, codes, lengths in self.batches:
+            _, trace, _ = model.trace(numbers, codes, lengths)
+            for name, gates in trace.items():
+                counters.setdefault(name, Counter(name.endswith("_reverse"))).add(gates, lengths)
+        model.train(was_training)
+        row: dict[str, float] = {}
+        for name, counter in counters.items():
+            counted = counter.result()
+            row |= {f"{name}_{field}": float(getattr(counted, field).mean()) for field in MEANS}
+            row[f"{name}_{MEMORY}"] = float(np.median(counted.memory_length_steps))
+        return row
+
+
+def _of_similar_length(pieces: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Sorted pieces in batches that are at least a quarter full: padding costs time, and so does a batch."""
+    batches: list[list[tuple[int, int]]] = []
+    longest = 0
+    for start, end in pieces:
+        if not batches or 4 * (end - start) < longest:
+            batches.append([])
+            longest = end - start
+        batches[-1].append((start, end))
+    return batches
+
+
+def places(history: Sequence[dict[str, float]]) -> list[str]:
+    """The layers and directions whose gates were logged: "l0", "l0_reverse" ...; none where log_gates was off."""
+    end = f"_{MEANS[0]}"
+    return [key.removesuffix(end) for key in (history[0] if history else {}) if key.endswith(end)]
+
+
+def in_words(place: str) -> str:
+    """
+    >>> in_words("l1_reverse")
+    'layer 2 backward'
+    """
+    layer, _, direction = place.partition("_")
+    return f"layer {int(layer[1:]) + 1}{' backward' if direction else ''}"
+
+
+def gate_curves(history: Sequence[dict[str, float]], mark: float | None = None) -> list[tuple[str, str]]:
+    """(title, SVG) of the gates over the epochs of a run's history; none where they were not logged."""
+
+    def of(field: str) -> dict[str, list[tuple[float, float]]]:
+        return {in_words(p): [(r["epoch"], r[f"{p}_{field}"]) for r in history] for p in places(history)}
+
+    z, r, memory = (of(field) for field in ("update_mean", "reset_mean", MEMORY))
+    if len(z) == 1:
+        gates = {"Mean gates": {"update z": next(iter(z.values())), "reset r": next(iter(r.values()))}}
+        memory = {"middle unit": next(iter(memory.values()))}
+    else:
+        gates = {"Mean update gate z": z, "Mean reset gate r": r}
+    charts = {**gates, "Memory length in steps": memory}
+    found = [(title, line_chart(title, lines, mark)) for title, lines in charts.items()]
+    return [(title, svg) for title, svg in found if svg]
