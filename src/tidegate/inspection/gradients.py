@@ -354,6 +354,7 @@ class GradientFlow:
         axis.set_yscale("log")
         axis.set_ylim(bottom=FLOOR)
         axis.set_xlabel("steps back from the prediction")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylabel("size of the gradient, relative to\nthat at the prediction")
         axis.set_title(self.title.replace("$", r"\$"), fontsize=11)
         axis.grid(alpha=0.3)

@@ -503,8 +503,10 @@
     fitted(c, text, room) {
       if (room < 6 || c.measureText(text).width <= room) return room < 6 ? "…" : text;
       const letters = [...text.slice(0, 100)]; // not halves of an emoji
-      while (letters.length && c.measureText(`${letters.join("")}…`).width > room) letters.pop();
-      return `${letters.join("")}…`;
+      // Names of classes often begin alike (B-rating_unit, B-rating_value): the middle is left out, not the end.
+      const short = () => `${letters.slice(0, Math.ceil(letters.length / 2)).join("")}…${letters.slice(Math.ceil(letters.length / 2)).join("")}`;
+      while (letters.length && c.measureText(short()).width > room) letters.splice(Math.floor(letters.length / 2), 1);
+      return short();
     }
 
     leanAt(p) { return this.lean[(this.raw.per === "sequence" ? 0 : this.p * this.P) + p] / 255; }
