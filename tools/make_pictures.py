@@ -35,9 +35,10 @@ def done(command: str) -> bool:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT / "tests" / "browser"))
-    from conftest import FLAGS, find_chromium
     from PIL import Image
     from playwright.sync_api import sync_playwright
+
+    from conftest import FLAGS, find_chromium
 
     PLACE.mkdir(parents=True, exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -45,7 +46,9 @@ def main() -> None:
         if done(command):
             continue
         print(command, flush=True)
-        subprocess.run(command.split(), cwd=PLACE, check=True, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            command.split(), cwd=PLACE, check=True, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         page = browser.new_page(viewport=SIZE, color_scheme="light")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import runpy
@@ -10,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
-from tidegate.cli import COMMANDS
+from tidegate.cli import COMMANDS, FILES
 from tidegate.cli.diagram import app
-from tidegate.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "README.zh-CN.md"]
@@ -69,8 +70,10 @@ def test_the_diagram_is_what_the_command_prints(page):
 def test_every_command_option_and_make_target_it_names_exists(page):
     for command in re.findall(r"tidegate (\w+)", re.sub(r"import tidegate", "", page)):
         assert command in {*COMMANDS, "import"} or command[0].isupper(), command
-    known = {"--" + name.replace("_", "-") for name in TrainSettings.model_fields}
-    known |= {"--help", "--out", "--config", "--resume", "--probabilities", "--kind"}
+    known = {"--help"}
+    for name in COMMANDS:
+        command = typer.main.get_command(importlib.import_module(f"tidegate.cli.{FILES.get(name, name)}").app)
+        known |= {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page):
         assert option in known, option
     makefile = (ROOT / "Makefile").read_text()
