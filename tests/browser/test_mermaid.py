@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from conftest import Watch
-from tidegate.gates.diagram import Column, ModelShape, flow_diagram, sequence_diagram
+from tidegate.gates.diagram import Column, ModelShape, StepValues, flow_diagram, sequence_diagram
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -38,6 +38,14 @@ def steps() -> Iterator[Diagram]:
         name = f"step-{reset}-{layers}{'-bidirectional' if bidirectional else ''}"
         yield Diagram(name, sequence_diagram(10, 20, layers, bidirectional, reset))
     yield Diagram("step-large", sequence_diagram(123456, 1234567, 1000))
+    for reset, v in product(("after", "before"), (-0.0004, 12.3456, -7.0)):
+        values = StepValues("unit 3 of layer 1, forward in time, at step 2 of 9", v, -v, 2 * v, 0.5, -0.5, v, -0.25)
+        yield Diagram(f"values-{reset}-{v}", sequence_diagram(10, 20, reset=reset, values=values))
+    for kind, name in HOSTILE.items():
+        values = StepValues(f"at step 2 of 9 ({name})", *[0.5] * 7)
+        yield Diagram(
+            f"values-hostile-{kind}", sequence_diagram(10, 20, values=values), (" ".join(values.where.split()),)
+        )
 
 
 def numbers(*names: str) -> tuple[Column, ...]:
@@ -108,8 +116,9 @@ def hostile_model(name: str, *names: str) -> Diagram:
 
 
 def as_read(name: str) -> str:
-    """A column's name as it should stand in the picture."""
-    return " ".join(name.split()) or "(no name)"
+    """A column's name as it should stand in the picture: a long one without its middle."""
+    name = " ".join(name.split())
+    return (name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}") or "(no name)"
 
 
 def hostile_models() -> Iterator[Diagram]:
@@ -225,6 +234,8 @@ LOOKED_AT = [
     "step-after-1",
     "step-before-3-bidirectional",
     "step-large",
+    "values-after-12.3456",
+    "values-hostile-script",
     "model-bidirectional",
     "model-forecast",
     "model-forty",
@@ -248,7 +259,12 @@ def test_every_label_lies_within_its_box(draw, sheet, shot, name, theme):
 
 
 def test_the_diagrams_of_both_readmes_and_of_the_docs_are_among_them():
-    assert {"README.md-0", "README.zh-CN.md-0", "docs/gru-explained.md-0"} <= {d.name for d in in_pages()}
+    pages = [
+        "README.md",
+        "README.zh-CN.md",
+        *(f"docs/{name}.md" for name in ("gru-explained", "how-a-gru-works", "how-a-gru-works.zh-CN")),
+    ]
+    assert {f"{page}-0" for page in pages} <= {d.name for d in in_pages()}
 
 
 @pytest.mark.parametrize(

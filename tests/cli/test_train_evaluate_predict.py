@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,13 +205,17 @@ def few_sentences(monkeypatch):
     monkeypatch.setattr(datasets, "write", write)
 
 
-def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, few_sentences):
+def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, few_sentences, monkeypatch):
     assert main(["demo", "book a table for two", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
     shown = capsys.readouterr()
     for word in ("1. The data", "2. Train", "3. Use it", "4. What to try next", "book", "table"):
         assert word in shown.out
     assert "same head, no recurrence" in shown.err
     assert (tmp_path / "demo/run/report.html").exists()
+    (line,) = re.findall(r"^   \S*tidegate (inspect .*?)  +what the gates do", shown.out, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 0
+    assert (tmp_path / "gates.html").exists()
 
 
 def test_the_demo_labels_what_is_typed_until_the_input_ends(tmp_path, capsys, few_sentences, monkeypatch):

@@ -77,6 +77,11 @@ def test_the_median_of_waits_is_that_of_the_published_leukemia_trial():
     assert median_wait(columns[0].T, columns[1].T).tolist() == [23, 8]
 
 
+def test_a_median_is_reached_where_exactly_half_is_left():
+    over = np.array([[0, 0], [1, 1], [1, 1], [0, 2]])
+    assert median_wait(over, np.zeros_like(over)).tolist() == [1, 2]
+
+
 def test_what_is_added_in_parts_is_what_is_added_at_once():
     update = torch.rand(9, 5, 4, dtype=torch.float64) ** 0.2
     lengths = [9, 4, 0, 1, 7]
@@ -114,6 +119,18 @@ def test_a_reset_ends_every_memory():
         counted(update, resets=resets).memory_length_steps[0] == 3
     )  # waits of 1 to 5 steps, and the last ones cut off
     assert not counted(update, resets=resets).never_forgot[0]
+
+
+def test_a_direction_that_reads_backwards_is_new_before_the_step_at_which_a_session_begins():
+    update, resets = torch.full((9, 1, 1), 0.999), torch.zeros(9, 1, dtype=torch.bool)
+    resets[0] = True  # nothing lies before it: backwards it ends no memory, forwards there was none
+    assert counted(update, resets=resets, reverse=True).never_forgot[0]
+    assert counted(update, resets=resets).never_forgot[0]
+    resets[0], resets[1] = False, True  # backwards the last wait, from step 1 to step 0, ends
+    assert not counted(update, resets=resets, reverse=True).never_forgot[0]
+    resets[1], resets[8] = False, True
+    assert not counted(update, resets=resets, reverse=False).never_forgot[0]
+    assert counted(update[:8], resets=resets[:8], reverse=True).never_forgot[0]
 
 
 def test_zoneout_keeps_its_share_whatever_the_gate_says():

@@ -10,6 +10,8 @@ from test_gru_wishes import FORMS, OURS, jagged, layer_of
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import tidegate
+from tidegate.gates.statistics import Counter
+from tidegate.gates.trace import Gates
 
 NAMES = ("reset", "update", "candidate", "recurrent", "hidden")
 
@@ -144,6 +146,19 @@ def test_statistics_are_the_same_in_every_layout():
     one = layer.trace(sequences[1])
     assert one.statistics()["l1"].steps == 9
     assert one.sequence()["l1"].hidden.shape == (9, 7)
+
+
+def test_the_memory_of_a_backward_direction_runs_backwards():
+    both, one = layer_of(4, 7, bidirectional=True), layer_of(4, 7)
+    one.load_state_dict({k.removesuffix("_reverse"): v for k, v in both.state_dict().items() if "reverse" in k})
+    x = 3 * torch.randn(60, 1, 4)
+    backwards, forwards = both.trace(x).statistics()["l0_reverse"], one.trace(x.flip(0)).statistics()["l0"]
+    for name in ("memory_length_steps", "update_near_0", "reset_near_1"):
+        assert getattr(backwards, name).tolist() == getattr(forwards, name).tolist()
+    update = both.trace(x)["l0_reverse"].update
+    counter = Counter()
+    counter.add(Gates(update, update, update, update, update))
+    assert counter.result().memory_length_steps.tolist() != backwards.memory_length_steps.tolist()
 
 
 def test_resets_and_zoneout_count_in_the_memory_of_a_trace():

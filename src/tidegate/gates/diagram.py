@@ -17,6 +17,7 @@ __all__ = ["Column", "ModelShape", "StepValues", "flow_diagram", "sequence_diagr
 _BLOCKS = {"gru": 3, "lstm": 4, "rnn": 1}
 _CELL_NAMES = {"gru": "GRU", "lstm": "LSTM", "rnn": "RNN"}
 _POOLING = {"last": "last step", "mean": "mean over the steps", "max": "maximum over the steps"}
+_LONGEST_NAME = 60
 _MOST_COLUMNS = 12  # a picture with more boxes than this in a row can't be read
 
 
@@ -231,9 +232,15 @@ def _few(columns: Sequence[Column]) -> list[Column]:
     return [*columns[: _MOST_COLUMNS - 1], Column(f"{len(rest)} more columns", "", sum(c.width for c in rest))]
 
 
+def shortened(name: str) -> str:
+    """A name, which loses its middle if it has more than 60 letters, or its box would dwarf the others."""
+    name = " ".join(name.split())
+    return name if len(name) <= _LONGEST_NAME else f"{name[:40]}…{name[-(_LONGEST_NAME - 41) :]}"
+
+
 def _column(column: Column) -> tuple[str, str]:
     kind = f"{escape(column.kind)}, " if column.kind else ""
-    return escape(column.name), kind + _count(column.width, "value")
+    return escape(shortened(column.name)), kind + _count(column.width, "value")
 
 
 def _count(n: int, noun: str) -> str:

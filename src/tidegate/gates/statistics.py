@@ -152,7 +152,7 @@ class Counter:
         last = (lengths - 1)[:, None, None]
         over = at <= last
         waited = torch.where(over, at, last) - t
-        counts = (t < last) & (waited > 0)  # after the last step there is nothing to wait for
+        counts = waited > 0  # after the last step there is nothing to wait for
         # One count of all three kinds of waits: over, cut off, none at all.
         size = T * H
         index = torch.where(counts, waited * H + torch.arange(H)[None, :, None] + size * ~over, 2 * size)

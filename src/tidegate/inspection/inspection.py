@@ -18,7 +18,7 @@ from tidegate.data.sequences import MISSING_CLASS
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import write_text
-from tidegate.gates.diagram import StepValues
+from tidegate.gates.diagram import StepValues, shortened
 from tidegate.gates.sentences import described
 from tidegate.gates.statistics import Counter, UnitStatistics
 from tidegate.gates.trace import Gates, gates_frame
@@ -189,8 +189,9 @@ class Inspection:
         parts = {f"input_{g}": float(found.input_part[t, k * H + u]) for k, g in enumerate("rzn")}
         parts |= {f"state_{g}": float(found.state_part[t, k * H + u]) for k, g in enumerate("rz")}
         words = next((c for c in self.columns if c.kind == "words"), None)
-        what = f" ({words.values[t]})" if words is not None else f" ({self.times[t]})" if self.times else ""
-        where = f"unit {u} of {found.title}, at step {step} of {self.length}{what} of {self.sequence}"
+        what = words.values[t] if words is not None else self.times[t] if self.times else None
+        said = f" ({shortened(str(what))})" if what is not None else ""
+        where = f"unit {u} of {found.title}, at step {step} of {self.length}{said} of {shortened(self.sequence)}"
         return StepValues(where, **parts, state_n=float(found.gates.recurrent[t, u]), h=float(found.before[t, u]))
 
     def plot(self) -> Figure:
