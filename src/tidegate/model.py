@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,15 @@ class ModelSpec:
 def default_embedding_dim(vocabulary: int) -> int:
     """Length of the vector of a word: 2 for a yes/no column, 16 for a hundred categories, at most 64 for words."""
     return int(min(64, max(2, round(1.6 * vocabulary**0.56))))
+
+
+class Traced(NamedTuple):
+    """What `SequenceModel.trace` finds: what `forward` returns, what the core read, and its gates."""
+
+    scores: Tensor
+    state: Tensor
+    encoded: Tensor
+    gates: GateTrace
 
 
 class SequenceModel(nn.Module):
@@ -130,18 +140,27 @@ class SequenceModel(nn.Module):
             parts.append(self.drop(embedding(code)))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def trace(
-        self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None
-    ) -> tuple[Tensor, GateTrace, Tensor]:
-        """What `forward` returns, with the gates of every layer and direction in between: scores, trace, state.
+    def trace(self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None) -> Traced:
+        """What `forward` returns, with what the core read and the gates of every layer and direction on the way.
 
         Arguments and the numbers are those of `forward`. Gates and states past a sequence's end are 0.
         Raises SettingsError where the core has no gates to show: a cell other than "gru".
         """
         if not isinstance(self.core, GRU):
             raise SettingsError(f"The cell is {self.spec.cell!r}, which has no update and reset gate; only 'gru' has.")
-        trace = self.core.trace(self.encode(numbers, codes), state, lengths=lengths)
-        return self._read(trace.output, numbers, lengths), trace, trace.h_n
+        encoded = self.encode(numbers, codes)
+        gates = self.core.trace(encoded, state, lengths=lengths)
+        return Traced(self._read(gates.output, numbers, lengths), gates.h_n, encoded, gates)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """In evaluation mode for as long as the block runs, then again in the mode it was in."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def scores(self, encoded: Tensor, lengths: Tensor, state: Any = None) -> Tensor:
         """The scores as a function of what the core reads (see `encode`), so that they can be derived by it."""

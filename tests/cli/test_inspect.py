@@ -87,6 +87,9 @@ def test_two_runs_are_set_side_by_side(go, tmp_path):
         ("diagram gru --values 1 --layer l3", "the run has l0"),
         ("diagram gru --values 1 --kind flow", "leave --kind flow out"),
         ("diagram --values 1", "name the run folder"),
+        ("inspect gru signals.csv --gradients --count-steps 9", "don't go together"),
+        ("diagram gru --layer l0", "Add it, or leave them out"),
+        ("diagram gru --values 1 --reset before", "the sizes come from the run"),
         ("diagram gru --sequence d1", "Add it, or leave them out"),
     ],
 )

@@ -74,7 +74,7 @@ def test_the_numbers_of_the_step_add_up_and_stand_in_the_diagram_we_draw(page):
                    said["W_in x + b_in"], inside, h)  # fmt: skip
     assert r == pytest.approx(1 / (1 + math.exp(-v.input_r - v.state_r)), abs=1e-3)
     assert passed == pytest.approx(r * inside, abs=3e-3)
-    ours = sequence_diagram(64, 128, bidirectional=True, values=v)
+    ours = sequence_diagram(64, 128, values=v)
     figures = r"−?\d+\.\d{3}|\d+%"
     assert re.sub(figures, "#", ours).splitlines()[7:] == re.sub(figures, "#", text).splitlines()[7:]
     for a, b in zip(re.findall(figures, ours), re.findall(figures, text), strict=True):

@@ -4,8 +4,10 @@ Mermaid's own parser (11.17) took every case below, drawn in a browser, when thi
 """
 
 import doctest
+import math
 import random
 import re
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -16,7 +18,7 @@ import tidegate
 from tidegate.cli.diagram import app
 from tidegate.errors import RunError, SettingsError
 from tidegate.gates import diagram
-from tidegate.gates.diagram import Column, ModelShape, escape, flow_diagram, sequence_diagram
+from tidegate.gates.diagram import Column, ModelShape, StepValues, escape, flow_diagram, sequence_diagram
 from tidegate.ops.gru.reference import gru_cell
 
 
@@ -329,3 +331,32 @@ def test_the_step_of_a_run_has_its_sizes_and_an_lstm_has_no_gru_step(table, tmp_
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(RunError):
         CliRunner().invoke(app, [str(tmp_path)], catch_exceptions=False)
+
+
+# ---- with numbers
+
+V = StepValues("step 3", 0.5, -1.25, 2.0, 0.75, -0.4, 1.5, -0.6)
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_the_numbers_in_a_diagram_are_those_of_the_equations(reset):
+    text = sequence_diagram(4, 8, reset=reset, values=V)
+    r, z = (1 / (1 + math.exp(-v)) for v in (0.5 - 1.25, 2.0 + 0.75))
+    n = math.tanh(-0.4 + (r * 1.5 if reset == "after" else 1.5))
+    h = (1 - z) * n + z * -0.6
+    for value in (r, z, n, h):
+        assert f" = {value:.3f}\n".replace("-", "−") in text
+    assert "Note over X,H: step 3\n" in text
+
+
+def test_a_diagram_with_numbers_speaks_of_its_own_layer_and_direction_alone():
+    text = sequence_diagram(16, 8, 3, True, values=replace(V, backward=True))
+    assert "of the step before it, which this direction reads next" in text
+    assert "this is layer 1" not in text
+    assert "second set of weights" not in text
+    assert "the h of the next one" in sequence_diagram(16, 8, 3, True, values=V)
+
+
+def test_a_long_name_loses_its_middle():
+    (box,) = labels(flow_diagram(ModelShape(numbers("a" * 50 + "z" * 50), numbers("y"), 4)))["x0"][:1]
+    assert box == "a" * 40 + escape("…") + "z" * 19

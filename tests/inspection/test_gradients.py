@@ -260,7 +260,7 @@ class Heard(Silent):
 
     @property
     def trained(self) -> list[str]:
-        found = (re.match(r"Training a (.+?) of the same size", note) for note in self.notes)
+        found = (re.match(r"Training an? (.+?) of the same size", note) for note in self.notes)
         return [match[1] for match in found if match]
 
 

@@ -101,11 +101,23 @@ def test_a_shorter_look_in_both_directions_begins_with_the_states_there(trained,
 
 
 def test_a_stretch_leans_on_its_own_steps_as_in_the_whole(trained):
-    for kind in ("classes", "a class a sequence", "words"):
+    for kind in KINDS:
         run, table = trained(kind)
         full, part = run.inspect(table).lean, run.inspect(table, steps=(2, 4)).lean
         rows = slice(None) if kind == "a class a sequence" else slice(1, 4)
         np.testing.assert_allclose(part.steps, full.steps[rows, 1:4], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(part.columns, full.columns[rows], rtol=1e-4, atol=1e-6)  # of steps not shown, too
+        assert part.reach is None
+
+
+def test_a_stretch_far_from_the_beginning_looks_back_over_its_own_border(trained, monkeypatch):
+    run, table = trained("one sequence")
+    for name in ("lean", "inspection"):
+        monkeypatch.setattr(f"tidegate.inspection.{name}.WHOLE", 20)
+    full, part = run.inspect(table).lean, run.inspect(table, steps=(60, 70)).lean
+    assert part.reach == full.reach == 20
+    np.testing.assert_allclose(part.steps, full.steps[59:70, 59:70], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(part.columns, full.columns[59:70], rtol=1e-4, atol=1e-6)
 
 
 def test_steps_between_those_drawn_are_counted_with_the_one_before(trained):

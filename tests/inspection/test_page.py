@@ -21,7 +21,7 @@ from tidegate.gates.trace import Gates
 from tidegate.inspection import Inspection, write_page
 from tidegate.inspection.inspection import Layer
 from tidegate.inspection.lean import Lean
-from tidegate.inspection.sequence import Column
+from tidegate.inspection.sequence import InputColumn
 
 HOSTILE = "</script><script>alert(1)</script><!--"
 
@@ -35,6 +35,12 @@ def shorts(field: dict) -> np.ndarray:
     """[H, P] as the page's script reads it."""
     whole = np.frombuffer(base64.b64decode(field["values"]), dtype="<i2").reshape(len(field["scale"]), -1)
     return whole * np.array(field["scale"])[:, None]
+
+
+def floats(field: dict, units: int) -> np.ndarray:
+    """The same where a field has no scale."""
+    assert field["scale"] is None
+    return np.frombuffer(base64.b64decode(field["values"]), dtype="<f4").reshape(units, -1)
 
 
 def made_up(T: int, H: int, names=("l0",), drawn: int | None = None) -> Inspection:
@@ -56,8 +62,8 @@ def made_up(T: int, H: int, names=("l0",), drawn: int | None = None) -> Inspecti
         layers.append(Layer(name, gates, *parts, before, counter.result()))
     steps = np.arange(T) if drawn is None else np.unique(np.linspace(0, T, drawn, endpoint=False).astype(int))
     lean = Lean(np.random.default_rng(0).random((len(steps), len(steps))), np.ones((len(steps), 1)), None)
-    column = Column("x", "number", np.random.default_rng(1).standard_normal(T), None, (0,))
-    return Inspection("runs/x", f"1 layer of {H} units", "x.csv", "step", ("y",), 0, "a", 1, T, 1, T, None, [column], [], layers, steps, lean, "")  # fmt: skip
+    column = InputColumn("x", "number", np.random.default_rng(1).standard_normal(T), None, (0,))
+    return Inspection("runs/x", f"1 layer of {H} units", "x.csv", "step", ("y",), 0, "a", 1, T, 1, T, np.arange(T), None, [column], [], layers, steps, lean, "")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,7 +77,10 @@ def test_the_page_asks_nothing_of_the_network_and_runs_its_own_script_alone(trai
     scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
+    assert (
+        policy
+        == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
     assert html.count("<script") == 2
     assert "fetch(" not in html
     assert "XMLHttpRequest" not in html
@@ -134,6 +143,25 @@ def test_a_page_of_200_steps_and_128_units_is_under_two_megabytes(names):
     assert len(made_up(200, 128, names).html().encode()) < 2_000_000
 
 
+def test_a_wild_input_takes_nothing_from_the_numbers_of_the_other_steps():
+    found = made_up(30, 4)
+    layer = found.layers[0]
+    for part in (layer.input_part, layer.gates.recurrent):
+        part[7] *= 10_000  # a sentinel such as 9999 in a column of about unit spread
+    (drawn,) = data_of(found.html())["views"][0]["layers"]
+    f = {
+        name: (floats(field, 4) if field["scale"] is None else shorts(field)).T
+        for name, field in drawn["fields"].items()
+    }
+    assert drawn["fields"]["sum_z"]["scale"] is None
+    assert drawn["fields"]["h"]["scale"] is not None
+    others = np.arange(30) != 7
+    z, r = (1 / (1 + np.exp(-np.clip(f[name], -50, 50))) for name in ("sum_z", "sum_r"))
+    np.testing.assert_allclose(z[others], layer.gates.update[others], atol=1e-6)
+    n = np.tanh(f["input_n"] + r * f["state_n"])
+    np.testing.assert_allclose(n[others], layer.gates.candidate[others], atol=2e-6)
+
+
 def test_a_long_sequence_is_thinned_out_and_says_so():
     found = made_up(5_000, 4, drawn=50)
     html = found.html()
@@ -153,14 +181,15 @@ def test_a_run_draws_at_most_400_steps_but_counts_and_keeps_all(trained, monkeyp
     run, table = trained("one sequence")
     monkeypatch.setattr("tidegate.inspection.inspection.MOST_COLUMNS", 30)
     found = run.inspect(table)
-    assert found.drawn.tolist() == list(range(0, 90, 3))
+    assert found.drawn.tolist() == np.linspace(0, 89, 30).round().tolist()
+    assert found.drawn[-1] == 89  # the last step can always be looked at
     assert found.lean.steps.shape == (30, 30)
     assert found.layers[0].statistics.steps == 90
     assert found.to_frame()["step"].n_unique() == 90
     assert len(found.outputs[0].values) == 90
     (view,) = data_of(found.html())["views"]
-    assert view["outputs"][0]["truth"] == found.outputs[0].truth[::3]
-    assert view["times"] == found.times[::3]
+    assert view["outputs"][0]["truth"] == [found.outputs[0].truth[k] for k in found.drawn]
+    assert view["times"] == [found.times[k] for k in found.drawn]
 
 
 def test_what_is_missing_is_null_and_not_a_number_without_a_name(trained):
@@ -179,6 +208,8 @@ def test_two_runs_share_a_page_if_they_read_the_same_steps(trained, tmp_path):
     write_page(path, [run.inspect(table), other.inspect(table)])
     views = data_of(path.read_text(encoding="utf-8"))["views"]
     assert [len(view["layers"]) for view in views] == [1, 4]
+    with pytest.raises(SettingsError, match="not the same rows of the table"):
+        write_page(tmp_path / "no.html", [run.inspect(table), other.inspect(table, "d1", steps=(1, 5))])
     with pytest.raises(SettingsError, match="can't be set side by side"):
         write_page(tmp_path / "no.html", [run.inspect(table), other.inspect(table, steps=(1, 2))])
     assert not (tmp_path / "no.html").exists()

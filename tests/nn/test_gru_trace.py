@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import polars as pl
 import pytest
 import torch
 from test_gru_wishes import FORMS, OURS, jagged, layer_of
@@ -223,3 +224,16 @@ def test_without_the_extras_a_sentence_says_what_to_install(monkeypatch, method,
     if module == "matplotlib":
         monkeypatch.delitem(sys.modules, "tidegate.gates.pictures", raising=False)
         assert trace._repr_html_().startswith("<p><b>l0</b>: 7 units")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_can_be_drawn_and_framed(dtype):
+    trace = layer_of(4, 7, dtype=dtype).trace(torch.randn(5, 3, 4, dtype=dtype))
+    assert trace.to_frame()["update"].dtype == pl.Float32
+    assert trace.plot().axes
+    assert "data:image/png" in trace._repr_html_()
+
+
+def test_a_trace_without_a_step_is_shown_as_text():
+    trace = layer_of(4, 7).trace(torch.zeros(5, 2, 4), lengths=[0, 0])
+    assert "There is no step in it." in trace._repr_html_()

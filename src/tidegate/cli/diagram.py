@@ -30,9 +30,11 @@ def diagram(
         typer.Option(help="Predict for each step or once a sequence; step if not given."),
     ] = None,
     reset: Annotated[
-        Literal["after", "before"],
-        typer.Option(help="Where the reset gate multiplies: after the matrix product (torch, Keras) or before."),
-    ] = "after",
+        Literal["after", "before"] | None,
+        typer.Option(
+            help="Where the reset gate multiplies: after the matrix product (torch, Keras; the default) or before."
+        ),
+    ] = None,
     values: Annotated[
         int | None,
         typer.Option(
@@ -45,7 +47,9 @@ def diagram(
     sequence: Annotated[
         str | None, typer.Option(metavar="ID", help="With --values: which sequence. Default: the first.")
     ] = None,
-    layer: Annotated[str, typer.Option(help="With --values: the layer and direction: l0, l0_reverse, l1 ...")] = "l0",
+    layer: Annotated[
+        str | None, typer.Option(help="With --values: the layer and direction: l0, l0_reverse, l1 ... Default: l0.")
+    ] = None,
     unit: Annotated[
         int | None,
         typer.Option(min=0, help="With --values: the unit, from 0. Default: the one that remembers longest."),
@@ -59,6 +63,8 @@ def diagram(
 
     GitHub, GitLab and many editors draw it where it stands in a block fenced as mermaid.
     """
+    from dataclasses import replace
+
     from tidegate.errors import SettingsError
     from tidegate.gates.diagram import Column, ModelShape, flow_diagram, sequence_diagram
 
@@ -69,6 +75,7 @@ def diagram(
         "bidirectional": bidirectional,
         "output-size": output_size,
         "per": per,
+        "reset": reset,
     }
     given = [f"--{name}" for name, value in sizes.items() if value is not None]
     if run is not None:
@@ -92,16 +99,18 @@ def diagram(
             raise SettingsError(
                 "--values shows a step of a run's layer: name the run folder, and leave --kind flow out."
             )
-        chosen = _step_values(run, table, sequence, values, layer, unit)
-    elif table is not None or sequence is not None or unit is not None:
+        if not (layer or "l0").startswith("l0"):  # its input is the output of the layer below
+            shape = replace(shape, inputs=(Column("layer below", "", shape.hidden_size * (1 + shape.bidirectional)),))
+        chosen = _step_values(run, table, sequence, values, layer or "l0", unit)
+    elif any(value is not None for value in (table, sequence, layer, unit)):
         raise SettingsError(
-            "--table, --sequence and --unit say where the numbers of --values STEP come from. Add it, or leave them out."
+            "--table, --sequence, --layer and --unit say where the numbers of --values STEP come from. Add it, or leave them out."
         )
     if kind == "flow":
         text = flow_diagram(shape)
     elif shape.cell == "gru":
         text = sequence_diagram(
-            shape.input_size, shape.hidden_size, shape.num_layers, shape.bidirectional, reset, chosen
+            shape.input_size, shape.hidden_size, shape.num_layers, shape.bidirectional, reset or "after", chosen
         )
     else:
         raise SettingsError(

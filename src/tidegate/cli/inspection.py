@@ -58,12 +58,12 @@ def inspect(
         ),
     ] = False,
     count_steps: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="N|all",
-            help="Count the units' statistics over so many steps of the table, in whole sequences evenly chosen.",
+            help="Count the units' statistics over so many steps of the table, in whole sequences evenly chosen. Default: 20,000.",
         ),
-    ] = "20000",
+    ] = None,
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", rich_help_panel=_ELSE, help="The heat maps as a picture.")
     ] = None,
@@ -92,7 +92,12 @@ def inspect(
     _check(page, table, {"--png": png, "--json": json_, "--parquet": parquet})
     opened = load(run)
     if gradients:
-        for name, value in {"--sequence": sequence, "--steps": steps, "--compare": compare}.items():
+        for name, value in {
+            "--sequence": sequence,
+            "--steps": steps,
+            "--compare": compare,
+            "--count-steps": count_steps,
+        }.items():
             if value is not None:
                 raise SettingsError(
                     f"{name} and --gradients don't go together: gradients are measured over many sequences. Leave one out."
@@ -116,14 +121,14 @@ def inspect(
     _write(_look(opened, table, sequence, steps, count_steps), page, png, json_, parquet)
 
 
-def _look(run: Run, table: str, sequence: str | None, steps: str | None, count_steps: str) -> Any:
+def _look(run: Run, table: str, sequence: str | None, steps: str | None, count_steps: str | None) -> Any:
     from rich.console import Console
     from rich.progress import Progress
 
     from tidegate.errors import SettingsError
 
     try:
-        most = None if count_steps == "all" else int(count_steps)
+        counting = {} if count_steps is None else {"most_counted": None if count_steps == "all" else int(count_steps)}
     except ValueError:
         raise SettingsError(f"--count-steps {count_steps}: expected a number of steps, or all.") from None
     console = Console(stderr=True)
@@ -133,7 +138,7 @@ def _look(run: Run, table: str, sequence: str | None, steps: str | None, count_s
             table,
             sequence,
             steps=steps,
-            most_counted=most,
+            **counting,
             on_progress=lambda share: bar.update(task, completed=share),
         )
 

@@ -66,6 +66,7 @@ class StepValues:
     input_n: float
     state_n: float
     h: float
+    backward: bool = False  # a direction that reads from the last step to the first
 
 
 def sequence_diagram(
@@ -123,7 +124,10 @@ def sequence_diagram(
     message("C", "H", "n")
     message("Z", "H", "z")
     note("H", "h' = (1 - z)·n + z·h" + ("" if values is not None else "<br/>z = 1 keeps the old state"))
-    lines.append("    Note over X,H: h' is the output of this step and the h of the next one")
+    following = "the step before it, which this direction reads next" if values and values.backward else "the next one"
+    lines.append(f"    Note over X,H: h' is the output of this step and the h of {following}")
+    if values is not None:  # of one layer and direction, which `where` names
+        return "\n".join(lines) + "\n"
     if num_layers > 1:
         lines.append(
             f"    Note over X,H: this is layer 1 of {num_layers}. The input of each further layer is the output below it"

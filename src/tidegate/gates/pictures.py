@@ -36,7 +36,7 @@ def heat_maps(
     steps; first: the number of the first step.
     """
     heights = [0.45] * len(above) + [1.0] * len(ROWS)
-    figure = _figure(figsize=(1.6 + 4.6 * len(layers), 2.15 * sum(heights)), layout="constrained")
+    figure = new_figure(figsize=(1.6 + 4.6 * len(layers), 2.15 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), len(layers), squeeze=False, sharex="col", height_ratios=heights)
     for k, (name, gates) in enumerate(layers.items()):
         for row, (field, title) in enumerate(ROWS):
@@ -67,7 +67,11 @@ def heat_maps(
         bottom = axes[-1, k]
         if labels is not None and len(labels) <= 40:
             bottom.set_xticks(
-                range(first, first + len(labels)), [plain(text) for text in labels], rotation=60, ha="right", fontsize=8
+                range(first, first + len(labels)),
+                [no_formula(text) for text in labels],
+                rotation=60,
+                ha="right",
+                fontsize=8,
             )
         else:
             bottom.set_xlabel("step")
@@ -75,7 +79,7 @@ def heat_maps(
     return figure
 
 
-def _figure(**options) -> Figure:
+def new_figure(**options) -> Figure:
     """A figure that belongs to nobody: pyplot keeps none of it alive, and it can be saved and shown in a notebook."""
     figure = Figure(**options)
     FigureCanvasAgg(figure)
@@ -93,7 +97,7 @@ def _thinned(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def plain(text: str) -> str:
+def no_formula(text: str) -> str:
     """Text that matplotlib won't take for a formula, not too long for an axis."""
     text = text if len(text) <= 20 else text[:19] + "…"
     return text.replace("$", r"\$")

@@ -36,22 +36,22 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
         ("short memory", f"{{}} remember 2 to {long:,} steps"),
         ("follows the input", "{} follow the input"),
         ("still", "{} never move"),
+        ("unknown", "{} in sequences of a single step, which say nothing of memory"),
     ]
     for kind, words in told:
         count = kinds.count(kind)
         if count:
             text = words.format(f"{count:,}")
             parts.append(text if count > 1 else _singular(text))
-    first = f"{s.units:,} unit{'s' * (s.units != 1)}: {'; '.join(parts)}."
+    first = f"{_count(s.units, 'unit')}: {'; '.join(parts)}."
     definition = (
-        f"{MEMORY} Over {long:,} steps: half is left for longer. Follows the input: half is gone a step later. Never forgets: not once "
-        f"within any sequence was half forgotten (the longest has {s.longest:,} steps). Never moves: the state stays within {STILL:g} of "
+        f"{MEMORY} Over {long:,} steps: half is left for longer. Follows the input: half is gone a step later. Never forgets: not once was "
+        f"half forgotten within any stretch counted (the longest has {_count(s.longest, 'step')}). Never moves: the state stays within {STILL:g} of "
         "itself; such a unit is dead weight."
     )
-    counted = steps_of or f"{s.steps:,} steps of {s.sequences:,} sequence{'s' * (s.sequences != 1)}"
-    middle = float(np.median(s.memory_length_steps))
-    typical = f"the middle one remembers {steps(middle, s.longest)}"
-    second = f"Of all units {typical} (counted over {counted})."
+    counted = steps_of or f"{_count(s.steps, 'step')} of {_count(s.sequences, 'sequence')}"
+    middle = float(np.sort(s.memory_length_steps)[(s.units - 1) // 2])
+    second = f"The middle one of all units remembers {_memory(middle, s.longest)} (counted over {counted})."
     gates = (
         f"The update gate is open in {_share(s.update_near_1)} of all steps and shut in {_share(s.update_near_0)}; "
         f"the reset gate is open in {_share(s.reset_near_1)} and shut in {_share(s.reset_near_0)}."
@@ -59,11 +59,15 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
     return [(first, definition), (second, MEMORY), (gates, f"{UPDATE} {RESET} {SHUT_OPEN}")]
 
 
-def steps(memory: float, longest: int) -> str:
-    """A memory length in words: "1 step", "12 steps", or, where no wait was over, "longer than any sequence (9 steps)"."""
+def _memory(memory: float, longest: int) -> str:
+    """A memory length in words: "1 step", "12 steps", or that it is longer than what was seen."""
     if np.isinf(memory):
-        return f"longer than can be seen in sequences of at most {longest:,} steps"
-    return f"{memory:,.3g} step{'s' * (memory != 1)}" if memory < 1000 else f"{memory:,.0f} steps"
+        return f"longer than the {_count(max(longest - 1, 0), 'step')} that can be seen"
+    return _count(int(memory), "step")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def _singular(text: str) -> str:
@@ -74,4 +78,6 @@ def _singular(text: str) -> str:
 
 def _share(of_units: np.ndarray) -> str:
     share = float(of_units.mean())
-    return f"{share:.0%}" if 0.005 <= share <= 0.995 or share in (0.0, 1.0) else f"{share:.1%}"
+    if 0 < share < 0.005:
+        return "under 1%"
+    return "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"

@@ -18,12 +18,13 @@ _HALF = float(np.log(2.0)) - 1e-7  # a hair less: gates of float32 whose product
 _ROUND = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 # In the order in which `Counter.add` sums them up.
-_SHARES = ("update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0", "reset_near_1")
+SHARES = ("update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0", "reset_near_1")
 
 
 @dataclass(frozen=True)
 class UnitStatistics:
-    """Numbers of the H units of one layer in one direction, over `steps` steps of `sequences` sequences. Arrays [H].
+    """Numbers of the H units of one layer in one direction, over `steps` steps of `sequences` sequences, of which the
+    longest stretch seen at once has `longest` steps. Arrays [H].
 
     memory_length_steps: after how many steps half of what a unit holds is forgotten. What is in the state after step t
         is scaled by z_{t+1} z_{t+2} ... ; the length is the first k at which this product is at most 1/2. It is found for
@@ -56,7 +57,7 @@ class UnitStatistics:
 
     @property
     def still(self) -> np.ndarray:
-        return self.high - self.low <= STILL
+        return (self.high - self.low <= STILL) & (self.steps > 1)
 
     @property
     def order(self) -> np.ndarray:
@@ -66,14 +67,15 @@ class UnitStatistics:
     @property
     def long(self) -> int:
         """From how many steps on a memory is called long: the largest round number that one in twenty units passes, and
-        that is at most half of the longest sequence (at least 5).
+        that is at most half of the longest stretch counted (at least 5, or the longest wait that can be seen).
         """
         enough = max(1, self.units // 20)
         passed = [k for k in _ROUND if k <= self.longest / 2 and (self.memory_length_steps > k).sum() >= enough]
-        return max(passed, default=_ROUND[0])
+        return min(max(passed, default=_ROUND[0]), max(1, self.longest - 1))
 
     def kinds(self) -> list[str]:
-        """A word for each unit: "still", "never forgets", "long memory", "short memory" or "follows the input".
+        """A word for each unit: "still", "never forgets", "long memory", "short memory", "follows the input", or, where no
+        sequence has a second step, "unknown".
 
         long: half is left for more than `long` steps; follows the input: half is gone after a single one.
         """
@@ -82,11 +84,13 @@ class UnitStatistics:
         out[memory > self.long] = "long memory"
         out[self.never_forgot] = "never forgets"
         out[self.still] = "still"
+        if self.longest < 2:
+            out[:] = "unknown"
         return list(out)
 
     def columns(self) -> dict[str, Any]:
         """A column a figure, a row a unit."""
-        names = ("memory_length_steps", *_SHARES, "low", "high")
+        names = ("memory_length_steps", *SHARES, "low", "high")
         return {"unit": np.arange(self.units), "kind": self.kinds()} | {name: getattr(self, name) for name in names}
 
 
@@ -105,8 +109,13 @@ class Counter:
             (0, 0), np.int64
         )  # [k, H]: waits that ended after k steps, or were cut off
 
-    def add(self, gates: Any, lengths: Tensor | None = None, resets: Tensor | None = None) -> None:
-        """gates: `Gates` of [T, B, H]; lengths [B]: steps of each sequence (None: all T); resets [T, B] as `forward`'s."""
+    def add(
+        self, gates: Any, lengths: Tensor | None = None, resets: Tensor | None = None, *, continued: bool = False
+    ) -> None:
+        """gates: `Gates` of [T, B, H]; lengths [B]: steps of each sequence (None: all T); resets [T, B] as `forward`'s.
+
+        continued: these are further steps of sequences that were begun before. Waits are cut off where a part ends.
+        """
         update, reset, hidden = (getattr(gates, name).detach() for name in ("update", "reset", "hidden"))
         T, B, H = update.shape
         lengths = torch.full((B,), T) if lengths is None else lengths.cpu()
@@ -115,7 +124,7 @@ class Counter:
         inside = (torch.arange(T)[:, None] < lengths).to(update.device)
         whole = bool((lengths == T).all())
         self.steps += int(lengths.sum())
-        self.sequences += int((lengths > 0).sum())
+        self.sequences += 0 if continued else int((lengths > 0).sum())
         self.longest = max(self.longest, int(lengths.max()))
         rows = [v.reshape(-1, H) if whole else v[inside] for v in (update, reset, hidden)]
         sums = []
@@ -164,7 +173,7 @@ class Counter:
         if self._sums is None or self._range is None:
             raise ValueError("No step was counted.")
         memory = median_wait(self._over, self._unfinished)
-        shares = dict(zip(_SHARES, (self._sums / self.steps).numpy(), strict=True))
+        shares = dict(zip(SHARES, (self._sums / self.steps).numpy(), strict=True))
         low, high = -self._range[0].numpy(), self._range[1].numpy()
         any_wait = (self._over + self._unfinished).sum(axis=0) > 0
         never = any_wait & (self._over.sum(axis=0) == 0)

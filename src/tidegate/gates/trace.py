@@ -169,7 +169,9 @@ class GateTrace(Mapping[str, Gates]):
         }
 
     def sequence(self, index: int = 0) -> dict[str, Gates]:
-        """The gates of one sequence of the batch, every field [T, H] with T its own length, detached and on the CPU."""
+        """The gates of one sequence of the batch, every field [T, H] with T its own length, detached, on the CPU and, of half
+        types, as float32.
+        """
         out = {}
         for name in self:
             gates, lengths = self._by_time(name)
@@ -177,7 +179,7 @@ class GateTrace(Mapping[str, Gates]):
                 raise SettingsError(
                     f"sequence {index}: the trace has {len(lengths)} sequences, 0 to {len(lengths) - 1}."
                 )
-            out[name] = Gates(*(v[: int(lengths[index]), index].detach().cpu() for v in gates))
+            out[name] = Gates(*(_plain(v[: int(lengths[index]), index]) for v in gates))
         return out
 
     def to_frame(self) -> polars.DataFrame:
@@ -237,13 +239,21 @@ class GateTrace(Mapping[str, Gates]):
         """What a notebook shows: a sentence a layer on what its units do, and the heat maps of the first sequence."""
         from tidegate.gates.sentences import described
 
-        counted = self.statistics()
+        try:
+            counted = self.statistics()
+        except ValueError:
+            return f"<pre>{self!r}\n\nThere is no step in it.</pre>"
         parts = [f"<p><b>{name}</b>: {' '.join(text for text, _ in described(s))}</p>" for name, s in counted.items()]
         try:
             from tidegate.gates.pictures import png
         except ModuleNotFoundError:
             return "".join(parts)  # the base package does without matplotlib
         return "".join(parts) + f'<img style="max-width: 100%" alt="gates over the steps" src="{png(self.plot())}">'
+
+
+def _plain(v: Tensor) -> Tensor:
+    v = v.detach().cpu()
+    return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
 
 def gates_frame(name: str, gates: Gates) -> polars.DataFrame:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import torch
-from jinja2 import Environment, PackageLoader, select_autoescape
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -30,6 +29,7 @@ from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.files import write_text
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.ops.gru.reference import gru_cell
+from tidegate.pages import render
 from tidegate.training.charts import line_chart
 from tidegate.training.comparison import nice, number
 from tidegate.training.folder import CONFIG, PREPROCESSING, read_config
@@ -40,7 +40,7 @@ from tidegate.training.progress import Silent, make
 from tidegate.training.resolve import batch_source
 from tidegate.training.run import Run, load
 from tidegate.training.settings import TrainSettings
-from tidegate.training.trainer import _threads, train
+from tidegate.training.trainer import threads_at_most, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ ONCE = "Each cell was trained once, with one seed: a small difference between tw
 class Reach:
     """The size of the gradient k = 0, 1, 2 ... steps back, relative to k = 0, over the predictions that reach back that far.
 
-    low, median, high [K]: quartiles.   shown: how many of the K are trusted (see `FEWEST`), and all figures below are of.
+    low, median, high [K]: quartiles.   shown: how many of the K are trusted (see `FEWEST`), and all figures below but ever_above are of.
     ever_above: the share of predictions whose gradient ever was above 10 times what it was at k = 0.
     """
 
@@ -339,10 +339,12 @@ class GradientFlow:
 
     def plot(self) -> Figure:
         """The curves as a matplotlib figure, with a log scale."""
-        from tidegate.gates.pictures import _figure
+        from matplotlib.ticker import MaxNLocator
+
+        from tidegate.gates.pictures import new_figure
         from tidegate.training.charts import LIGHT
 
-        figure = _figure(figsize=(8.5, 4.6), layout="constrained")
+        figure = new_figure(figsize=(8.5, 4.6), layout="constrained")
         axis = figure.subplots()
         k = np.arange(self.drawn)
         curves = [curve for flow in self.cells.values() for curve in flow.curves()]
@@ -354,7 +356,7 @@ class GradientFlow:
         axis.set_yscale("log")
         axis.set_ylim(bottom=FLOOR)
         axis.set_xlabel("steps back from the prediction")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel("size of the gradient, relative to\nthat at the prediction")
         axis.set_title(self.title.replace("$", r"\$"), fontsize=11)
         axis.grid(alpha=0.3)
@@ -373,26 +375,21 @@ class GradientFlow:
         return line_chart(title, lines, x_name="steps back", log=True, floor=FLOOR, bands=bands, size=(880, 400))
 
     def html(self) -> str:
-        environment = Environment(
-            loader=PackageLoader("tidegate.inspection", "templates"),
-            autoescape=select_autoescape(["html.j2"]),
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         head, rows = self.figures()
         steps_head, steps_rows = self.steps_table()
-        return environment.get_template("gradients.html.j2").render(
-            flow=self,
-            version=__version__,
-            chart=self.chart(),
-            head=head,
-            rows=rows,
-            steps_head=steps_head,
-            steps_rows=steps_rows,
-            gates=gate_curves(self.history, self.best_epoch),
-            definitions=DEFINITIONS,
-            once=ONCE,
-        )
+        values = {
+            "flow": self,
+            "version": __version__,
+            "chart": self.chart(),
+            "head": head,
+            "rows": rows,
+            "steps_head": steps_head,
+            "steps_rows": steps_rows,
+            "gates": gate_curves(self.history, self.best_epoch),
+            "definitions": DEFINITIONS,
+            "once": ONCE,
+        }
+        return render("tidegate.inspection", "gradients.html", values)
 
     def write_html(self, path: str | Path) -> None:
         """One file that asks nothing of the network and runs no script; whole or not there."""
@@ -425,7 +422,7 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
     if results is None:
         raise RunError(f"{run.folder} is not finished. Go on with: tidegate train --resume --out {run.folder}")
     shown = make(progress)
-    given = run._read(table)
+    given = run.read(table)
     data, part, what = _rows(run, given)
     source = batch_source(data, run.preprocessing, torch.device("cpu"))
     plan = make_plan(run.model.spec, source, part, f"{what} of {given.name}")
@@ -434,7 +431,7 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
     others = [cell for cell in WORDS if cell != own]
     trained = {cell: _other(run, cell, training, shown, f"{k} of 2") for k, cell in enumerate(others, 1)}
     runs = {cell: run if cell == own else trained[cell] for cell in WORDS}
-    with _threads(1):  # products this small are no faster on more, and far slower where the cores are busy
+    with threads_at_most(1):  # products this small are no faster on more, and far slower where the cores are busy
         ratios = {
             cell: relative_gradients(one.model, run.preprocessing, source, part, plan) for cell, one in runs.items()
         }
@@ -522,9 +519,9 @@ def _offsets(plan: Sequence[Piece]) -> np.ndarray:
 
 def _rows(run: Run, table: Table) -> tuple[Any, int | None, str]:
     try:
-        return run._rows_to_score(table, "auto")
+        return run.rows_to_score(table, "auto")
     except DataError:  # no test rows; whatever else may be wrong with the table is found again
-        return run._rows_to_score(table, "all")
+        return run.rows_to_score(table, "all")
 
 
 def make_plan(spec: ModelSpec, source: BatchSource, part: int | None, what: str) -> list[Piece]:
@@ -612,7 +609,9 @@ def _other(run: Run, cell: str, table: Table, shown: Silent, number_: str) -> Ru
         return load(folder)
     again = " Going on with it." if fits else ""
     size = f"of the same size on {table.name}, to compare with"
-    shown.note(f"Training a {WORDS[cell]} {size} ({number_}). This is done once and kept in {folder}.{again}")
+    shown.note(
+        f"Training {'an' if cell == 'lstm' else 'a'} {WORDS[cell]} {size} ({number_}). This is done once and kept in {folder}.{again}"
+    )
     try:
         if fits:
             return train(source, out=folder, resume=True, progress=shown)

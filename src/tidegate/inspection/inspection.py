@@ -5,38 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import MISSING_CLASS
-from tidegate.data.tables import Table, read_table
+from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import write_text
 from tidegate.gates.diagram import StepValues, shortened
 from tidegate.gates.sentences import described
 from tidegate.gates.statistics import Counter, UnitStatistics
 from tidegate.gates.trace import Gates, gates_frame
-from tidegate.inspection.lean import Lean, lean
-from tidegate.inspection.sequence import Column, columns_of, find, names_of, stretch
-from tidegate.model import SequenceModel
+from tidegate.inspection.lean import WHOLE, Lean, lean
+from tidegate.inspection.sequence import InputColumn, columns_of, find, sequence_names, stretch
+from tidegate.model import ModelSpec, SequenceModel
 from tidegate.nn import GRU
 from tidegate.training.evaluation import in_units, truth_of
+from tidegate.training.resolve import batch_source
+from tidegate.training.run import MOST_COUNTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tidegate.training.run import Run
 
-MOST_COUNTED = 20_000  # steps of the table over which units are counted, if nothing else is asked for
+MOST_STATES = 60_000_000  # states of a sequence that are looked at: with their gates and parts some 4 GB
 MOST_COLUMNS = 400  # steps drawn at most
-MOST_CELLS = 120_000  # and cells (steps times units, of all layers): what a browser holds and draws with ease
+MOST_CELLS = 120_000  # and cells (steps times units, of all layers), so that a browser holds and draws them with ease
+FEWEST_COLUMNS = 50  # steps drawn, however many units there are
 TOP = 3  # classes told at every step
+GOLDEN = (5**0.5 - 1) / 2
 _VALUES_AT_ONCE = 12_000_000  # states in memory while counting
 _FEWEST_STEPS = 1_024  # of a chunk, however wide the layers are: waits end at its border
 
@@ -82,7 +87,7 @@ class Layer:
 class Inspection:
     """What a run's gates did on one sequence of a table. `Run.inspect` makes it.
 
-    sequence: its name; sequences: how many the table has; first, last: the steps shown, counted from 1; length: all steps.
+    sequence: its name; sequences: how many the table has; first, last: the steps shown, counted from 1; length: all steps; rows: of the table, one a step shown.
     columns, outputs, layers: see these. drawn: which of the steps shown are drawn on the page (an index each); lean: what
     the predictions at these steps lean on (`per="sequence"`: the one prediction). counted: sequences and steps that the
     units' statistics were counted over, in words.
@@ -99,8 +104,9 @@ class Inspection:
     length: int
     first: int
     last: int
+    rows: np.ndarray
     times: list[str] | None
-    columns: list[Column]
+    columns: list[InputColumn]
     outputs: list[Output]
     layers: list[Layer]
     drawn: np.ndarray
@@ -139,7 +145,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers but the gates themselves (for those see `to_frame`), as what JSON knows; infinite and missing ones are None."""
-        return plain(
+        return jsonable(
             {
                 "run": self.run,
                 "table": self.table,
@@ -192,7 +198,8 @@ class Inspection:
         what = words.values[t] if words is not None else self.times[t] if self.times else None
         said = f" ({shortened(str(what))})" if what is not None else ""
         where = f"unit {u} of {found.title}, at step {step} of {self.length}{said} of {shortened(self.sequence)}"
-        return StepValues(where, **parts, state_n=float(found.gates.recurrent[t, u]), h=float(found.before[t, u]))
+        state_n, h = float(found.gates.recurrent[t, u]), float(found.before[t, u])
+        return StepValues(where, **parts, state_n=state_n, h=h, backward=found.name.endswith("_reverse"))
 
     def plot(self) -> Figure:
         """Inputs, predictions and the heat maps of the gates of all layers and directions as a matplotlib figure."""
@@ -221,10 +228,10 @@ class Inspection:
         write_text(Path(path), self.html())
 
     def _repr_html_(self) -> str:
-        """The page itself, inside a notebook."""
+        """The page itself, inside a notebook, in a frame that can do nothing to it."""
         from html import escape
 
-        return f'<iframe srcdoc="{escape(self.html())}" style="width: 100%; height: 60rem; border: 0" title="gates"></iframe>'
+        return f'<iframe sandbox="allow-scripts" srcdoc="{escape(self.html())}" style="width: 100%; height: 60rem; border: 0" title="gates"></iframe>'
 
 
 def inspect_run(
@@ -245,58 +252,50 @@ def inspect_run(
         )
     if most_counted is not None and most_counted < 1:
         raise SettingsError(f"most_counted={most_counted}: expected at least 1 step, or None for all.")
-    device = next(model.parameters()).device
-    read = read_table(table, **run.settings.reading)
+    read = run.read(table)
     with_target = all(name in read.frame.columns for name in pre.target.names)
     data = pre.apply(read, with_target=with_target)
     if not len(data) or not len(data.rows):
         raise DataError(f"{read.name} has no sequence with a step in it.")
-    source = BatchSource(data, per_sequence=pre.per == "sequence", horizon=pre.horizon, device=device)
-    names = names_of(read, pre, data)
+    source = batch_source(data, pre, next(model.parameters()).device)
+    names = sequence_names(read, pre, data)
     chosen = find(sequence, names, read, pre)
     begin, end = int(data.offsets[chosen]), int(data.offsets[chosen + 1])
-    if begin == end:
-        raise DataError(f"The sequence {names[chosen]!r} of {read.name} has no step.")
     first, last = stretch(steps, end - begin)
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            encoded, found, scores = _trace(model, source, chosen, first, last)
-            counters, counted = _count(model, source, chosen, most_counted, on_progress)
-    finally:
-        model.train(was_training)
-    statistics = {name: counter.result() for name, counter in counters.items()}
-    layers = [Layer(name, *parts, statistics[name]) for name, parts in found.items()]
+    with model.evaluating(), torch.no_grad():
+        seen = _trace(model, source, chosen, first, last)
+        counters, counted = _count(model, source, chosen, most_counted, on_progress)
+    layers = [Layer(name, *parts, counters[name].result()) for name, parts in seen.layers.items()]
     units = sum(layer.statistics.units for layer in layers)
-    count = min(last - first, MOST_COLUMNS, max(50, MOST_CELLS // units))
-    drawn = np.unique(np.linspace(0, last - first, count, endpoint=False).astype(np.int64))
+    count = min(last - first, MOST_COLUMNS, max(FEWEST_COLUMNS, MOST_CELLS // units))
+    drawn = np.unique(np.linspace(0, last - first - 1, count).round().astype(np.int64))
     rows = data.rows[begin:end]
     own = Table(read.frame[np.unique(rows)], read.name, read.path)
-    columns, times = columns_of(own, pre, model.spec.embedding_dims)
+    columns, times = columns_of(own, pre, model.spec.embedding_dims, data.codes[begin:end])
     columns = [
-        Column(c.name, c.kind, c.values[first:last], None if c.unknown is None else c.unknown[first:last], c.features)
+        InputColumn(
+            c.name, c.kind, c.values[first:last], None if c.unknown is None else c.unknown[first:last], c.features
+        )
         for c in columns
     ]
+    shown_from = first - seen.begin
     leans = lean(
         model,
         pre.target.task,
-        encoded,
-        {layer.name: layer.gates for layer in layers},
-        torch.stack([layer.before[-1 if layer.name.endswith("_reverse") else 0] for layer in layers]),
-        drawn,
-        drawn + (first if pre.per == "sequence" else 0),
+        seen.encoded,
+        seen.gates,
+        seen.edges,
+        drawn + shown_from,
+        drawn + shown_from,
         [c.features for c in columns],
-        last if pre.per == "sequence" else None,
+        last - seen.begin,
     )
     truth = truth_of(pre, source, None) if with_target else None
     if truth is not None:
         truth = truth[chosen : chosen + 1] if pre.per == "sequence" else truth[begin + first : begin + last]
     return Inspection(
         run=str(run.folder),
-        described=f"{model.spec.num_layers} layer{'s' * (model.spec.num_layers != 1)} of {model.spec.hidden_size} unit{'s' * (model.spec.hidden_size != 1)}"
-        f"{', both directions' * model.spec.bidirectional}",
+        described=_sizes(model.spec),
         table=read.name,
         per=pre.per,
         target=pre.target.names,
@@ -306,9 +305,10 @@ def inspect_run(
         length=end - begin,
         first=first + 1,
         last=last,
+        rows=rows[first:last],
         times=None if times is None else times[first:last],
         columns=columns,
-        outputs=_outputs(scores, truth, pre),
+        outputs=_outputs(seen.scores, truth, pre),
         layers=layers,
         drawn=drawn,
         lean=leans,
@@ -316,51 +316,69 @@ def inspect_run(
     )
 
 
-def _trace(
-    model: SequenceModel, source: BatchSource, sequence: int, first: int, last: int
-) -> tuple[Tensor, dict[str, tuple[Gates, Tensor, Tensor, Tensor]], Tensor]:
-    """What the core read at the steps first:last (for one prediction a sequence, at all steps), its gates at first:last by
-    name with what went into them, and the scores.
+def _sizes(spec: ModelSpec) -> str:
+    layers, units = (
+        f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((spec.num_layers, "layer"), (spec.hidden_size, "unit"))
+    )
+    return f"{layers} of {units}{', both directions' * spec.bidirectional}"
+
+
+class _Seen(NamedTuple):
+    """A stretch of a sequence as the model read it, with what came before as far as a prediction looks back.
+
+    begin: its first step within the sequence; encoded [T, 1, E]; gates: by name, each field [T, H]; edges [layers * D, H]: the
+    states that come into it from outside. layers: of the steps to be shown alone: gates, input part, state part and the state
+    before; scores: of these steps, or of the sequence.
     """
-    data = source.data
+
+    begin: int
+    encoded: Tensor
+    gates: dict[str, Gates]
+    edges: Tensor
+    layers: dict[str, tuple[Gates, Tensor, Tensor, Tensor]]
+    scores: Tensor
+
+
+def _trace(model: SequenceModel, source: BatchSource, sequence: int, first: int, last: int) -> _Seen:
+    """Run the model over a sequence and keep the steps first:last, and before them what `lean` needs."""
     core = model.core
     assert isinstance(core, GRU)
-    start, end = int(data.offsets[sequence]), int(data.offsets[sequence + 1])
-    whole = model.spec.bidirectional or model.spec.per == "sequence"
+    D = 2 if core.bidirectional else 1
+    start, end = (int(v) for v in source.data.offsets[sequence : sequence + 2])
+    whole = core.bidirectional or model.spec.per == "sequence"
+    begin, stop = (0, end - start) if whole else (max(0, first - WHOLE), last)
+    size = (stop - begin) * core.num_layers * D * core.hidden_size
+    if size > MOST_STATES:
+        most = MOST_STATES // (core.num_layers * D * core.hidden_size)
+        way = "Take a shorter sequence: this run reads each from end to end." if whole else f"Show a stretch of at most {most - WHOLE:,} steps (--steps A:B)."  # fmt: skip
+        raise SettingsError(
+            f"The gates of {stop - begin:,} steps don't fit into memory; {most:,} do in this run. {way}"
+        )
     state = None
-    if first and not whole:  # the steps before are run through, and only their last state is kept
-        before = _steps(source, start, start + first)
+    if begin:  # the steps before are run through, and only their last state is kept
+        before = _steps(source, start, start + begin)
         _, state = model(before.numbers, before.codes, before.lengths)
-    batch = _steps(source, start, end) if whole else _steps(source, start + first, start + last)
-    scores, trace, _ = model.trace(batch.numbers, batch.codes, batch.lengths, state)
-    x = model.encode(batch.numbers, batch.codes)
+    batch = _steps(source, start + begin, start + stop)
+    traced = model.trace(batch.numbers, batch.codes, batch.lengths, state)
     h_0 = core.initial_state(1) if state is None else state
-    found = {}
-    cut = slice(first, last) if whole else slice(None)
+    cut = slice(first - begin, last - begin)
+    gates, edges, layers = {}, [], {}
+    x = traced.encoded[:, 0]
     for k in range(core.num_layers):
-        outputs = []
-        for d in range(2 if core.bidirectional else 1):
+        for d in range(D):
             name = f"l{k}" + "_reverse" * d
-            gates = Gates(*(v[:, 0] for v in trace[name]))
-            place = k * (2 if core.bidirectional else 1) + d
-            hidden = gates.hidden
-            begun = h_0[place].to(hidden.dtype)
-            before = torch.cat([hidden[1:], begun]) if d else torch.cat([begun, hidden[:-1]])
+            found = Gates(*(v[:, 0] for v in traced.gates[name]))
+            edge = h_0[k * D + d].to(found.hidden.dtype)
+            before_h = torch.cat([found.hidden[1:], edge] if d else [edge, found.hidden[:-1]])[cut]
             w_ih, w_hh, b_ih, b_hh = (getattr(core, f"{kind}_{name}") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))  # fmt: skip
-            input_part = torch.nn.functional.linear(x[:, 0], w_ih, b_ih)
-            state_part = torch.nn.functional.linear(before, w_hh, b_hh)
-            found[name] = (
-                Gates(*(v[cut].cpu().contiguous() for v in gates)),
-                input_part[cut].cpu(),
-                state_part[cut].cpu(),
-                before[cut].cpu(),
-            )
-            outputs.append(hidden)
-        x = torch.cat(outputs, dim=-1).unsqueeze(1)
-    encoded = model.encode(batch.numbers, batch.codes)
-    if model.spec.per != "sequence":
-        encoded, scores = encoded[cut], scores[cut, 0]  # [T, K, W]
-    return encoded, found, scores.cpu()
+            parts = (linear(x[cut], w_ih, b_ih), linear(before_h, w_hh, b_hh), before_h)
+            gates[name] = Gates(*(v.cpu() for v in found))
+            edges.append(edge[0].cpu())
+            given, kept, old = (v.cpu() for v in parts)
+            layers[name] = (Gates(*(v[cut].contiguous() for v in gates[name])), given, kept, old)
+        x = torch.cat([traced.gates[f"l{k}" + "_reverse" * d].hidden[:, 0] for d in range(D)], dim=-1)
+    scores = traced.scores if model.spec.per == "sequence" else traced.scores[cut, 0]  # [T, K, W]
+    return _Seen(begin, traced.encoded, gates, torch.stack(edges), layers, scores.cpu())
 
 
 def _steps(source: BatchSource, start: int, end: int):
@@ -377,12 +395,11 @@ def _count(
     everything = np.flatnonzero(lengths > 0)
     chosen = everything
     if most is not None and int(lengths.sum()) > most:
-        # Evenly spread over the table, so that a table in the order of time or of classes is seen all over.
-        others = everything[everything != sequence]
-        room = most - int(lengths[sequence])
-        share = max(0.0, room / max(1, int(lengths[others].sum())))
-        picked = others[np.unique(np.linspace(0, len(others), int(len(others) * share), endpoint=False).astype(int))] if len(others) else others  # fmt: skip
-        chosen = np.sort(np.append(picked, sequence))
+        # All over the table, evenly (a walk by the golden ratio), so that one in the order of time or of classes is seen
+        # from end to end; the one shown first.
+        walk = np.argsort((np.arange(len(everything)) * GOLDEN) % 1.0)
+        order = np.append(sequence, everything[walk][everything[walk] != sequence])
+        chosen = np.sort(order[: 1 + int(np.searchsorted(np.cumsum(lengths[order]), most))])
     directions = ("", "_reverse") if core.bidirectional else ("",)
     counters = {f"l{k}{end}": Counter(bool(end), core.zoneout) for k in range(core.num_layers) for end in directions}
     at_once = max(_FEWEST_STEPS, _VALUES_AT_ONCE // (len(counters) * core.hidden_size))
@@ -393,13 +410,16 @@ def _count(
         for batch in chunks:
             here = batch.inside.sum(dim=0).cpu()
             trace = core.trace(model.encode(batch.numbers, batch.codes), state, lengths=here)
-            state = trace.h_n
             for name, counter in counters.items():
-                counter.add(trace[name], here)
+                counter.add(trace[name], here, continued=state is not None)
+            state = trace.h_n
             done += int(here.sum())
             on_progress(done / total)
     rest = f" of {len(everything):,}" if len(chosen) < len(everything) else ""
-    return counters, f"{total:,} steps of {len(chosen):,}{rest} sequence{'s' * (len(everything) != 1)}"
+    return (
+        counters,
+        f"{total:,} step{'s' * (total != 1)} of {len(chosen):,}{rest} sequence{'s' * (len(everything) != 1)}",
+    )
 
 
 def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> list[Output]:
@@ -432,16 +452,16 @@ def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> li
     return out
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Arrays, tuples and numpy numbers as what JSON knows; NaN and infinity as None."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: jsonable(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
-        return plain(value.tolist())
+        return jsonable(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [jsonable(v) for v in value]
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return jsonable(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

@@ -25,8 +25,8 @@ class Lean:
     """How strongly each prediction depends on each input: the length of the gradient of its score.
 
     steps [P, S]: of prediction p on the inputs of bucket s (a root of the sum of squares where a bucket has several steps);
-    columns [P, C]: on each input column over all steps that were looked at. reach: how many steps before (and, in a model
-    that reads both ways, around) a prediction were looked at; None: all of them.
+    columns [P, C]: on each input column over all steps that were looked at, shown or not. reach: how many steps before (and,
+    in a model that reads both ways, around) a prediction were looked at; None: all of the sequence.
     """
 
     steps: np.ndarray
@@ -49,7 +49,8 @@ def lean(
 
         lean[p, s] = || d score_p / d e_s ||        e_s: what the core reads at step s, standardised numbers and word vectors
 
-    score: for classes the best one's lead over the second best, else the output that is furthest from its mean.
+    score: for classes the best one's lead over the second best, else the output that is largest in size (of numbers in
+    standard deviations from the mean, of labels as the logarithm of their odds).
 
     encoded [T, 1, E]: see `SequenceModel.encode`; gates: its trace, each field [T, H]; edges [layers * D, H]: the states that
     come into it from outside, forwards before step 0, backwards after step T - 1; predictions [P]: their steps (ignored
@@ -57,12 +58,11 @@ def lean(
     each bucket, the last of which ends before `end` (None: T); columns: for each input column the features of e it has.
     """
     T = len(encoded)
-    was_training = model.training
-    model.eval()
-    try:
+    end = T if end is None else end
+    with model.evaluating():
         if model.spec.per == "sequence":
             slopes = _slopes(model, task, encoded, None, np.array([T - 1]))
-            return Lean(*_summed(slopes, np.zeros(1, int), T if end is None else end, buckets, columns), None)
+            return Lean(*_summed(slopes, np.zeros(1, int), end, buckets, columns), None)
         whole = T <= WHOLE
         both = model.spec.bidirectional
         length = T if whole else min(T, AROUND if both else WHOLE)
@@ -83,10 +83,8 @@ def lean(
             x = encoded[index.clamp(max=T - 1), 0]
             state = _states(gates, edges, first, first + steps).to(encoded.device)
             slopes = _slopes(model, task, x, state, at[part])
-            by_step[part], by_column[part] = _summed(slopes, first, T, buckets, columns)
+            by_step[part], by_column[part] = _summed(slopes, first, end, buckets, columns)
         return Lean(by_step, by_column, None if whole else length)
-    finally:
-        model.train(was_training)
 
 
 def _slopes(model: SequenceModel, task: str, x: Tensor, state: Tensor | None, at: np.ndarray) -> Tensor:

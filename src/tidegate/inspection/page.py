@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from tidegate import __version__
 from tidegate.errors import SettingsError
 from tidegate.files import write_text
 from tidegate.gates import sentences
-from tidegate.inspection.inspection import Inspection, Layer, plain
-from tidegate.inspection.sequence import Column
+from tidegate.inspection.inspection import Inspection, Layer, Output, jsonable
+from tidegate.inspection.sequence import InputColumn
+from tidegate.pages import render
 
 DEFINITIONS = {
     "memory": sentences.MEMORY,
@@ -28,8 +28,10 @@ DEFINITIONS = {
     "hidden": sentences.STATE,
     "saturated": sentences.SHUT_OPEN,
     "lean": "How much the prediction would change if the input changed a little: the length of the gradient of its score by what the model "
-    "reads at each step, relative to the largest. For classes the score is the best class's lead over the second best. (Madsen, Distill 2019.)",
+    "reads at each step, relative to the largest. The score is the best class's lead over the second best, or else the output that is largest in "
+    "size. Shares of columns: the same by column, over all steps. (Madsen, Distill 2019.)",
 }
+LARGE = 16.0  # sums up to here leave gates right to 0.0002 as 16-bit numbers
 _DIGITS = 6  # of the numbers of a table: more can't be told apart on a screen
 
 
@@ -40,22 +42,16 @@ def write_page(path: str | Path, views: Sequence[Inspection]) -> None:
     """
     first, *others = views
     for other in others:
-        if (other.length, other.first, other.last) != (first.length, first.first, first.last):
+        if other.table != first.table or not np.array_equal(other.rows, first.rows):
             raise SettingsError(
-                f"{first.run} reads {first.sequence!r} as {first.length:,} steps and {other.run} as {other.length:,}: they were trained "
-                "with another group, time or text column, so their steps can't be set side by side."
+                f"{first.run} shows {first.sequence!r}, {first.length:,} steps, and {other.run} {other.sequence!r}, {other.length:,} steps: not the "
+                "same rows of the table. They were trained with another group, time or text column, so they can't be set side by side."
             )
     write_text(Path(path), page(views))
 
 
 def page(views: Sequence[Inspection]) -> str:
     """The page of one run, or of several beside each other, which then share the cursor."""
-    environment = Environment(
-        loader=PackageLoader("tidegate.inspection", "templates"),
-        autoescape=select_autoescape(["html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     files = resources.files("tidegate.inspection") / "templates"
     script = (files / "gates.js").read_text(encoding="utf-8")
     reach = [view.lean.reach for view in views if view.lean.reach is not None]
@@ -63,17 +59,18 @@ def page(views: Sequence[Inspection]) -> str:
     definitions = DEFINITIONS | {"lean": DEFINITIONS["lean"] + looked}
     data = {"definitions": definitions, "views": [_view(view) for view in views]}
     # Inside a script element only "<" could end the text; JSON may write it as an escape.
-    text = json.dumps(plain(data), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(jsonable(data), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return environment.get_template("gates.html.j2").render(
-        views=views,
-        version=__version__,
-        style=(files / "gates.css").read_text(encoding="utf-8"),
-        script=script,
+    values = {
+        "views": views,
+        "version": __version__,
+        "style": (files / "gates.css").read_text(encoding="utf-8"),
+        "script": script,
         # Only the very script below runs, whatever a table's cells may hold.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=text,
-    )
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "data": text,
+    }
+    return render("tidegate.inspection", "gates.html", values)
 
 
 def _view(view: Inspection) -> dict[str, Any]:
@@ -100,6 +97,7 @@ def _view(view: Inspection) -> dict[str, Any]:
                 if output.top
                 else None,
                 "probability": _rounded(_at(output.probability, drawn, view)),
+                "ends": _ends(output),
             }
             for output in view.outputs
         ],
@@ -117,7 +115,7 @@ def _at(values: Any, drawn: np.ndarray, view: Inspection) -> Any:
     return values if values is None or view.per == "sequence" else [values[k] for k in drawn]
 
 
-def _column(column: Column, drawn: np.ndarray, steps: int) -> dict[str, Any]:
+def _column(column: InputColumn, drawn: np.ndarray, steps: int) -> dict[str, Any]:
     out: dict[str, Any] = {"name": column.name, "kind": column.kind}
     if column.kind == "number":
         values = column.values
@@ -165,15 +163,25 @@ def _layer(layer: Layer, drawn: np.ndarray, view: Inspection) -> dict[str, Any]:
     }
     if len(drawn) < view.steps:  # the step before one that is drawn is not drawn itself
         fields["before"] = layer.before
-    out["fields"] = {name: _short(values.numpy()[drawn]) for name, values in fields.items()}
+    out["fields"] = {name: _numbers(values.numpy()[drawn]) for name, values in fields.items()}
     return out
 
 
-def _short(values: np.ndarray) -> dict[str, Any]:
-    """[P, H] as 16-bit whole numbers, unit by unit, each unit with the size of its own step: at most 1/65,534 of its
-    largest value is lost.
+def _ends(output: Output) -> list[float] | None:
+    """The smallest and the largest number predicted or true, one step ahead, at all steps shown, drawn or not."""
+    if output.kind != "number":
+        return None
+    both = np.array([v[0] for v in [*output.values, *(output.truth or [])]], dtype=float)
+    return _rounded([float(np.nanmin(both)), float(np.nanmax(both))])
+
+
+def _numbers(values: np.ndarray) -> dict[str, Any]:
+    """[P, H], unit by unit: as 16-bit whole numbers, each unit with the size of its own step, so that at most 1/65,534 of its
+    largest value is lost. Where that could be seen (a wild input makes sums in the hundreds), as float32, with no scale.
     """
     size = np.abs(values).max(axis=0)
+    if size.max(initial=0.0) > LARGE:
+        return {"scale": None, "values": _base64(values.T.astype("<f4"))}
     scale = np.where(size > 0, size, 1.0) / 32767
     whole = np.round(values / scale).astype("<i2")
     return {"scale": [float(f"{s:.7g}") for s in scale], "values": _base64(whole.T)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from tidegate.gates.pictures import plain
+from tidegate.gates.pictures import no_formula
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def _inputs(axis: Axes, steps: np.ndarray, columns: list[Any]) -> None:
         values = column.values
         known = values[np.isfinite(values)]
         low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
-        axis.plot(steps, (values - low) / ((high - low) or 1.0), linewidth=0.9, label=plain(column.name))
+        axis.plot(steps, (values - low) / ((high - low) or 1.0), linewidth=0.9, label=no_formula(column.name))
     axis.set_yticks([])
     axis.set_ylabel("inputs")
     axis.legend(loc="upper right", fontsize=6, ncols=2, framealpha=0.7, borderpad=0.2, handlelength=1.2)
@@ -49,7 +49,7 @@ def _lines(axis: Axes, steps: np.ndarray, output: Output) -> None:
     axis.plot(steps, [v[0] for v in output.values], linewidth=1.2, label="predicted")
     if output.truth is not None:
         axis.plot(steps, [v[0] for v in output.truth], linestyle=":", color="black", linewidth=1.2, label="true")
-    axis.set_ylabel(plain(output.name))
+    axis.set_ylabel(no_formula(output.name))
     axis.legend(loc="upper right", fontsize=6, framealpha=0.7, borderpad=0.2)
 
 
@@ -73,7 +73,7 @@ def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
         for end in range(1, len(values) + 1):
             if end < len(values) and values[end] == values[begin]:
                 continue
-            text = "" if values[begin] is None else plain(str(values[begin]))
+            text = "" if values[begin] is None else no_formula(str(values[begin]))
             room = _ROOM * (end - begin) / len(steps)
             for shown, size in ((text, 6.5), (text.replace("-", "-\n", 1).replace("_", "_\n"), 5)):
                 if max(map(len, shown.split("\n"))) <= room * 6.5 / size:
@@ -83,4 +83,4 @@ def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
             begin = end
     names = ["predicted", "true"][: len(rows)]
     axis.set_yticks([k + 0.5 for k in range(len(rows))], names, fontsize=7)
-    axis.set_ylabel(plain(output.name))
+    axis.set_ylabel(no_formula(output.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from tidegate.data.sequences import Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 
+_MOST_COMPARED = 20_000  # names: searching more for the nearest one would take seconds
+
 
 @dataclass(frozen=True)
-class Column:
+class InputColumn:
     """An input of the model at every step of the sequence, in the table's own units.
 
     kind: "number", "category" or "words"; values: floats (NaN: missing) or text (None: missing); unknown: for text, whether
@@ -30,7 +33,7 @@ class Column:
     features: tuple[int, ...]
 
 
-def names_of(table: Table, pre: Preprocessing, data: Sequences) -> list[str]:
+def sequence_names(table: Table, pre: Preprocessing, data: Sequences) -> list[str]:
     """What each sequence is called: its group, or the number of its row; several group columns with a comma between."""
     first = data.rows[data.offsets[:-1]]
     if pre.group:
@@ -48,13 +51,16 @@ def find(wanted: str | int | None, names: list[str], table: Table, pre: Preproce
     """
     if wanted is None:
         return 0
-    text = " ".join(str(wanted).split())
+    text = str(wanted)
     for candidate in (text, f"row {text}"):
         if candidate in names:
             return names.index(candidate)
-    squeezed = {name.replace(" ", ""): k for k, name in enumerate(names)}
-    if (k := squeezed.get(text.replace(" ", ""))) is not None:
-        return k
+    # "a,b" for the groups "a, b", or a blank too many: if it can mean one sequence alone.
+    text = "".join(text.split())
+    alike = [k for k, name in enumerate(names) if "".join(name.split()) == text]
+    if len(alike) == 1:
+        return alike[0]
+    text = " ".join(str(wanted).split())
     if not pre.group and not pre.lists:
         raise DataError(f"{table.name} has no group column in this run: it is one sequence. Leave --sequence out.")
     what = (
@@ -74,7 +80,7 @@ def _nearest(text: str, names: list[str], rows: bool) -> str:
         close = sorted(numbers, key=lambda n: (abs(n - wanted), n))[:3]
         found = [numbers[n] for n in close]
     except ValueError:
-        lower = {name.lower(): name for name in names}
+        lower = {name.lower(): name for name in names[:_MOST_COMPARED]}
         found = [lower[k] for k in difflib.get_close_matches(text.lower(), lower, n=3, cutoff=0.4)]
     return f" The nearest {'are' if len(found) > 1 else 'is'} {', '.join(map(repr, found))}." if found else ""
 
@@ -86,8 +92,10 @@ def stretch(steps: Any, length: int) -> tuple[int, int]:
     """
     if steps is None:
         return 0, length
-    parts = steps.replace("-", ":").split(":") if isinstance(steps, str) else list(steps)
     try:
+        parts: list[Any] = (
+            steps.replace("-", ":").split(":") if isinstance(steps, str) else [*map(operator.index, steps)]
+        )
         first, last = (
             int(part) if str(part).strip() else default for part, default in zip(parts, (1, length), strict=True)
         )
@@ -98,10 +106,12 @@ def stretch(steps: Any, length: int) -> tuple[int, int]:
     return first - 1, last
 
 
-def columns_of(table: Table, pre: Preprocessing, dims: tuple[int, ...]) -> tuple[list[Column], list[str] | None]:
+def columns_of(
+    table: Table, pre: Preprocessing, dims: tuple[int, ...], codes: np.ndarray
+) -> tuple[list[InputColumn], list[str] | None]:
     """The inputs of a table that holds one sequence, and the texts of its time column (None: there is none).
 
-    dims: length of the vector of each token column.
+    dims: length of the vector of each token column; codes [T, C]: what the model reads of them.
     """
     arranged = pre.arrange(table, with_target=False)
     number_of = {c.name: k for k, c in enumerate(pre.numbers)}
@@ -114,16 +124,12 @@ def columns_of(table: Table, pre: Preprocessing, dims: tuple[int, ...]) -> tuple
             mask = (len(number_of) + masks.index(c.name),) if c.mask else ()
             values = raw.cast(pl.Float64, strict=False).to_numpy().astype(np.float64)
             values = np.where(np.isfinite(values), values, np.nan)
-            columns.append(Column(c.name, "number", values, None, (number_of[c.name], *mask)))
+            columns.append(InputColumn(c.name, "number", values, None, (number_of[c.name], *mask)))
             continue
         k = pre.tokens.index(c)
-        known = set(c.vocabulary)
         text = raw.cast(pl.String, strict=False).to_list()
-        looked_up = [None if t is None else t.lower() if c.kind == "words" else t for t in text]
-        if raw.dtype.is_float():
-            looked_up = [None if t is None else str(int(float(t))) if float(t).is_integer() else t for t in looked_up]
-        unknown = np.array([t is not None and t not in known for t in looked_up], dtype=bool)
-        columns.append(Column(c.name, c.kind, text, unknown, tuple(range(starts[k], starts[k + 1]))))
+        unknown = (codes[:, k] == 0) & raw.is_not_null().to_numpy()
+        columns.append(InputColumn(c.name, c.kind, text, unknown, tuple(range(starts[k], starts[k + 1]))))
     times = None
     if pre.time is not None:
         times = [str(v) for v in arranged.column(pre.time).to_list()]

@@ -112,7 +112,10 @@ def line_chart(
                 )
         finite = [p for p in line if not math.isnan(p[1])]
         if finite:
-            last = places[-1] if places and math.isfinite(finite[-1][1]) else (across(finite[-1][0]), float(top))
+            border = float(
+                top if finite[-1][1] == math.inf else height - bottom
+            )  # ∞ is above all, what isn't drawn below
+            last = places[-1] if places and math.isfinite(finite[-1][1]) else (across(finite[-1][0]), border)
             ends.append((last[1], last[0], k))
     edge_x = width - right
     for (y, x, k), label in _apart(ends, top, height - bottom):

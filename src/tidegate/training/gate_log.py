@@ -11,14 +11,13 @@ from tidegate.data.batches import BatchSource
 from tidegate.data.sequences import TRAIN, VALID
 from tidegate.gates.sentences import MEMORY as MEMORY_LENGTH
 from tidegate.gates.sentences import RESET, UPDATE
-from tidegate.gates.statistics import Counter
+from tidegate.gates.statistics import SHARES, Counter
 from tidegate.model import SequenceModel
 from tidegate.training.charts import line_chart
 
 MOST_STEPS = 4_096
 SHARE = 0.02  # of an epoch's training steps: so that an epoch gets at most a twentieth slower (benchmarks/log_gates_cost.py)
 FEWEST_STEPS = 64  # a sample this small costs milliseconds
-MEANS = ("update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0", "reset_near_1")
 MEMORY = "memory_length_steps"
 DEFINITIONS = [UPDATE, RESET, MEMORY_LENGTH]
 
@@ -57,20 +56,17 @@ class GateLog:
     @torch.no_grad()
     def row(self, model: SequenceModel) -> dict[str, float]:
         """l0_update_mean ... l0_reset_near_1: means over the units; l0_memory_length_steps: the median over the units,
-        inf where half of them forgot nothing within the sample's sequences. So for every layer and direction.
+        inf where for half of them most waits were cut off by a sequence's end. So for every layer and direction.
         """
-        was_training = model.training
-        model.eval()
         counters: dict[str, Counter] = {}
-        for numbers, codes, lengths in self.batches:
-            _, trace, _ = model.trace(numbers, codes, lengths)
-            for name, gates in trace.items():
-                counters.setdefault(name, Counter(name.endswith("_reverse"))).add(gates, lengths)
-        model.train(was_training)
+        with model.evaluating():
+            for numbers, codes, lengths in self.batches:
+                for name, gates in model.trace(numbers, codes, lengths).gates.items():
+                    counters.setdefault(name, Counter(name.endswith("_reverse"))).add(gates, lengths)
         row: dict[str, float] = {}
         for name, counter in counters.items():
             counted = counter.result()
-            row |= {f"{name}_{field}": float(getattr(counted, field).mean()) for field in MEANS}
+            row |= {f"{name}_{field}": float(getattr(counted, field).mean()) for field in SHARES}
             row[f"{name}_{MEMORY}"] = float(np.median(counted.memory_length_steps))
         return row
 
@@ -89,7 +85,7 @@ def _of_similar_length(pieces: Sequence[tuple[int, int]]) -> list[list[tuple[int
 
 def places(history: Sequence[dict[str, float]]) -> list[str]:
     """The layers and directions whose gates were logged: "l0", "l0_reverse" ...; none where log_gates was off."""
-    end = f"_{MEANS[0]}"
+    end = f"_{SHARES[0]}"
     return [key.removesuffix(end) for key in (history[0] if history else {}) if key.endswith(end)]
 
 

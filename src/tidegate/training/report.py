@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-
 from tidegate.files import write_text
+from tidegate.pages import render
 from tidegate.training.charts import line_chart
 from tidegate.training.comparison import comparison, nice, per_class, verdict
 from tidegate.training.folder import NO_MEMORY
@@ -48,13 +47,6 @@ def write_report(run: Run) -> None:
         write_text(run.folder / f"{title.lower().replace(' ', '_')}.svg", svg + "\n")
     head, rows = comparison(results)
     per_head, per_rows = per_class(results)
-    environment = Environment(
-        loader=PackageLoader("tidegate.training", "templates"),
-        autoescape=select_autoescape(["html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     target = ", ".join(run.preprocessing.target.names)
     values: dict[str, Any] = {
         "title": f"{run.resolved['table_name']}: predicting {target}",
@@ -78,4 +70,4 @@ def write_report(run: Run) -> None:
         "epochs_run": run.resolved.get("epochs_run"),
     }
     for name in ("report.md", "report.html"):
-        write_text(run.folder / name, environment.get_template(f"{name}.j2").render(values))
+        write_text(run.folder / name, render("tidegate.training", name, values))

@@ -29,6 +29,8 @@ from tidegate.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tidegate.inspection import Inspection
 
+MOST_COUNTED = 20_000  # steps of a table over which `Run.inspect` counts units, if nothing else is asked for
+
 
 class Run:
     """A trained model with all that belongs to it. `tidegate.train` makes one, `tidegate.load` opens one.
@@ -75,8 +77,8 @@ class Run:
         """
         if rows not in {"auto", "all", *PART_NAMES}:
             raise SettingsError(f"rows={rows!r}: expected auto, all, train, valid or test.")
-        table = self._read(table)
-        data, part, what = self._rows_to_score(table, rows)
+        table = self.read(table)
+        data, part, what = self.rows_to_score(table, rows)
         source = self._source_of(data)
         return evaluate_run(self, source, part, f"{what} of {table.name}", batch_size)
 
@@ -87,7 +89,7 @@ class Run:
         for the steps ahead. List columns get a list a row. The order of the rows is kept, a target is not needed.
         Raises DataError and warns as `evaluate` does.
         """
-        table = self._read(table)
+        table = self.read(table)
         if probabilities and self.preprocessing.target.task == "number":
             raise SettingsError("probabilities are for classes and labels; this run predicts numbers.")
         data = self._encode(table, with_target=False)
@@ -103,7 +105,7 @@ class Run:
         sequence: str | int | None = None,
         *,
         steps: str | tuple[int, int] | None = None,
-        most_counted: int | None = 20_000,
+        most_counted: int | None = MOST_COUNTED,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Inspection:
         """What the gates do on one sequence of a table: every gate of every layer at every step, what each prediction leans
@@ -124,7 +126,7 @@ class Run:
 
         return inspect_run(self, table, sequence, steps=steps, most_counted=most_counted, on_progress=on_progress)
 
-    def _read(self, table: Any) -> Table:
+    def read(self, table: Any) -> Table:
         return read_table(table, **self.settings.reading)
 
     def _encode(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
@@ -136,7 +138,7 @@ class Run:
     def _source_of(self, data: Sequences) -> BatchSource:
         return batch_source(data, self.preprocessing, next(self.model.parameters()).device)
 
-    def _rows_to_score(self, table: Table, rows: str) -> tuple[Sequences, int | None, str]:
+    def rows_to_score(self, table: Table, rows: str) -> tuple[Sequences, int | None, str]:
         split = self.settings.split if isinstance(self.settings.split, str) else None
         column = split if split in table.frame.columns else None
         same = table.sha256 is not None and table.sha256 == self.resolved.get("table_sha256")

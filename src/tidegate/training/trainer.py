@@ -125,7 +125,7 @@ def _train(
     resolved = summary(table, pre, data, full, spec, device)
     path = {"table": str(Path(source).resolve())} if isinstance(source, str | Path) else {}
     config = path | settings.model_dump(mode="json")
-    with _threads(settings.threads), _enough_memory(full), contextlib.ExitStack() as undo:
+    with threads_at_most(settings.threads), _enough_memory(full), contextlib.ExitStack() as undo:
         model = build(spec, pre, full, device)
         if overwrite or not (folder / CONFIG).exists():
             begin(folder, overwrite, undo)
@@ -179,7 +179,8 @@ def _enough_memory(settings: CompleteSettings) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads_at_most(count: int | None) -> Iterator[None]:
+    """torch's threads on the CPU, for as long as the block runs; None: as many as there are."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

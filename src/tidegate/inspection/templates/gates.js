@@ -18,7 +18,7 @@
   const minus = (text) => text.replace(/-/g, "−");
   const fixed = (v, digits = 3) => minus((Object.is(Math.round(v * 10 ** digits), -0) ? 0 : v).toFixed(digits));
   const percent = (v) => (v > 0 && v < 0.005 ? "<1%" : v < 1 && v >= 0.995 ? ">99%" : `${Math.round(100 * v)}%`);
-  const memory = (v, longest) => (v === null ? `over ${longest.toLocaleString("en")}` : v.toLocaleString("en"));
+  const memory = (v, longest) => (v === null ? `over ${Math.max(longest - 1, 0).toLocaleString("en")}` : v.toLocaleString("en"));
 
   /** A value of a table. size: of the largest beside it, next to which a rounding error of float32 is nothing. */
   function plain(v, size = 0) {
@@ -73,9 +73,11 @@
     return out;
   }
 
-  function shorts(text) { // little-endian, as they were written, on any machine
-    const raw = new DataView(bytes(text).buffer), out = new Int16Array(raw.byteLength / 2);
-    for (let i = 0; i < out.length; i++) out[i] = raw.getInt16(2 * i, true);
+  /** 16-bit whole numbers, or floats where they have no scale; little-endian, as they were written, on any machine. */
+  function numbers({ scale, values }) {
+    const raw = new DataView(bytes(values).buffer), size = scale ? 2 : 4;
+    const out = scale ? new Int16Array(raw.byteLength / size) : new Float32Array(raw.byteLength / size);
+    for (let i = 0; i < out.length; i++) out[i] = scale ? raw.getInt16(size * i, true) : raw.getFloat32(size * i, true);
     return out;
   }
 
@@ -84,6 +86,7 @@
   const hex = (c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16));
   const VIRIDIS = ["#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725"].map(hex); // 0 to 1, matplotlib's (CC0)
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  // The ends and middles of ColorBrewer's RdBu (C. Brewer, M. Harrower and The Pennsylvania State University, Apache-2.0).
   const diverging = () => [hex("#2166ac"), hex("#67a9cf"), dark.matches ? hex("#20272c") : hex("#f7f7f7"), hex("#ef8a62"), hex("#b2182b")];
 
   function palette(stops) { // 256 colours
@@ -125,11 +128,11 @@
       Object.assign(this, raw);
       this.P = steps;
       this.place = new Map(raw.order.map((unit, row) => [unit, row]));
-      this.bound = Math.max(1, 32767 * Math.max(...raw.fields.h.scale)); // of |h|: over 1 only after a learnt first state
+      this.bound = Math.max(1, ...(raw.fields.h.scale ?? []).map((s) => 32767 * s)); // of |h|: over 1 only after a learnt first state
       this.decoded = {};
-      for (const [name, field] of Object.entries(raw.fields)) this.decoded[name] = shorts(field.values);
+      for (const [name, field] of Object.entries(raw.fields)) this.decoded[name] = numbers(field);
     }
-    field(name, u, p) { return this.decoded[name][u * this.P + p] * this.fields[name].scale[u]; }
+    field(name, u, p) { return this.decoded[name][u * this.P + p] * (this.fields[name].scale?.[u] ?? 1); }
     z(u, p) { return sigma(this.field("sum_z", u, p)); }
     r(u, p) { return sigma(this.field("sum_r", u, p)); }
     n(u, p) { return Math.tanh(this.field("input_n", u, p) + this.r(u, p) * this.field("state_n", u, p)); }
@@ -170,8 +173,7 @@
       this.p = 0;
       this.all = { columns: false, outputs: false }; // or the first few
       for (const column of raw.columns) if (column.kind === "number") column.ends = ends(column.values, column.low, column.high);
-      for (const output of raw.outputs) if (output.kind === "number") output.ends = ends(output.values.map(first), output.truth?.map(first));
-      this.sorted = "memory";
+            this.sorted = "memory";
       this.root.append(this.bar(), (this.said = make("div", { class: "said" })), this.body());
       this.unit = this.firstUnit();
     }
