@@ -70,10 +70,21 @@ def train(kind: str, out) -> tuple[tidegate.Run, pl.DataFrame]:
         return tidegate.train(
             numbers(), target=["hot", "wet"], group="meter", time="t", features="level", **common
         ), numbers()
+    if kind == "classes ahead":
+        return tidegate.train(signals, target="label", horizon=2, **roles, **common), signals
     if kind == "one sequence":
         table = signal_table(1, least=90, most=90).drop("device")
         return tidegate.train(table, target="label", time="t", **common), table
     raise ValueError(kind)
 
 
-KINDS = ["classes", "words", "two layers both ways", "a class a sequence", "a forecast", "labels", "one sequence"]
+KINDS = [
+    "classes",
+    "words",
+    "two layers both ways",
+    "a class a sequence",
+    "a forecast",
+    "labels",
+    "classes ahead",
+    "one sequence",
+]

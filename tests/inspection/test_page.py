@@ -112,12 +112,13 @@ def test_names_of_columns_classes_sequences_and_runs_stay_text(trained):
     assert view["outputs"][0]["top"][0][0][0] == HOSTILE
 
 
+@pytest.mark.parametrize("steps", [None, "2:4"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_numbers_in_the_page_are_those_of_the_gates(trained, kind):
+def test_the_numbers_in_the_page_are_those_of_the_gates(trained, kind, steps):
     run, table = trained(kind)
-    found = run.inspect(table)
+    found = run.inspect(table, steps=steps)
     (view,) = data_of(found.html())["views"]
-    assert view["steps"] == list(range(1, found.length + 1))
+    assert view["steps"] == list(range(found.first, found.last + 1))
     for layer, drawn in zip(found.layers, view["layers"], strict=True):
         H = layer.statistics.units
         f = {name: shorts(field).T for name, field in drawn["fields"].items()}
@@ -129,6 +130,8 @@ def test_the_numbers_in_the_page_are_those_of_the_gates(trained, kind):
         np.testing.assert_allclose(np.tanh(f["input_n"] + r * f["state_n"]), layer.gates.candidate, atol=2e-4)
         np.testing.assert_allclose(f["h"], layer.gates.hidden, atol=2e-5)
         np.testing.assert_allclose(f["input_z"], layer.input_part[:, H : 2 * H], atol=3e-4)
+        edge = layer.before[-1 if layer.name.endswith("_reverse") else 0]
+        np.testing.assert_allclose(drawn["edge"], edge, rtol=1e-5)
         assert drawn["order"] == layer.statistics.order.tolist()
         assert drawn["statistics"]["kind"] == layer.statistics.kinds()
         memory = [None if np.isinf(v) else v for v in layer.statistics.memory_length_steps]

@@ -293,7 +293,7 @@
       this.below.replaceChildren(...this.unitsBelow());
       this.said.replaceChildren(...this.layer.sentences.map(([text, definition]) => make("p", {}, term(text, definition))));
       const { kind, memory_length_steps: lengths } = this.layer.statistics;
-      const name = (u) => `${u}: ${kind[u]}, remembers ${memory(lengths[u], this.layer.longest)} step${lengths[u] === 1 ? "" : "s"}`;
+      const name = (u) => kind[u] === "unknown" ? `${u}` : `${u}: ${kind[u]}, remembers ${memory(lengths[u], this.layer.longest)} step${lengths[u] === 1 ? "" : "s"}`;
       this.unitChoice.replaceChildren(...this.layer.order.map((u) => make("option", { value: u, text: name(u) })));
       this.layerChoice.value = this.layers.indexOf(this.layer);
       this.paint();
@@ -584,7 +584,7 @@
       if (this.title.textContent !== this.stepName(p)) this.title.textContent = this.stepName(p); // read aloud only when it changes
       this.facts.replaceChildren(...this.factTables());
       const m = layer.statistics.memory_length_steps[unit];
-      const held = m === null ? `It holds on longer than can be seen in sequences of at most ${layer.longest.toLocaleString("en")} steps.` : m <= 1 ? "Half of what it holds is gone a step later: it follows the input." : `Half of what it holds is forgotten after ${memory(m)} steps.`;
+      const held = m === null ? "It holds on for longer than can be seen here." : m <= 1 ? "Half of what it holds is gone a step later: it follows the input." : `Half of what it holds is forgotten after ${memory(m)} steps.`;
       const all = layer.units > 1 ? ` On average over all ${layer.units} units, at this step: z ${fixed(layer.mean("z", p), 2)}, r ${fixed(layer.mean("r", p), 2)}.` : "";
       const thick = make("span", { class: "soft", text: " (lines as thick as what passes)" });
       this.inside.replaceChildren(make(HEADING, {}, `Unit ${unit} at this step`, thick), this.cell(), this.equations(), make("p", { class: "soft" }, held, all));
