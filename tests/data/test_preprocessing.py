@@ -232,3 +232,11 @@ def test_another_table_is_encoded_as_the_training_table_was(signals):
 def test_the_place_of_a_row_is_that_of_the_file():
     table = Table(pl.DataFrame({"x": [1]}), "t.parquet")
     assert table.where(0) == "t.parquet, row 1"
+
+
+def test_a_number_between_two_codes_is_neither_of_them():
+    frame = pl.DataFrame({"code": [0.0, 1.0, None, 1.0], "y": list("pqpq")})
+    pre, data = prepare(frame, target="y", categories="code", split=ALL_TRAIN)
+    assert data.codes[:, 0].tolist() == [2, 1, 0, 1]  # the more frequent one first
+    other = pre.apply(read_table(frame.with_columns(pl.col("code") + 0.5)), with_target=False)
+    assert other.codes[:, 0].tolist() == [0, 0, 0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from inspection_cases import KINDS, numbers, words
 from tests.conftest import QUICK, signal_table
 
 import tidegate
-from tidegate.errors import DataError, SettingsError
+from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.gates.sentences import described
 from tidegate.gates.statistics import Counter
 from tidegate.gates.trace import Gates
@@ -324,7 +325,7 @@ def test_the_step_values_are_those_of_the_layer(trained):
 def test_a_name_is_taken_as_it_is_before_blanks_are_overlooked():
     names, table, pre = (
         ["a  b", "a b", "c, d", "c,e"],
-        SimpleNamespace(name="t"),
+        SimpleNamespace(name="t", frame=pl.DataFrame({"g": ["a  b", "a b", "c, d", "c,e"]})),
         SimpleNamespace(group=("g",), lists=False),
     )
     assert [find(name, names, table, pre) for name in ("a b", "a  b", "c,d", " c , e ")] == [1, 0, 2, 3]
@@ -383,3 +384,87 @@ def test_every_kind_of_run_has_a_picture_with_its_inputs_and_predictions_on_top(
     for a in axes:
         if a.images and a.get_ylabel():
             assert a.images[0].get_extent()[:2] == [1.5, found.length + 0.5]
+
+
+def test_names_that_two_sequences_share_are_told(trained):
+    run, table = trained("a forecast")
+    twice = pl.concat(
+        [
+            table.filter(meter=0).with_columns(site=pl.lit(site), meter=pl.lit(meter))
+            for site, meter in (("a, b", "c"), ("a", "b, c"))
+        ]
+    )
+    with pytest.raises(DataError, match="has 2 sequences whose group columns read 'a, b, c'"):
+        run.inspect(twice, "a, b, c")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [dt.datetime(2024, 1, 4, 12, 30), dt.datetime(2024, 1, 5)],
+        [dt.timedelta(hours=1), dt.timedelta(hours=2)],
+        [dt.date(2024, 1, 4), dt.date(2024, 1, 5)],
+        [True, False],
+        [1e-09, 2.5],
+        [7, 8],
+    ],
+    ids=lambda v: type(v[0]).__name__,
+)
+def test_a_group_of_any_kind_can_be_asked_for_as_python_writes_it(trained, values):
+    run, table = trained("classes")
+    two = pl.concat(
+        [table.filter(device=f"d{k}").with_columns(pl.lit(v).alias("device")) for k, v in enumerate(values)]
+    )
+    for value, device in zip(values, ("d0", "d1"), strict=True):
+        for asked in (value, str(value)):
+            found = run.inspect(two, asked)
+            assert found.length == table.filter(device=device).height
+            assert found.layers[0].gates.update.equal(run.inspect(table, device).layers[0].gates.update)
+
+
+def test_a_class_that_training_never_saw_costs_the_true_values_alone(trained):
+    run, table = trained("classes")
+    foreign = table.with_columns(
+        pl.when(pl.col("device") == "d9").then(pl.lit("sideways")).otherwise("label").alias("label")
+    )
+    with pytest.warns(DataWarning, match=r"No true values are shown: .*'sideways'"):
+        found = run.inspect(foreign, "d3")
+    assert found.outputs[0].truth is None
+    assert found.outputs[0].values == run.inspect(table, "d3").outputs[0].values
+
+
+def test_words_that_training_never_knew_are_told_as_predict_tells_them(trained):
+    run, _ = trained("words")
+    with pytest.warns(DataWarning, match="never occurred in training"):
+        run.inspect({"words": [["wholly", "other", "words"]]})
+
+
+def test_the_output_that_a_prediction_leans_for_is_named(trained):
+    run, table = trained("labels")
+    found = run.inspect(table)
+    sizes = np.abs(
+        np.log(
+            np.array([o.probability for o in found.outputs]) / (1 - np.array([o.probability for o in found.outputs]))
+        )
+    )
+    assert found.leaning_outputs() == [("hot", "wet")[k] for k in sizes.argmax(axis=0)]
+    run, table = trained("a forecast")
+    assert set(run.inspect(table).leaning_outputs()) <= {
+        f"{c}, {k} ahead" for c in ("level", "flow") for k in (1, 2, 3)
+    }
+    run, table = trained("classes")
+    assert run.inspect(table).leaning_outputs() == []
+
+
+def test_classes_have_one_colour_wherever_they_are_drawn(trained):
+    run, table = trained("classes")
+    colours = {}
+    for device in ("d0", "d1", "d2", "d3"):
+        found = run.inspect(table, device)
+        (strips,) = [a for a in found.plot().axes if a.get_ylabel() == "label"]
+        image = strips.images[0]
+        for value, code in zip(found.outputs[0].values, image.get_array()[0], strict=True):
+            colours.setdefault(value, set()).add(tuple(image.cmap(image.norm(code))))
+    assert set(colours) == {"up", "down"}
+    assert all(len(seen) == 1 for seen in colours.values())
+    assert colours["up"] != colours["down"]

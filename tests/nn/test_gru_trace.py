@@ -237,3 +237,11 @@ def test_half_types_can_be_drawn_and_framed(dtype):
 def test_a_trace_without_a_step_is_shown_as_text():
     trace = layer_of(4, 7).trace(torch.zeros(5, 2, 4), lengths=[0, 0])
     assert "There is no step in it." in trace._repr_html_()
+
+
+def test_a_frame_keeps_the_order_of_many_layers_and_is_empty_for_an_empty_batch():
+    trace = layer_of(4, 3, num_layers=12).trace(torch.randn(2, 1, 4))
+    assert trace.to_frame()["layer"].unique(maintain_order=True).to_list() == [f"l{k}" for k in range(12)]
+    empty = layer_of(4, 3).trace(torch.randn(2, 0, 4)).to_frame()
+    assert empty.height == 0
+    assert empty.columns == trace.to_frame().columns

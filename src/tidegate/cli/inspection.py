@@ -127,10 +127,11 @@ def _look(run: Run, table: str, sequence: str | None, steps: str | None, count_s
 
     from tidegate.errors import SettingsError
 
-    try:
-        counting = {} if count_steps is None else {"most_counted": None if count_steps == "all" else int(count_steps)}
-    except ValueError:
-        raise SettingsError(f"--count-steps {count_steps}: expected a number of steps, or all.") from None
+    counting: dict[str, int | None] = {}
+    if count_steps is not None:
+        if count_steps != "all" and not (count_steps.isdecimal() and int(count_steps) > 0):
+            raise SettingsError(f"--count-steps {count_steps}: expected a number of steps, or all.")
+        counting["most_counted"] = None if count_steps == "all" else int(count_steps)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("counting", total=1.0)
@@ -163,21 +164,32 @@ def _check(page: Path, table: str, others: dict[str, Path | None]) -> None:
             raise SettingsError(
                 f"{name} {file}: expected a name that ends in {suffixes[0]}: this option writes {kind}."
             )
-        if file.exists() and Path(table).exists() and file.samefile(table):
+        try:
+            same = file.exists() and Path(table).exists() and file.samefile(table)
+        except OSError as error:  # a name that is too long, a folder that may not be looked into
+            raise SettingsError(f"{name} {file}: {error.strerror}. Choose another name.") from None
+        if same:
             raise SettingsError(f"{name} {file} is the table itself. Write to another file.")
 
 
 def _write(found: Any, page: Path, png: Path | None, json_: Path | None, parquet: Path | None) -> None:
     """An Inspection or a GradientFlow in every form that was asked for."""
     import json
+    import warnings
 
     from tidegate.data.tables import write_table
     from tidegate.files import replacing, write_text
 
     found.write_html(page)
     if png is not None:
-        with replacing(png) as temporary:
+        with replacing(png) as temporary, warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", "Glyph .* missing")
             found.plot().savefig(temporary, format="png", dpi=110)
+        if any("Glyph" in str(warning.message) for warning in told):
+            typer.echo(
+                f"Warning: {png}: no font here has all of its letters. Install one that has them (Debian: fonts-noto-cjk).",
+                err=True,
+            )
     if json_ is not None:
         write_text(json_, json.dumps(found.to_dict(), ensure_ascii=False) + "\n")
     if parquet is not None:

@@ -287,9 +287,12 @@ def _constant(arranged: Arranged, name: str) -> None:
 
 def token_values(column: pl.Series, words: bool) -> pl.Series:
     """A column of words, categories or whole-number codes as the text that its vocabulary holds."""
-    if column.dtype.is_float():  # whole-number codes with gaps: 3.0 is the code 3
-        column = column.cast(pl.Int64, strict=False)
     text = column.cast(pl.String)
+    if column.dtype.is_float():  # whole-number codes with gaps: 3.0 is the code 3, and 3.5 is no code that is known
+        whole = column == column.round()
+        text = pl.select(
+            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
+        ).to_series()
     return text.str.to_lowercase() if words else text
 
 

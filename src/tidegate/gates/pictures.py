@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from tidegate.gates.trace import Gates
 
 ROWS = (("update", "update gate z"), ("reset", "reset gate r"), ("candidate", "candidate n"), ("hidden", "state h"))
+FALLBACKS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Source Han Sans SC", "Microsoft YaHei",
+    "PingFang SC", "Hiragino Sans GB", "Yu Gothic", "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans",
+)  # fmt: skip
 _MOST_CELLS = 2_000  # along one side: a picture has no more pixels to show them with
 
 
@@ -35,6 +41,11 @@ def heat_maps(
     under the steps instead of their numbers; above: what draws further rows over these, each on axes with the same
     steps; first: the number of the first step.
     """
+    with mpl.rc_context({"font.family": fonts()}):
+        return _heat_maps(layers, orders, titles, labels, above, first)
+
+
+def _heat_maps(layers, orders, titles, labels, above, first) -> Figure:
     heights = [0.45] * len(above) + [1.0] * len(ROWS)
     figure = new_figure(figsize=(1.6 + 4.6 * len(layers), 2.15 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), len(layers), squeeze=False, sharex="col", height_ratios=heights)
@@ -75,8 +86,18 @@ def heat_maps(
             )
         else:
             bottom.set_xlabel("step")
+            bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supylabel("units, those that remember longest on top", fontsize=9)
     return figure
+
+
+@cache
+def fonts() -> list[str]:
+    """The usual font, and after it those of this machine that have the letters which it lacks."""
+    from matplotlib.font_manager import get_font_names
+
+    there = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in FALLBACKS if name in there)]
 
 
 def new_figure(**options) -> Figure:

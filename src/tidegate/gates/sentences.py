@@ -22,16 +22,21 @@ SHUT_OPEN = (
 def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
     """(sentence, definition) pairs. steps_of: what was counted, in words; "" for "N steps of M sequences".
 
-    >>> import torch, tidegate
-    >>> layer = tidegate.GRU(3, 8, update_bias=(4.0, 4.0))
-    >>> s = layer.trace(torch.zeros(20, 1, 3)).statistics()["l0"]
-    >>> print(described(s)[0][0])
-    8 units: 8 remember 2 to 10 steps.
+    >>> import torch
+    >>> from tidegate.gates.statistics import Counter
+    >>> from tidegate.gates.trace import Gates
+    >>> counter, gate = Counter(), torch.full((40, 1, 8), 0.9)        # 0.9 to the power of 7 is a little less than 1/2
+    >>> counter.add(Gates(gate, gate, gate, gate, torch.rand(40, 1, 8)))
+    >>> for sentence, _ in described(counter.result()):
+    ...     print(sentence)
+    8 units: 8 remember over 5 steps.
+    The middle one of all units remembers 7 steps (counted over 40 steps of 1 sequence).
+    The update gate is open in 0% of all steps and shut in 0%; the reset gate is open in 0% and shut in 0%.
     """
     kinds = s.kinds()
     long, parts = s.long, []
     told = [
-        ("long memory", f"{{}} remember over {long:,} steps"),
+        ("long memory", f"{{}} remember over {_count(long, 'step')}"),
         ("never forgets", "{} never forget"),
         ("short memory", f"{{}} remember 2 to {long:,} steps"),
         ("follows the input", "{} follow the input"),
@@ -56,7 +61,10 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
         f"The update gate is open in {_share(s.update_near_1)} of all steps and shut in {_share(s.update_near_0)}; "
         f"the reset gate is open in {_share(s.reset_near_1)} and shut in {_share(s.reset_near_0)}."
     )
-    return [(first, definition), (second, MEMORY), (gates, f"{UPDATE} {RESET} {SHUT_OPEN}")]
+    shares = (gates, f"{UPDATE} {RESET} {SHUT_OPEN}")
+    if s.longest < 2:
+        return [(first, MEMORY), shares]
+    return [(first, definition), (second, MEMORY), shares]
 
 
 def _memory(memory: float, longest: int) -> str:

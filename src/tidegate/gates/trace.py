@@ -189,12 +189,16 @@ class GateTrace(Mapping[str, Gates]):
         left out. Needs polars (`pip install 'tidegate[train]'`).
         """
         pl = _need("polars", "to_frame()")
-        frames = []
-        count = len(self._by_time(next(iter(self)))[1])
-        for s in range(count):
-            frames += [gates_frame(name, gates).insert_column(1, pl.lit(s, pl.Int32).alias("sequence"))
-                       for name, gates in self.sequence(s).items()]  # fmt: skip
-        return pl.concat(frames).sort("layer", "sequence", maintain_order=True)
+        sequences = [self.sequence(s) for s in range(len(self._by_time(next(iter(self)))[1]))]
+        empty = {name: Gates(*(torch.zeros(0, v.size(-1)) for v in self._by_time(name)[0])) for name in self}
+        number = pl.lit(0, pl.Int32).alias("sequence")
+        frames = [
+            gates_frame(name, gates).insert_column(1, number) for name, gates in empty.items()
+        ]  # of no sequence at all
+        for name in self:
+            for s, gates in enumerate(sequences):
+                frames.append(gates_frame(name, gates[name]).insert_column(1, pl.lit(s, pl.Int32).alias("sequence")))
+        return pl.concat(frames)
 
     def plot(self, sequence: int = 0, layer: str | None = None) -> Figure:
         """Heat maps of update gate, reset gate, candidate and state over the steps of one sequence, the units that remember

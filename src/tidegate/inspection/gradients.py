@@ -472,7 +472,7 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
         metric=results.metric,
         more_is_better=results.more_is_better,
         cells=cells,
-        history=run.history,
+        history=run.history if (run.folder / "metrics.csv").is_file() else [],
         best_epoch=run.resolved.get("best_epoch"),
     )
 

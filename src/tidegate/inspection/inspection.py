@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import MISSING_CLASS
 from tidegate.data.tables import Table
-from tidegate.errors import DataError, SettingsError
+from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import write_text
 from tidegate.gates.diagram import StepValues, shortened
 from tidegate.gates.sentences import described
@@ -52,7 +53,8 @@ class Output:
 
     kind: "class" (values are classes), "label" (0 or 1) or "number" (in the table's units; [P, K] with K steps ahead).
     truth: None in the list where the table has none; None: the table has no such column.
-    top: for classes, of each prediction the most probable ones as (class, probability). probability: of a label's 1.
+    top: for classes, of each prediction the most probable ones as (class, probability). probability: of a label's 1. classes: all that can be predicted. Of
+    classes several steps ahead the first one is told.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Output:
     truth: list[Any] | None
     top: list[list[tuple[Any, float]]] | None = None
     probability: list[float] | None = None
+    classes: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,13 @@ class Inspection:
             {
                 "run": self.run,
                 "table": self.table,
+                "target": self.target,
+                "per": self.per,
+                "horizon": self.horizon,
                 "sequence": self.sequence,
                 "length": self.length,
                 "steps": [self.first, self.last],
+                "times": self.times,
                 "counted": self.counted,
                 "inputs": [{"name": c.name, "kind": c.kind, "values": list(c.values)} for c in self.columns],
                 "outputs": [
@@ -163,6 +170,7 @@ class Inspection:
                     "of_steps": None if self.per == "sequence" else self.drawn + self.first,
                     "on_steps_from": self.drawn + self.first,
                     "reach": self.lean.reach,
+                    "of_outputs": self.leaning_outputs(),
                     "steps": self.lean.steps,
                     "columns": {c.name: self.lean.columns[:, k] for k, c in enumerate(self.columns)},
                 },
@@ -200,6 +208,12 @@ class Inspection:
         where = f"unit {u} of {found.title}, at step {step} of {self.length}{said} of {shortened(self.sequence)}"
         state_n, h = float(found.gates.recurrent[t, u]), float(found.before[t, u])
         return StepValues(where, **parts, state_n=state_n, h=h, backward=found.name.endswith("_reverse"))
+
+    def leaning_outputs(self) -> list[str]:
+        """Which output the lean of each prediction is of: the largest in size, where there are several."""
+        ahead = max(self.horizon, 1)
+        names = [f"{o.name}{f', {k + 1} ahead' if ahead > 1 else ''}" for k in range(ahead) for o in self.outputs]
+        return [names[k] for k in self.lean.outputs] if self.lean.outputs is not None else []
 
     def plot(self) -> Figure:
         """Inputs, predictions and the heat maps of the gates of all layers and directions as a matplotlib figure."""
@@ -254,7 +268,16 @@ def inspect_run(
         raise SettingsError(f"most_counted={most_counted}: expected at least 1 step, or None for all.")
     read = run.read(table)
     with_target = all(name in read.frame.columns for name in pre.target.names)
-    data = pre.apply(read, with_target=with_target)
+    try:
+        data = pre.apply(read, with_target=with_target)
+    except DataError as error:
+        if not with_target:
+            raise
+        data = pre.apply(read, with_target=False)  # raises again where the target is not what is wrong
+        warnings.warn(f"No true values are shown: {error}", DataWarning, stacklevel=3)
+        with_target = False
+    for note in data.notes:
+        warnings.warn(note, DataWarning, stacklevel=3)
     if not len(data) or not len(data.rows):
         raise DataError(f"{read.name} has no sequence with a step in it.")
     source = batch_source(data, pre, next(model.parameters()).device)
@@ -437,7 +460,7 @@ def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> li
         true = None
         if truth is not None:
             true = [None if c == MISSING_CLASS else classes[c] for c in truth[:, 0].tolist()]
-        return [Output(target.names[0], "class", values, true, best)]
+        return [Output(target.names[0], "class", values, true, best, classes=classes)]
     out = []
     for w, name in enumerate(target.names):
         true = None
@@ -445,7 +468,7 @@ def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> li
             p = torch.sigmoid(scores[:, 0, w].double()).tolist()
             if truth is not None:
                 true = [None if np.isnan(v) else int(v) for v in truth[:, 0, w]]
-            out.append(Output(name, "label", [int(v > 0.5) for v in p], true, None, p))
+            out.append(Output(name, "label", [int(v > 0.5) for v in p], true, None, p, (0, 1)))
         else:
             numbers = in_units(scores.double().numpy(), pre)[..., w].tolist()
             out.append(Output(name, "number", numbers, None if truth is None else truth[..., w].tolist()))

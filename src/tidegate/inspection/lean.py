@@ -26,12 +26,14 @@ class Lean:
 
     steps [P, S]: of prediction p on the inputs of bucket s (a root of the sum of squares where a bucket has several steps);
     columns [P, C]: on each input column over all steps that were looked at, shown or not. reach: how many steps before (and,
-    in a model that reads both ways, around) a prediction were looked at; None: all of the sequence.
+    in a model that reads both ways, around) a prediction were looked at; None: all of the sequence. outputs [P]: of labels and numbers
+    which output each prediction's score was, counted through all columns one step ahead, then two ...
     """
 
     steps: np.ndarray
     columns: np.ndarray
     reach: int | None
+    outputs: np.ndarray | None = None
 
 
 def lean(
@@ -61,8 +63,8 @@ def lean(
     end = T if end is None else end
     with model.evaluating():
         if model.spec.per == "sequence":
-            slopes = _slopes(model, task, encoded, None, np.array([T - 1]))
-            return Lean(*_summed(slopes, np.zeros(1, int), end, buckets, columns), None)
+            slopes, chosen = _slopes(model, task, encoded, None, np.array([T - 1]))
+            return Lean(*_summed(slopes, np.zeros(1, int), end, buckets, columns), None, chosen)
         whole = T <= WHOLE
         both = model.spec.bidirectional
         length = T if whole else min(T, AROUND if both else WHOLE)
@@ -73,6 +75,7 @@ def lean(
         at = predictions - (0 if whole else starts)
         by_step = np.zeros((len(predictions), len(buckets)))
         by_column = np.zeros((len(predictions), len(columns)))
+        outputs = np.zeros(len(predictions), int)
         # Those early in the sequence need the fewest steps before them: together they make short batches.
         for part in np.array_split(np.arange(len(predictions)), -(-len(predictions) * length // _STEPS_AT_ONCE)):
             if not len(part):
@@ -82,15 +85,22 @@ def lean(
             index = torch.from_numpy(first)[None, :] + torch.arange(steps)[:, None]
             x = encoded[index.clamp(max=T - 1), 0]
             state = _states(gates, edges, first, first + steps).to(encoded.device)
-            slopes = _slopes(model, task, x, state, at[part])
+            slopes, chosen = _slopes(model, task, x, state, at[part])
+            if chosen is not None:
+                outputs[part] = chosen
             by_step[part], by_column[part] = _summed(slopes, first, end, buckets, columns)
-        return Lean(by_step, by_column, None if whole else length)
+        return Lean(by_step, by_column, None if whole else length, None if task == "class" else outputs)
 
 
-def _slopes(model: SequenceModel, task: str, x: Tensor, state: Tensor | None, at: np.ndarray) -> Tensor:
-    """d score / d x of one prediction a row, [T, B, E]; at [B]: the step of each."""
+def _slopes(
+    model: SequenceModel, task: str, x: Tensor, state: Tensor | None, at: np.ndarray
+) -> tuple[Tensor, np.ndarray | None]:
+    """d score / d x of one prediction a row, [T, B, E], and of labels and numbers which output the score is, [B]; at [B]: the
+    step of each.
+    """
     T, B, _ = x.shape
     x = x.detach().clone().requires_grad_()
+    which = None
     with torch.enable_grad():
         scores = model.scores(x, torch.full((B,), T), state)
         if model.spec.per != "sequence":
@@ -101,9 +111,10 @@ def _slopes(model: SequenceModel, task: str, x: Tensor, state: Tensor | None, at
             chosen = top[:, 0] - top[:, 1] if top.size(-1) == 2 else top[:, 0]
         else:
             flat = scores.flatten(1)
-            chosen = flat.gather(1, flat.abs().argmax(dim=1, keepdim=True))
+            which = flat.abs().argmax(dim=1, keepdim=True)
+            chosen = flat.gather(1, which)
         (slopes,) = torch.autograd.grad(chosen.sum(), x)
-    return slopes.double().cpu()
+    return slopes.double().cpu(), None if which is None else which[:, 0].cpu().numpy()
 
 
 def _states(gates: Mapping[str, Gates], edges: Tensor, first: np.ndarray, end: np.ndarray) -> Tensor:

@@ -105,6 +105,7 @@ def _view(view: Inspection) -> dict[str, Any]:
             "rows": _bytes(view.lean.steps),
             "columns": _shares(view.lean.columns),
             "reach": view.lean.reach,
+            "outputs": view.leaning_outputs() if len(view.outputs) * max(view.horizon, 1) > 1 else [],
         },
         "layers": [_layer(layer, drawn, view) for layer in view.layers],
     }

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import ListedColormap, hsv_to_rgb
 
 from tidegate.gates.pictures import no_formula
 
@@ -41,7 +41,7 @@ def _inputs(axis: Axes, steps: np.ndarray, columns: list[Any]) -> None:
         low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
         axis.plot(steps, (values - low) / ((high - low) or 1.0), linewidth=0.9, label=no_formula(column.name))
     axis.set_yticks([])
-    axis.set_ylabel("inputs")
+    axis.set_ylabel("inputs" if len(columns) <= _MOST_LINES else f"inputs\n({_MOST_LINES} of {len(columns)})")
     axis.legend(loc="upper right", fontsize=6, ncols=2, framealpha=0.7, borderpad=0.2, handlelength=1.2)
 
 
@@ -56,9 +56,10 @@ def _lines(axis: Axes, steps: np.ndarray, output: Output) -> None:
 def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
     """The predicted classes over the true ones, a colour each, named where there is room."""
     rows = [output.values] + ([output.truth] if output.truth is not None else [])
-    classes = list(dict.fromkeys(v for row in rows for v in row if v is not None))
-    colours = mpl.colormaps["Pastel1" if len(classes) <= 9 else "tab20"]
-    codes = np.array([[np.nan if v is None else classes.index(v) % colours.N for v in row] for row in rows])
+    place = {name: k for k, name in enumerate(output.classes)}  # the same colours wherever these classes are drawn
+    hues = np.arange(len(place)) * 0.618034 % 1.0  # by the golden angle: neighbours are far apart, and no two are alike
+    colours = ListedColormap(hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.32), np.full_like(hues, 0.95)], axis=1)))
+    codes = np.array([[place.get(v, np.nan) for v in row] for row in rows], dtype=float)
     axis.imshow(
         codes,
         aspect="auto",

@@ -37,11 +37,19 @@ def sequence_names(table: Table, pre: Preprocessing, data: Sequences) -> list[st
     """What each sequence is called: its group, or the number of its row; several group columns with a comma between."""
     first = data.rows[data.offsets[:-1]]
     if pre.group:
-        columns = [table.frame[name].gather(first).cast(pl.String, strict=False) for name in pre.group]
+        columns = [_texts(table.frame[name].gather(first)) for name in pre.group]
         return [", ".join(str(part) for part in parts) for parts in zip(*columns, strict=True)]
     if pre.lists:
         return [f"row {row + 1}" for row in first]
     return ["the whole table"]
+
+
+def _texts(column: pl.Series) -> list[str]:
+    """A column's values as polars writes them, or, where it writes none (durations), as Python does."""
+    try:
+        return column.cast(pl.String).to_list()
+    except pl.exceptions.PolarsError:
+        return [str(value) for value in column.to_list()]
 
 
 def find(wanted: str | int | None, names: list[str], table: Table, pre: Preprocessing) -> int:
@@ -53,8 +61,19 @@ def find(wanted: str | int | None, names: list[str], table: Table, pre: Preproce
         return 0
     text = str(wanted)
     for candidate in (text, f"row {text}"):
-        if candidate in names:
+        count = names.count(candidate)
+        if count > 1:
+            raise DataError(
+                f"{table.name} has {count} sequences whose group columns read {candidate!r}. Rename one of the groups, or inspect a table that "
+                "holds one of them alone."
+            )
+        if count:
             return names.index(candidate)
+    if len(pre.group) == 1:  # as Python writes it: a date without its microseconds, False, 1e-09
+        column = table.frame[pre.group[0]]
+        rows = [k for k, value in enumerate(column.to_list()) if str(value) == text]
+        if rows:
+            return names.index(_texts(column[rows[0] : rows[0] + 1])[0])
     # "a,b" for the groups "a, b", or a blank too many: if it can mean one sequence alone.
     text = "".join(text.split())
     alike = [k for k, name in enumerate(names) if "".join(name.split()) == text]

@@ -506,8 +506,9 @@
       if (room < 6 || c.measureText(text).width <= room) return room < 6 ? "…" : text;
       const letters = [...text.slice(0, 100)]; // not halves of an emoji
       // Names of classes often begin alike (B-rating_unit, B-rating_value): the middle is left out, not the end.
-      const short = () => `${letters.slice(0, Math.ceil(letters.length / 2)).join("")}…${letters.slice(Math.ceil(letters.length / 2)).join("")}`;
-      while (letters.length && c.measureText(short()).width > room) letters.splice(Math.floor(letters.length / 2), 1);
+      const head = () => Math.floor(letters.length / 3);
+      const short = () => `${letters.slice(0, head()).join("")}…${letters.slice(head()).join("")}`;
+      while (letters.length && c.measureText(short()).width > room) letters.splice(head(), 1);
       return short();
     }
 
@@ -603,7 +604,7 @@
       if (raw.columns.length > 1) {
         const shares = raw.lean.columns[at].map((share, k) => [share, raw.columns[k].name]).sort((a, b) => b[0] - a[0]);
         const leans = shares.slice(0, 4).map(([share, name]) => make("div", {}, `${name} ${percent(share)}`));
-        tables.push(make("table", { class: "facts", "aria-label": "what the prediction leans on" }, line("leans on", ...leans)));
+        tables.push(make("table", { class: "facts", "aria-label": "what the prediction leans on" }, line(raw.lean.outputs.length ? `leans on (${raw.lean.outputs[at]})` : "leans on", ...leans)));
       }
       return tables;
     }
