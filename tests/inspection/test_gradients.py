@@ -453,6 +453,15 @@ def test_sentences_say_what_the_medians_are(flow):
     assert "None of the three explodes" not in explodes
 
 
+def test_few_predictions_are_told_to_be_few(flow):
+    def of(n: int) -> str:
+        return str(dataclasses.replace(flow, predictions=n, counts=np.full_like(flow.counts, n)))
+
+    assert "may be chance." not in of(20)
+    assert "Only 19 predictions could be measured" in of(19)
+    assert "Only 1 prediction could be measured" in of(1)
+
+
 def test_the_first_step_with_no_more_than_a_share_left_is_found():
     reach = Reach(np.zeros(5), np.array([1.0, 2.0, 0.5, 0.6, 0.01]), np.ones(5), 4, 0.0)
     assert [reach.left_after(s) for s in (0.5, 0.1)] == [2, None]  # the fifth is not among those shown

@@ -56,6 +56,7 @@ EXPLODED = 10.0  # times what it was
 TELLING = 0.01
 FLOOR = 1e-6  # nothing smaller is drawn or told
 LEFT = {"half": 0.5, "tenth": 0.1, "thousandth": 0.001}
+FEW = 20  # predictions: with fewer a sentence warns of chance
 FEWEST = 0.1  # of the predictions: medians are shown as far back as so many of them reach
 _ROUND = (1, 2, 5, 10, 20, 50, 100, 200)
 _VALUES_AT_ONCE = 2**22  # of float64 in one tensor: 32 MB
@@ -208,6 +209,10 @@ class GradientFlow:
                 f"{GRADIENT} Medians over the {int(self.counts[k]):,} predictions with that many steps before them.",
             )
         ]
+        if self.predictions < FEW:
+            count = f"{self.predictions:,} prediction{'s' * (self.predictions != 1)}"
+            text = f"Only {count} could be measured, so all of this may be chance."
+            out.append((text, f"Medians and quartiles of fewer than {FEW} predictions say little of others."))
         if gru.h.median[k] <= rnn.h.median[k]:
             text = "The GRU's gates carry no more of the gradient that far back than the plain RNN does."
             out.append((text, f"The GRU's median is not above the plain RNN's, {_steps(k)} back. {ONCE}"))
