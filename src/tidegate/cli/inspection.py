@@ -102,7 +102,9 @@ def inspect(
                 raise SettingsError(
                     f"{name} and --gradients don't go together: gradients are measured over many sequences. Leave one out."
                 )
-        _write(_gradients(opened, table), page, png, json_, parquet)
+        from tidegate.inspection import measure_gradients
+
+        _write(measure_gradients(opened, table), page, png, json_, parquet)
         return
     if compare is not None:
         for name, file in {"--png": png, "--json": json_, "--parquet": parquet}.items():
@@ -142,12 +144,6 @@ def _look(run: Run, table: str, sequence: str | None, steps: str | None, count_s
             **counting,
             on_progress=lambda share: bar.update(task, completed=share),
         )
-
-
-def _gradients(run: Run, table: str) -> Any:
-    from tidegate.inspection import measure_gradients
-
-    return measure_gradients(run, table)
 
 
 def _check(page: Path, table: str, others: dict[str, Path | None]) -> None:

@@ -30,7 +30,6 @@ from tidegate.model import ModelSpec, SequenceModel
 from tidegate.nn import GRU
 from tidegate.training.evaluation import in_units, truth_of
 from tidegate.training.resolve import batch_source
-from tidegate.training.run import MOST_COUNTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +52,8 @@ class Output:
 
     kind: "class" (values are classes), "label" (0 or 1) or "number" (in the table's units; [P, K] with K steps ahead).
     truth: None in the list where the table has none; None: the table has no such column.
-    top: for classes, of each prediction the most probable ones as (class, probability). probability: of a label's 1. classes: all that can be predicted. Of
-    classes several steps ahead the first one is told.
+    top: for classes, of each prediction the most probable ones as (class, probability). probability: of a label's 1.
+    classes: all that can be predicted. Of classes several steps ahead the first one is told.
     """
 
     name: str
@@ -90,8 +89,8 @@ class Layer:
 class Inspection:
     """What a run's gates did on one sequence of a table. `Run.inspect` makes it.
 
-    sequence: its name; sequences: how many the table has; first, last: the steps shown, counted from 1; length: all steps; rows: of the table, one a step shown.
-    columns, outputs, layers: see these. drawn: which of the steps shown are drawn on the page (an index each); lean: what
+    sequence: its name; sequences: how many the table has; first, last: the steps shown, counted from 1; length: all steps;
+    rows: of the table, one a step shown. columns, outputs, layers: see these. drawn: which of the steps shown are drawn on the page (an index each); lean: what
     the predictions at these steps lean on (`per="sequence"`: the one prediction). counted: sequences and steps that the
     units' statistics were counted over, in words.
     """
@@ -249,15 +248,9 @@ class Inspection:
 
 
 def inspect_run(
-    run: Run,
-    table: Any,
-    sequence: str | int | None = None,
-    *,
-    steps: str | tuple[int, int] | None = None,
-    most_counted: int | None = MOST_COUNTED,
-    on_progress: Callable[[float], None] = lambda share: None,
+    run: Run, table: Any, sequence: Any, steps: Any, most_counted: int | None, on_progress: Callable[[float], None]
 ) -> Inspection:
-    """See `Run.inspect`."""
+    """What `Run.inspect` does; the arguments and their defaults are told there."""
     model, pre = run.model, run.preprocessing
     if not isinstance(model.core, GRU):
         raise SettingsError(

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, hsv_to_rgb
 
 from tidegate.gates.pictures import no_formula
+from tidegate.inspection.inspection import GOLDEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
     """The predicted classes over the true ones, a colour each, named where there is room."""
     rows = [output.values] + ([output.truth] if output.truth is not None else [])
     place = {name: k for k, name in enumerate(output.classes)}  # the same colours wherever these classes are drawn
-    hues = np.arange(len(place)) * 0.618034 % 1.0  # by the golden angle: neighbours are far apart, and no two are alike
+    hues = np.arange(len(place)) * GOLDEN % 1.0  # by the golden angle: neighbours are far apart, and no two are alike
     colours = ListedColormap(hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.32), np.full_like(hues, 0.95)], axis=1)))
     codes = np.array([[place.get(v, np.nan) for v in row] for row in rows], dtype=float)
     axis.imshow(

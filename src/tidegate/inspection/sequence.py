@@ -55,7 +55,7 @@ def _texts(column: pl.Series) -> list[str]:
 def find(wanted: str | int | None, names: list[str], table: Table, pre: Preprocessing) -> int:
     """The index of the sequence that is called `wanted`; None: the first one.
 
-    Raises DataError: there is none of that name. It names the nearest and how many there are.
+    Raises DataError: there is none of that name (it says the nearest and how many there are), or there are several.
     """
     if wanted is None:
         return 0

@@ -47,28 +47,26 @@ def run_model(
     """
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
-    was_training = model.training
-    model.eval()
     task, per_sequence = pre.target.task, pre.per == "sequence"
     values, proba = _blank(pre, source, probabilities)
     total, count = 0.0, 0
     chunk = None if per_sequence or model.spec.bidirectional else CHUNK
-    for chunks in source.whole_sequences(part, batch_size, chunk):
-        state = None
-        for batch in chunks:
-            scores, state = model(batch.numbers, batch.codes, batch.lengths, state)
-            if batch.y is not None:
-                loss, n = loss_sum(scores, batch.y, task)
-                total, count = total + float(loss), count + int(n)
-            if per_sequence:
-                assert batch.sequences is not None
-                at, scores = batch.sequences.numpy(), scores.cpu()
-            else:
-                at, scores = batch.steps[batch.inside].cpu().numpy(), scores[batch.inside].cpu()
-            values[at] = _decide(scores, pre)
-            if proba is not None:
-                proba[at] = (torch.softmax(scores, -1) if task == "class" else torch.sigmoid(scores)).numpy()
-    model.train(was_training)
+    with model.evaluating():
+        for chunks in source.whole_sequences(part, batch_size, chunk):
+            state = None
+            for batch in chunks:
+                scores, state = model(batch.numbers, batch.codes, batch.lengths, state)
+                if batch.y is not None:
+                    loss, n = loss_sum(scores, batch.y, task)
+                    total, count = total + float(loss), count + int(n)
+                if per_sequence:
+                    assert batch.sequences is not None
+                    at, scores = batch.sequences.numpy(), scores.cpu()
+                else:
+                    at, scores = batch.steps[batch.inside].cpu().numpy(), scores[batch.inside].cpu()
+                values[at] = _decide(scores, pre)
+                if proba is not None:
+                    proba[at] = (torch.softmax(scores, -1) if task == "class" else torch.sigmoid(scores)).numpy()
     return Outcome(values, proba, total / count if count else float("nan"))
 
 

@@ -29,8 +29,6 @@ from tidegate.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tidegate.inspection import Inspection
 
-MOST_COUNTED = 20_000  # steps of a table over which `Run.inspect` counts units, if nothing else is asked for
-
 
 class Run:
     """A trained model with all that belongs to it. `tidegate.train` makes one, `tidegate.load` opens one.
@@ -105,7 +103,7 @@ class Run:
         sequence: str | int | None = None,
         *,
         steps: str | tuple[int, int] | None = None,
-        most_counted: int | None = MOST_COUNTED,
+        most_counted: int | None = 20_000,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Inspection:
         """What the gates do on one sequence of a table: every gate of every layer at every step, what each prediction leans
@@ -124,7 +122,7 @@ class Run:
         """
         from tidegate.inspection import inspect_run  # it stands on this module; only this way leads up
 
-        return inspect_run(self, table, sequence, steps=steps, most_counted=most_counted, on_progress=on_progress)
+        return inspect_run(self, table, sequence, steps, most_counted, on_progress)
 
     def read(self, table: Any) -> Table:
         return read_table(table, **self.settings.reading)
