@@ -6,6 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+# Not to be searched for doctests: two of one name would clash when folders are run together.
+collect_ignore_glob = ["*/conftest.py"]
+
 
 def signal_table(groups: int = 24, seed: int = 0, least: int = 5, most: int = 15) -> pl.DataFrame:
     """Sequences of different lengths whose class at a step is whether the running sum of x is positive."""

@@ -212,7 +212,7 @@ def test_two_runs_share_a_page_if_they_read_the_same_steps(trained, tmp_path):
     views = data_of(path.read_text(encoding="utf-8"))["views"]
     assert [len(view["layers"]) for view in views] == [1, 4]
     with pytest.raises(SettingsError, match="not the same rows of the table"):
-        write_page(tmp_path / "no.html", [run.inspect(table), other.inspect(table, "d1", steps=(1, 5))])
+        write_page(tmp_path / "no.html", [run.inspect(table, steps=(1, 5)), other.inspect(table, "d1", steps=(1, 5))])
     with pytest.raises(SettingsError, match="can't be set side by side"):
         write_page(tmp_path / "no.html", [run.inspect(table), other.inspect(table, steps=(1, 2))])
     assert not (tmp_path / "no.html").exists()
