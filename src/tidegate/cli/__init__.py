@@ -16,6 +16,8 @@ COMMANDS = {
     "predict": "Add a run's predictions to the rows of a table.",
     "example": "List or write the real data sets that come with Tidegate.",
     "inspect": "Show what a run's gates do on a sequence of a table, step by step.",
+    "stream": "Read rows from standard input as they come and answer each with a prediction.",
+    "export": "Write a run for ONNX Runtime, Keras, PyTorch alone or a C compiler.",
     "diagram": "Print a Mermaid diagram of a GRU step or of a whole model.",
     "bench": "Time the GRU layer on this machine beside other programs' GRUs.",
     "doctor": "Say what is installed and which back end runs where.",

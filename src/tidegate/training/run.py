@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from tidegate.training.resolve import batch_source
 from tidegate.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from tidegate.export import Exported
     from tidegate.inspection import Inspection
 
 
@@ -123,6 +125,30 @@ class Run:
         from tidegate.inspection import inspect_run  # it stands on this module; only this way leads up
 
         return inspect_run(self, table, sequence, steps, most_counted, on_progress)
+
+    def export(self, to: str, path: str | Path | None = None, **options: Any) -> Exported:
+        """Write the run for another program that then needs neither Tidegate nor, but for pt2, PyTorch.
+
+        to: "onnx", "keras", "pt2" or "c"; see docs/ship.md for what each carries, its limits and its options.
+        path: the file; None: the name of the run's folder with the suffix of the target, in the working directory.
+        What was written comes back, and printed says so.
+
+        Raises SettingsError: an unknown target or option, or a model that the target can't express (it says which part and
+        what would); nothing is written then.
+        """
+        from tidegate.export import export_run  # it stands on this module; only this way leads up
+
+        return export_run(self, to, path, **options)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over sizes, weights and preprocessing: runs that predict alike share it, no others."""
+        digest = hashlib.sha256(self.preprocessing.to_json().encode())
+        digest.update(json.dumps(self.model.spec.to_dict()).encode())
+        for name, weight in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def read(self, table: Any) -> Table:
         return read_table(table, **self.settings.reading)

@@ -1,0 +1,70 @@
+"""The same numbers elsewhere: a run written for ONNX Runtime, Keras, torch.export or a C compiler.
+
+| file | target | what is written |
+| --- | --- | --- |
+| `onnx.py` | `onnx` | an ONNX file with ONNX's own GRU operator |
+| `keras.py` | `keras` | a `.keras` file of Keras' own layers |
+| `pt2.py` | `pt2` | a `torch.export` archive that PyTorch alone loads |
+| `c.py` | `c` | one C99 header with its own test |
+
+`parts.py` takes a run apart into arrays and says in JSON what goes in and what comes out; every target is written from that.
+To add a target: a module with `write(parts, path, **options) -> Exported`, and a line in `TARGETS`.
+
+What all but C take and give (B sequences, T steps, axes in this order), and what their tests hold them to:
+
+    numbers   float64 [B, T, F]    the numeric columns in the units of the table; NaN where a value is missing
+    tokens    text    [B, T, C]    the columns of words and categories (codes, int64, where a target knows no text)
+    lengths   int64   [B]          steps of each sequence; what comes after them is padding
+    h_0       float32 [layers*D, B, H]   the state to begin with: zeros, or an earlier h_n
+
+    prediction, probabilities      as `run.predict` gives them: [B, T, ...] a step, [B, ...] a sequence
+    scores    float32              what the head gives: [B, T, K, outputs] a step, [B, 1, outputs] a sequence
+    h_n       float32 [layers*D, B, H]   the state after each sequence's last step
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tidegate.errors import SettingsError, nearest
+from tidegate.export.parts import Exported, Parts, take_apart
+
+if TYPE_CHECKING:
+    from tidegate.training.run import Run
+
+__all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
+
+
+class Target(NamedTuple):
+    suffix: str
+    line: str  # what it is, for a list of them
+
+
+TARGETS = {
+    "onnx": Target(".onnx", "ONNX's own GRU operator, for ONNX Runtime, OpenVINO and others"),
+    "keras": Target(".keras", "Keras' own layers, for Keras 3 and TensorFlow"),
+    "pt2": Target(".pt2", "a torch.export archive, for PyTorch alone"),
+    "c": Target(".h", "one C99 header, for microcontrollers and programs without a runtime"),
+}
+
+
+def export_run(run: Run, to: str, path: str | Path | None = None, **options: Any) -> Exported:
+    """Write `run` for another program; see `Run.export`."""
+    if to not in TARGETS:
+        raise SettingsError(f"to={to!r}: expected one of {', '.join(TARGETS)}.{nearest(str(to), TARGETS)}")
+    write = importlib.import_module(f"tidegate.export.{to}").write
+    known = [name for name, p in inspect.signature(write).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            has = f"has {', '.join(known)}" if known else "has none"
+            raise SettingsError(f"{name}: the target {to!r} {has}.{nearest(name, known)}")
+    suffix = TARGETS[to].suffix
+    path = Path(f"{run.folder.resolve().name}{suffix}" if path is None else path)
+    if path.suffix != suffix:
+        raise SettingsError(f"{path}: a file for {to!r} has a name that ends in {suffix}.")
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder. Name a file.")
+    return write(take_apart(run), path, **options)

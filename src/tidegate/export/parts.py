@@ -1,0 +1,107 @@
+"""A run taken apart into plain arrays, and what goes in and comes out of it, in JSON. Every target is written from these."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tidegate.data.preprocessing import Preprocessing
+from tidegate.errors import SettingsError
+from tidegate.model import ModelSpec
+from tidegate.nn import GRU
+
+if TYPE_CHECKING:
+    from tidegate.training.run import Run
+
+FORMAT, VERSION = "tidegate-export", 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a target is written from. Arrays are float32 and copies."""
+
+    run: Run
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    core: GRU  # in evaluation mode, on the CPU
+    layers: list[
+        list[list[np.ndarray]]
+    ]  # for each layer and direction: w_ih [3H, I], w_hh [3H, H], b_ih [3H], b_hh [3H]
+    embeddings: list[np.ndarray]  # one a token column: [entries, dim], entry 0 for what is unknown or missing
+    head_weight: np.ndarray  # [K * outputs, width], K = max(horizon, 1)
+    head_bias: np.ndarray
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a program that holds only the exported file wants to know, as JSON has it."""
+        spec, pre, target = self.spec, self.preprocessing, self.preprocessing.target
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "tidegate": self.run.resolved.get("tidegate"),
+            "run": self.run.fingerprint,
+            "numbers": [{"name": c.name, "mean": c.mean, "std": c.std, "mask": c.mask} for c in pre.numbers],
+            "tokens": [{"name": c.name, "kind": c.kind, "vocabulary": list(c.vocabulary)} for c in pre.tokens],
+            "target": {
+                "names": list(target.names),
+                "task": target.task,
+                "classes": list(target.classes),
+                "means": list(target.means) if target.task == "number" else [],
+                "stds": list(target.stds) if target.task == "number" else [],
+            },
+            "per": spec.per,
+            "horizon": spec.horizon,
+            "pooling": spec.pooling if spec.per == "sequence" else None,
+            "hidden_size": spec.hidden_size,
+            "num_layers": spec.num_layers,
+            "bidirectional": spec.bidirectional,
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.description, ensure_ascii=False, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the file, other files beside it, and what to tell whoever asked for it, in lines."""
+
+    path: Path
+    beside: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        also = f" Also written: {', '.join(map(str, self.beside))}." if self.beside else ""
+        size = self.path.stat().st_size
+        return "\n".join([f"{self.path}: {size:,} bytes.{also}", *self.notes])
+
+
+def take_apart(run: Run) -> Parts:
+    """Raises SettingsError for a run whose cell isn't a GRU."""
+    import copy
+
+    model, spec = run.model, run.model.spec
+    if not isinstance(model.core, GRU):
+        raise SettingsError(
+            f"The cell of {run.folder} is {spec.cell!r}; what is exported are GRUs. Train one with cell='gru' (--cell gru)."
+        )
+    core = copy.deepcopy(model.core).cpu().eval()
+    directions = 2 if spec.bidirectional else 1
+    flat = [[_array(w) for w in weights] for weights in core.all_weights]
+    return Parts(
+        run=run,
+        spec=spec,
+        preprocessing=run.preprocessing,
+        core=core,
+        layers=[flat[k : k + directions] for k in range(0, len(flat), directions)],
+        embeddings=[_array(e.weight) for e in model.embeddings],
+        head_weight=_array(model.head.weight),
+        head_bias=_array(model.head.bias),
+    )
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy().copy()
