@@ -467,6 +467,13 @@ NB_MODULE(_native, m) {
         weights, kind, T, B, x, x_step, x_row, h_0, h_0_run, h_0_row, output, saved, rows, d_output, d_output_step, d_output_row,
         d_output_unit, d_h_n, d_h_n_run, d_h_n_row, d_x, d_h_0, d_weights, batch_sizes, more, threads);
   });
+  m.def("affine", [](bool wide, int64_t rows, int64_t I, int64_t O, Address x, int64_t x_row, Address w, Address b, Address y,
+                     int threads) {
+    std::optional<nb::gil_scoped_release> free;  // as in QuickStep
+    if (rows * I * O > 100000) free.emplace();
+    if (wide) affine<double>({at<double>(x), x_row, at<double>(w), at<double>(b), at<double>(y), rows, I, O}, threads);
+    else affine<float>({at<float>(x), x_row, at<float>(w), at<float>(b), at<float>(y), rows, I, O}, threads);
+  });
   m.def("isa_names", [] {
     std::vector<std::string> names;
     for (const char* const* name = isa_names(); *name; ++name) names.emplace_back(*name);

@@ -213,6 +213,11 @@ void activations(const Real* x, Real* sigmoid, Real* tanh, int64_t n) {
   of<Real>(*chosen().load()).activations(x, sigmoid, tanh, n);
 }
 
+template <class Real>
+void affine(const Affine<Real>& job, int threads) {
+  of<Real>(*chosen().load()).affine(job, threads);
+}
+
 const char* const* isa_names() {
   static const char* names[4] = {};
   int n = 0;
@@ -261,6 +266,8 @@ template void forward(const Sizes&, const Forward<float>*, int);
 template void forward(const Sizes&, const Forward<double>*, int);
 template void backward(const Sizes&, const Backward<float>*, int);
 template void backward(const Sizes&, const Backward<double>*, int);
+template void affine(const Affine<float>&, int);
+template void affine(const Affine<double>&, int);
 template void activations(const float*, float*, float*, int64_t);
 template void activations(const double*, double*, double*, int64_t);
 

@@ -154,6 +154,20 @@ void forward(const Sizes&, const Forward<Real>* runs, int directions);
 template <class Real>
 void backward(const Sizes&, const Backward<Real>* runs, int directions);
 
+// y = W x + b for every row: what stands on a recurrence, by the same rule. The bits of a row of y depend on nothing but
+// its own x and the weights.
+template <class Real>
+struct Affine {
+  const Real* x;             // [rows, I], rows x_row apart
+  int64_t x_row;
+  const Real* w;             // [O, I] contiguous
+  const Real* b;             // [O] or null
+  Real* y;                   // [rows, O] contiguous
+  int64_t rows, I, O;
+};
+template <class Real>
+void affine(const Affine<Real>&, int threads);  // allocates nothing
+
 // y[i] = σ(x[i]) and tanh(x[i]) by the kernel's own approximation, for tests. Either result may be null.
 // Error bound, every instruction set: 3 units in the last place of the exact value, float32 and float64, for all x
 // whose exact value is a normal number; below it an absolute error of the smallest normal number.

@@ -31,6 +31,7 @@ struct KernelsOf {
   void (*backward)(const Sizes&, const Plan&, const Backward<Real>*, int directions, int threads, Real* scratch,
                    int64_t scratch_each, Real* own, int64_t own_each);
   void (*activations)(const Real*, Real*, Real*, int64_t);
+  void (*affine)(const Affine<Real>&, int threads);
 };
 
 struct Kernels {

@@ -775,6 +775,37 @@ void test_activations() {
   check(s[0] == 1 && t[0] == 1, "at infinity both are 1");
 }
 
+// y = W x + b: right, and each row the same alone, in any batch and on any number of threads.
+template <class Real>
+void test_affine(int64_t rows, int64_t I, int64_t O, bool bias) {
+  const std::string name = "affine " + std::to_string(rows) + " " + std::to_string(I) + " " + std::to_string(O);
+  const int64_t x_row = I + 3;
+  const auto x = normal<Real>(rows * x_row, 1), w = normal<Real>(O * I, 2), b = normal<Real>(O, 3);
+  const Real* b_or_null = bias ? b.data() : nullptr;
+  auto y = unset<Real>(rows * O);
+  affine<Real>({x.data(), x_row, w.data(), b_or_null, y.data(), rows, I, O}, 1);
+  double worst = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t o = 0; o < O; ++o) {
+      long double sum = bias ? b[o] : 0, size = std::fabs(sum);
+      for (int64_t i = 0; i < I; ++i) {
+        const long double product = static_cast<long double>(x[row * x_row + i]) * w[o * I + i];
+        sum += product, size += std::fabs(product);
+      }
+      const double error = static_cast<double>(std::fabs(y[row * O + o] - sum) / (size > 0 ? size : 1));
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+    }
+  }
+  check(worst < 16 * std::numeric_limits<Real>::epsilon(), name + ": error " + std::to_string(worst));
+  auto other = unset<Real>(rows * O);
+  affine<Real>({x.data(), x_row, w.data(), b_or_null, other.data(), rows, I, O}, 3);
+  check(same_bits(y, other), name + ": threads change bits");
+  for (int64_t row = 0; row < rows; ++row) {
+    affine<Real>({x.data() + row * x_row, x_row, w.data(), b_or_null, other.data() + row * O, 1, I, O}, 1);
+  }
+  check(same_bits(y, other), name + ": a row alone has other bits");
+}
+
 template <class Real>
 void test_all() {
   for (int64_t H : {1, 2, 7, 9, 33, 64}) {
@@ -811,6 +842,10 @@ int main() {
     set_isa(*isa);
     test_activations<float>();
     test_activations<double>();
+    for (int64_t I : {0, 1, 7, 33, 128}) {
+      for (int64_t O : {1, 2, 3, 4, 7, 73}) test_affine<float>(5, I, O, true), test_affine<double>(6, I, O, I != 7);
+    }
+    test_affine<float>(700, 64, 40, true), test_affine<float>(0, 4, 4, true), test_affine<double>(1, 300, 9, true);
   }
   for (int64_t T : {0, 3}) {
     Case c{T, 2, 3, 5};

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import GRU
+from tidegate.ops.affine import affine
 
 EMBEDDING_STD = 0.3
 CELLS = {"gru": GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
@@ -173,7 +174,9 @@ class SequenceModel(nn.Module):
             output = self._pool(output, lengths)
         if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
             output = self.drop(output)
-        scores = self.head(output).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
+        scores = affine(output, self.head.weight, self.head.bias).unflatten(
+            -1, (max(self.spec.horizon, 1), self.spec.outputs)
+        )
         if self.spec.residual is not None:
             scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
         return scores
@@ -198,5 +201,8 @@ class SequenceModel(nn.Module):
             return torch.cat([last[:, : self.spec.hidden_size], output[0, :, self.spec.hidden_size :]], dim=-1)
         inside = (torch.arange(steps, device=output.device)[:, None] < lengths)[..., None]
         if self.spec.pooling == "mean":
+            if not torch.is_grad_enabled():  # step by step, as a stream adds them up: the same bits
+                sums = torch.where(inside, output, 0).double().cumsum(dim=0)[-1]
+                return (sums / lengths[:, None]).to(output.dtype)
             return torch.where(inside, output, 0).sum(dim=0) / lengths[:, None]
         return torch.where(inside, output, -torch.inf).amax(dim=0)

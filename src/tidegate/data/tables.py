@@ -208,7 +208,7 @@ def _read_csv(
     if "\x00" in text[:4096]:
         raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
     first = text.split("\n", 1)[0].rstrip("\r")
-    separator = "\t" if suffix == ".tsv" else max(_SEPARATORS, key=lambda s: _fields(first, s))
+    separator = "\t" if suffix == ".tsv" else separator_of(first)
     if decimal_comma and separator == ",":
         raise DataError(
             f"{name}: its separator is a comma, so a decimal comma can't be told from it. Leave decimal_comma out, or save "
@@ -240,6 +240,11 @@ def _read_csv(
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
     return (frame.drop(frame.columns[0]) if row_names else frame), lines[1:]
+
+
+def separator_of(header: str) -> str:
+    """Comma, semicolon, tab or bar: whichever cuts the header into most fields."""
+    return max(_SEPARATORS, key=lambda s: _fields(header, s))
 
 
 def _fields(line: str, separator: str) -> int:

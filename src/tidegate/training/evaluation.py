@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,35 @@ from tidegate.data.sequences import MISSING_CLASS
 from tidegate.errors import SettingsError
 from tidegate.model import SequenceModel
 from tidegate.training.metrics import Scores, loss_sum, score
+
+
+class Column(NamedTuple):
+    """A column that a prediction adds: its name, how many steps ahead (from 0), which target it predicts, or which class or
+    label it is a probability of."""
+
+    name: str
+    ahead: int
+    which: int
+    probability: bool
+
+
+def predicted_columns(pre: Preprocessing, probabilities: bool) -> list[Column]:
+    """What `Run.predict` adds to a table, in order: see there."""
+    target, columns = pre.target, []
+    for ahead in range(max(pre.horizon, 1)):
+        end = f"_{ahead + 1}" if pre.horizon > 1 else ""
+        if target.task == "class":
+            columns.append(Column(f"prediction{end}", ahead, 0, False))
+            if probabilities:
+                columns += [Column(f"p_{name}{end}", ahead, k, True) for k, name in enumerate(target.classes)]
+        else:
+            for k, name in enumerate(target.names):
+                label = f"prediction_{name}" if len(target.names) > 1 else "prediction"
+                columns.append(Column(label + end, ahead, k, False))
+                if probabilities:
+                    columns.append(Column(f"p_{name}{end}", ahead, k, True))
+    return columns
+
 
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
 
@@ -66,7 +96,7 @@ def run_model(
                     at, scores = batch.steps[batch.inside].cpu().numpy(), scores[batch.inside].cpu()
                 values[at] = _decide(scores, pre)
                 if proba is not None:
-                    proba[at] = (torch.softmax(scores, -1) if task == "class" else torch.sigmoid(scores)).numpy()
+                    proba[at] = probabilities_of(scores, task).numpy()
     return Outcome(values, proba, total / count if count else float("nan"))
 
 
@@ -87,6 +117,14 @@ def _decide(scores: Tensor, pre: Preprocessing) -> np.ndarray:
     if pre.target.task == "labels":
         return (scores > 0).numpy()
     return in_units(scores.double().numpy(), pre)
+
+
+def probabilities_of(scores: Tensor, task: str) -> Tensor:
+    """Of classes softmax(scores), of labels σ(score) each; a row's bits don't depend on the rows beside it."""
+    if task == "class":
+        return torch.softmax(scores, -1)
+    # PyTorch rounds σ otherwise at the end of an array than within; over pairs, σ(s) = softmax(0, s), it doesn't.
+    return torch.softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)[..., 1]
 
 
 def in_units(standardised: np.ndarray, pre: Preprocessing) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from tidegate.errors import DataError, DataWarning, RunError, SettingsError
 from tidegate.training import loop
 from tidegate.training.checkpoint import load_model
 from tidegate.training.comparison import Evaluation
-from tidegate.training.evaluation import Outcome, judge, rules_of_thumb, run_model
+from tidegate.training.evaluation import Outcome, judge, predicted_columns, rules_of_thumb, run_model
 from tidegate.training.folder import MODEL, NO_MEMORY, PREPROCESSING, RESULTS, read_config
 from tidegate.training.metrics import primary
 from tidegate.training.resolve import batch_source
@@ -30,6 +31,7 @@ from tidegate.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tidegate.export import Exported
     from tidegate.inspection import Inspection
+    from tidegate.streaming import Stream
 
 
 class Run:
@@ -126,6 +128,28 @@ class Run:
 
         return inspect_run(self, table, sequence, steps, most_counted, on_progress)
 
+    def stream(
+        self,
+        *,
+        probabilities: bool = False,
+        max_keys: int | None = None,
+        ttl: float | None = None,
+        clock: Callable[[], float] = time.time,
+        on_forget: Callable[[Any], None] = lambda key: None,
+    ) -> Stream:
+        """The run row by row: `stream.push(row, key)` takes a row as it comes and gives its prediction. See `Stream`.
+
+        probabilities: answers hold `p_CLASS` too.
+        max_keys: so many keys have a state; where there are more, the one not heard of for longest begins anew. None: all.
+        ttl: seconds after which a key that wasn't heard of begins anew, by `clock`. None: never.
+        on_forget: called with each key that goes for one of these two reasons.
+
+        Raises SettingsError: a run that reads both ways, or a setting out of its range.
+        """
+        from tidegate.streaming import Stream  # it stands on this module; only this way leads up
+
+        return Stream(self, probabilities=probabilities, max_keys=max_keys, ttl=ttl, clock=clock, on_forget=on_forget)
+
     def export(self, to: str, path: str | Path | None = None, **options: Any) -> Exported:
         """Write the run for another program that then needs neither Tidegate nor, but for pt2, PyTorch.
 
@@ -215,25 +239,17 @@ def add_predictions(frame: pl.DataFrame, pre: Preprocessing, data: Sequences, ou
     """Put predictions back beside the rows they belong to. Columns of these names that are there already are replaced."""
     columns: dict[str, pl.Series] = {}
     target = pre.target
-    ahead = range(max(pre.horizon, 1))
-    ends = [f"_{k + 1}" if pre.horizon > 1 else "" for k in ahead]
-    for k in ahead:
-        if target.task == "class":
-            codes = outcome.values[:, k]
+    for name, ahead, which, probability in predicted_columns(pre, outcome.probabilities is not None):
+        if probability:
+            assert outcome.probabilities is not None
+            columns[name] = pl.Series(outcome.probabilities[:, ahead, which])
+        elif target.task == "class":
+            codes = outcome.values[:, ahead]
             known = pl.Series(target.classes)
-            columns[f"prediction{ends[k]}"] = (
-                known[codes] if (codes >= 0).all() else known.gather(pl.Series(codes).replace(-1, None))
-            )
-            if outcome.probabilities is not None:
-                for c, name in enumerate(target.classes):
-                    columns[f"p_{name}{ends[k]}"] = pl.Series(outcome.probabilities[:, k, c])
+            columns[name] = known[codes] if (codes >= 0).all() else known.gather(pl.Series(codes).replace(-1, None))
         else:
-            for w, name in enumerate(target.names):
-                label = f"prediction_{name}" if len(target.names) > 1 else "prediction"
-                values = pl.Series(outcome.values[:, k, w], nan_to_null=True)
-                columns[label + ends[k]] = values.cast(pl.Int64) if target.task == "labels" else values
-                if outcome.probabilities is not None:
-                    columns[f"p_{name}{ends[k]}"] = pl.Series(outcome.probabilities[:, k, w])
+            values = pl.Series(outcome.values[:, ahead, which], nan_to_null=True)
+            columns[name] = values.cast(pl.Int64) if target.task == "labels" else values
     numbered = [series.alias(str(k)) for k, series in enumerate(columns.values())]  # no name of a user's can clash
     predicted = pl.DataFrame(numbered)
     if pre.per == "sequence":

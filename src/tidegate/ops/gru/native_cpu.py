@@ -16,7 +16,7 @@ float16 and bfloat16 are computed in float32 and rounded once, at the end; so ar
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter, is_
 from typing import Any
@@ -967,3 +967,57 @@ def gru_cell(
     bias = b_ih is not None and b_hh is not None
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
     return step(x_t, h_prev.unsqueeze(0), weights, bias=bias, kept=kept)[0]
+
+
+# ------------------------------------------------------------------------------------------------ what stands on it
+
+
+def can_affine(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether `affine` takes these: plain tensors on the CPU, all float32 or all float64, outside of every transform."""
+    return (
+        why_not(x) is None
+        and not torch.compiler.is_compiling()
+        and functorch_level() is None
+        and x.dtype in _REAL
+        and x.dtype is weight.dtype is bias.dtype
+        and x.dim() > 1
+        and x.size(-1) == weight.size(-1)
+        and _is_plain(x, None, (weight, bias))
+    )
+
+
+def affine(
+    x: Tensor,  # [..., I]
+    weight: Tensor,  # [O, I]
+    bias: Tensor,  # [O]
+) -> Tensor:  # [..., O]
+    """W x + b; see `tidegate.ops.affine`. No gradients."""
+    O, I = weight.shape
+    rows = x.flatten(0, -2).contiguous()
+    weight, bias = weight.contiguous(), bias.contiguous()
+    y = x.new_empty(*x.shape[:-1], O)
+    _native.affine(
+        x.dtype is torch.float64,
+        rows.size(0),
+        I,
+        O,
+        rows.data_ptr(),
+        I,
+        weight.data_ptr(),
+        bias.data_ptr(),
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def affine_into(weight: Tensor, bias: Tensor, y: Tensor) -> Callable[[int], None]:
+    """A function of the address of one row [I] that writes W x + b to y [1, O]. It holds on to all three."""
+    weight, bias = weight.contiguous(), bias.contiguous()
+    wide, (O, I) = y.dtype is torch.float64, weight.shape
+    w, b, to = weight.data_ptr(), bias.data_ptr(), y.data_ptr()
+
+    def run(x: int, held: tuple[Tensor, ...] = (weight, bias, y)) -> None:
+        _native.affine(wide, 1, I, O, x, I, w, b, to, 1)
+
+    return run

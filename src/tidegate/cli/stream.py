@@ -1,0 +1,112 @@
+"""`tidegate stream`: rows from standard input, a prediction for each as it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False)
+_STATE = "The state"
+
+
+@app.command()
+def stream(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that reads forwards in time.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key",
+            metavar="COLUMN",
+            help="Column(s) that say whose row it is: each device, user or session has a state of its own. Default: the run's group columns, where the first row has them; else all rows are one sequence.",
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Answers hold a p_CLASS for each class or label.")
+    ] = False,
+    only_last: Annotated[
+        bool,
+        typer.Option("--only-last", help="One answer a key, its last, when the input ends or the key is forgotten."),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first bad row instead of answering it with its error.")
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            rich_help_panel=_STATE,
+            help="Take up the states in FILE, if it is there, and keep them in it. Given the same input again, goes on after the rows it has taken in.",
+        ),
+    ] = None,
+    save_every: Annotated[
+        int,
+        typer.Option("--save-every", metavar="N", min=1, rich_help_panel=_STATE, help="Keep the states every N rows."),
+    ] = 1000,
+    new_rows: Annotated[
+        bool,
+        typer.Option(
+            "--new-rows",
+            rich_help_panel=_STATE,
+            help="The input holds the rows after those that FILE has taken in, not the same ones again.",
+        ),
+    ] = False,
+    max_keys: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, rich_help_panel=_STATE, help="Forget the key not heard of for longest beyond N keys."
+        ),
+    ] = None,
+    ttl: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", rich_help_panel=_STATE, help="Forget keys not heard of for so long."),
+    ] = None,
+) -> None:
+    """Read rows from standard input as they come, CSV with a header or JSON lines, and answer each with a line of JSON.
+
+    A bad row is answered with its error, and changes no state.
+
+    Example: tail -n +1 -f sensors.csv | tidegate stream runs/sensors --key device --state sensors.state
+    """
+    import os
+    import sys
+
+    from tidegate.data.lines import RowLines
+    from tidegate.errors import SettingsError
+    from tidegate.streaming.answers import answer
+    from tidegate.training import Interrupted, load
+
+    if new_rows and state is None:
+        raise SettingsError("--new-rows says how to go on from --state FILE. Name the file, or leave --new-rows out.")
+    opened = load(run)
+    forgotten: list[Any] = []
+    made = opened.stream(probabilities=probabilities, max_keys=max_keys, ttl=ttl, on_forget=forgotten.append)
+    pre = opened.preprocessing
+    lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, **opened.settings.reading)
+    try:
+        counts = answer(
+            made,
+            lines,
+            sys.stdout.buffer,
+            state=state,
+            save_every=save_every,
+            new_rows=new_rows,
+            only_last=only_last,
+            strict=strict,
+            forgotten=forgotten,
+        )
+    except BrokenPipeError:
+        # Whoever read the answers is gone: end as other programs in a pipe do. The file holds the last save.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
+    told = f"{counts.rows:,} row{'s' * (counts.rows != 1)}"
+    if counts.skipped:
+        told += f" after the {counts.skipped:,} that {state} had taken in"
+    if counts.bad:
+        told += f", {counts.bad:,} of them bad"
+    told += f"; {len(made):,} key{'s' * (len(made) != 1)}." if lines.key else "."
+    if counts.stopped:
+        raise Interrupted(f"Stopped: {told}" + (f" {state} holds the states." if state else ""))
+    typer.echo(told, err=True)

@@ -1,0 +1,163 @@
+"""A table that comes line by line: CSV with a header, or JSON lines, one row a line, read as `read_table` reads a file."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidegate.data.preprocessing import Preprocessing
+from tidegate.data.tables import separator_of
+from tidegate.errors import DataError, nearest
+
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+MISSING = ("", "NA", "null")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row that came: its line (from 1), its bytes, and what it holds, or why it holds nothing."""
+
+    number: int
+    raw: bytes
+    row: dict[str, Any] | None
+    error: str | None = None
+
+
+class RowLines:
+    """Iterates over the rows of `source`, a line each, as they come. Blank lines are left out.
+
+    The first line says what it is: a JSON object, or else the header of a CSV file. A line that can't be read is a `Line`
+    with an error; only a header that lacks a column raises DataError.
+    key: the columns that say whose row it is, and after the first row `key` says which they are; None: those of `group`
+    where the first row has them, else none.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[bytes],
+        pre: Preprocessing,
+        *,
+        key: Sequence[str] | None = None,
+        group: Sequence[str] = (),
+        encoding: str = "utf-8",
+        row_names: bool = False,
+        decimal_comma: bool = False,
+        name: str = "standard input",
+    ):
+        try:
+            codec = codecs.lookup(encoding).name
+        except LookupError:
+            raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252.") from None
+        if codec.startswith(("utf-16", "utf-32")):
+            raise DataError(
+                f"{name}: {encoding} can't be read line by line. Turn it into UTF-8 first: iconv -f {encoding} -t utf-8"
+            )
+        self._source, self._encoding, self._name = source, encoding, name
+        self._row_names, self._comma = row_names, decimal_comma
+        self._numbers = {c.name for c in pre.numbers}
+        self._known = {c.name: frozenset(c.vocabulary) for c in pre.tokens}
+        self._features = [c.name for c in pre.features]
+        self._group = tuple(group)
+        self.key = None if key is None else tuple(key)
+        self.header: list[str] | None = None  # of a CSV file, once its first line was read
+
+    def __iter__(self) -> Iterator[Line]:
+        json_lines: bool | None = None
+        separator = ","
+        for number, raw in enumerate(self._source, 1):
+            raw = raw.rstrip(b"\r\n")
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if not raw.strip():
+                continue
+            try:
+                text = raw.decode(self._encoding)
+            except UnicodeDecodeError as error:
+                told = f"byte 0x{raw[error.start]:02X} is not {self._encoding}"
+                if json_lines is None:
+                    raise DataError(f"{self._name}, line {number}: {told}.") from None
+                yield Line(number, raw, None, f"{told}. Send {self._encoding}, or train with another encoding.")
+                continue
+            if json_lines is None:
+                json_lines = text.lstrip().startswith("{")
+                if not json_lines:
+                    separator = separator_of(text)
+                    self._read_header(text, separator, number)
+                    continue
+            row: dict[str, Any] | str
+            row = self._from_json(text) if json_lines else self._from_csv(text, separator)
+            if isinstance(row, str):
+                yield Line(number, raw, None, row)
+            else:
+                self._choose_key(row)
+                yield Line(number, raw, row)
+
+    def _read_header(self, text: str, separator: str, number: int) -> None:
+        header = next(csv.reader([text], delimiter=separator))
+        where = f"{self._name}, line {number}"
+        if self._comma and separator == ",":
+            raise DataError(f"{where}: the separator is a comma, so a decimal comma can't be told from it.")
+        again = [name for name in header if header.count(name) > 1]
+        if again:
+            raise DataError(f"{where}: the header names {again[0]!r} more than once. Rename one of the columns.")
+        self._choose_key(header)
+        for name in [*self._features, *(self.key or ())]:
+            if name not in header:
+                listing = ", ".join(header[:12]) + (", ..." if len(header) > 12 else "")
+                raise DataError(
+                    f"{where}: the header has no column {name!r}.{nearest(name, header)} Its columns are: {listing}. "
+                    "(Rows come as CSV with a header, or as one JSON object a line.)"
+                )
+        self.header = header
+
+    def _choose_key(self, columns: Iterable[str]) -> None:
+        if self.key is None:
+            self.key = self._group if set(self._group) <= set(columns) else ()
+
+    def _from_json(self, text: str) -> dict[str, Any] | str:
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            return f"not JSON ({error.msg}, column {error.colno}); one object a line is expected"
+        except RecursionError:
+            return "not a row: JSON that is nested too deeply"
+        except ValueError as error:  # a whole number of thousands of digits
+            return f"not a row ({error})"
+        return row if isinstance(row, dict) else f'a {type(row).__name__}, not an object such as {{"x": 1}}'
+
+    def _from_csv(self, text: str, separator: str) -> dict[str, Any] | str:
+        assert self.header is not None
+        try:
+            cells = next(csv.reader([text], delimiter=separator, strict=True))
+        except csv.Error as error:
+            return f"not a row of CSV ({error}); a row is one line"
+        if self._row_names:
+            cells = cells[1:]
+        if len(cells) != len(self.header):
+            few = len(cells) < len(self.header)
+            hint = "a field is missing, or the line is cut short" if few else "an unquoted separator in a cell, perhaps"
+            return (
+                f"{len(cells)} field{'s' * (len(cells) != 1)}, but the header names {len(self.header)} columns: {hint}"
+            )
+        return {name: self._value(name, cell) for name, cell in zip(self.header, cells, strict=True)}
+
+    def _value(self, name: str, cell: str) -> Any:
+        """A cell as a file's reader would take it; what is no number where one is expected stays text, for the message."""
+        if cell in MISSING and not (name in self._known and cell in self._known[name]):
+            return None
+        if name in self._numbers:
+            return self._number(cell)
+        if name in self._known and cell not in self._known[name]:
+            return self._number(cell)  # 03 is the code 3, as in a file whose column holds nothing but numbers
+        return cell
+
+    def _number(self, cell: str) -> Any:
+        text = cell.replace(",", ".") if self._comma and cell.count(",") == 1 else cell
+        if NUMBER.fullmatch(text):
+            return float(text)
+        return {"true": True, "false": False}.get(cell, cell)

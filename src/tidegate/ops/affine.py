@@ -1,0 +1,51 @@
+"""y = W x + b, what stands on a recurrence, with the promise of the native back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tidegate.ops.gru import native_cpu
+
+
+def affine(
+    x: Tensor,  # [..., I]
+    weight: Tensor,  # [O, I]
+    bias: Tensor,  # [O]
+) -> Tensor:  # [..., O]
+    """`torch.nn.functional.linear`. Without gradients, on a CPU with the native back end, by its kernels: then the bits of
+    a row of y depend on nothing but its own x, where PyTorch's matrix product rounds by the size of the batch.
+
+    So a row that comes alone, in a stream, gets what it gets in a table of millions.
+    """
+    if torch.is_grad_enabled() or not native_cpu.can_affine(x, weight, bias):
+        return functional.linear(x, weight, bias)
+    return native_cpu.affine(x, weight, bias)
+
+
+def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:
+    """`affine` for one row [1, I] after the other, as an array [O] that the next call overwrites: for streams, where asking the
+    same questions at every step takes longer than the product.
+
+    weight and bias are plain tensors on the CPU that stay as they are.
+    """
+    y = torch.empty(1, weight.size(0), dtype=weight.dtype)
+    found = y.numpy()[0]
+    if not native_cpu.can_affine(y.new_empty(1, weight.size(1)), weight, bias):
+
+        def by_torch(x: Tensor) -> np.ndarray:
+            y.copy_(functional.linear(x, weight, bias))
+            return found
+
+        return by_torch
+    product = native_cpu.affine_into(weight, bias, y)
+
+    def by_kernel(x: Tensor) -> np.ndarray:
+        product(x.data_ptr())
+        return found
+
+    return by_kernel

@@ -1,0 +1,116 @@
+"""`tidegate stream` as a process: answers come at once, signals and closed pipes lose nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+
+import pytest
+from tests.export.cases import folder_of, run_of, sensors
+
+from tidegate.cli import main
+
+LINES = sensors().write_csv().encode().splitlines(keepends=True)
+
+
+@contextmanager
+def stream(*arguments, name: str = "number"):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tidegate", "stream", str(folder_of(name)), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+def send(process, *lines: bytes) -> None:
+    process.stdin.write(b"".join(lines))
+    process.stdin.flush()
+
+
+def expected() -> list[float]:
+    return run_of("number").predict(sensors())["prediction"].to_list()
+
+
+def test_each_answer_comes_before_the_next_row_is_sent():
+    with stream() as process:
+        send(process, LINES[0])
+        for line, prediction in zip(LINES[1:20], expected(), strict=False):
+            send(process, line)
+            assert json.loads(process.stdout.readline())["prediction"] == prediction
+        process.stdin.close()
+        assert process.wait(20) == 0
+        assert process.stderr.read() == b"19 rows; 2 keys.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_process_goes_on_where_it_was(tmp_path, number):
+    state = tmp_path / "s"
+    with stream("--state", state, "--save-every", 4) as process:
+        send(process, *LINES[:11])
+        first = [json.loads(process.stdout.readline())["prediction"] for _ in range(10)]
+        process.send_signal(number)
+        status = process.wait(20)
+        told = process.stderr.read().decode()
+    kept = 8 if number == signal.SIGKILL else 10
+    if number == signal.SIGKILL:
+        assert status == -number
+    else:
+        assert status == 130
+        assert told == f"Stopped: 10 rows; 1 key. {state} holds the states.\n"
+    with stream("--state", state) as process:
+        out, err = process.communicate(b"".join(LINES))
+    rest = [json.loads(line)["prediction"] for line in out.splitlines()]
+    assert first == expected()[:10]
+    assert rest == expected()[kept:]
+    assert f"after the {kept} that {state} had taken in" in err.decode()
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path):
+    with stream("--state", tmp_path / "s", "--save-every", 2) as process:
+        send(process, *LINES[:4])
+        for _ in range(3):
+            process.stdout.readline()
+        process.stdout.close()
+        send(process, *LINES[4:9])
+        assert process.wait(20) == 141
+        assert process.stderr.read() == b""
+    with stream("--state", tmp_path / "s") as process:
+        out, _ = process.communicate(b"".join(LINES))
+    assert [json.loads(line)["prediction"] for line in out.splitlines()] == expected()[2:]
+
+
+def test_bad_rows_and_wrong_options_end_with_their_status(capsysbinary, monkeypatch):
+    def run(data: bytes, *arguments: str) -> tuple[int, list[dict], str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        status = main(["stream", str(folder_of("number")), *arguments])
+        out, err = capsysbinary.readouterr()
+        return status, [json.loads(line) for line in out.splitlines()], err.decode()
+
+    status, (first, second), err = run(LINES[0] + b"d0\n" + LINES[1])
+    assert (status, first["line"], second["prediction"]) == (0, 2, expected()[0])
+    assert err == "2 rows, 1 of them bad; 1 key.\n"
+    for arguments, data, message in [
+        (["--strict"], LINES[0] + b"d0\n", "Error: line 2: 1 field, but the header names"),
+        (["--new-rows"], b"", "--new-rows says how to go on from --state FILE"),
+        (["--key", "user"], LINES[0], "the header has no column 'user'"),
+        (["--probabilities"], b"", "probabilities are for classes and labels"),
+    ]:
+        status, out, err = run(data, *arguments)
+        assert (status, out) == (2, [])
+        assert message in err
+    status, out, err = run(b"".join(LINES[:6]), "--key", "kind", "--key", "on")
+    assert [(a["kind"], a["on"]) for a in out] == sensors()[:5].select("kind", "on").rows()
+    assert run(b"") == (0, [], "0 rows.\n")

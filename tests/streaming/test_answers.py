@@ -1,0 +1,184 @@
+"""The loop of `tidegate stream`: an answer a row, in order, and with a state file none lost and none different."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from tests.export.cases import folder_of, run_of, sensors
+
+from tidegate.cli import main
+from tidegate.data.lines import RowLines
+from tidegate.errors import DataError, SettingsError
+from tidegate.streaming.answers import answer
+
+
+class Killed(Exception):
+    pass
+
+
+class DyingOutput(io.BytesIO):
+    """Takes so many answers, then the process is gone."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.left = most
+
+    def write(self, data):
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        return super().write(data)
+
+
+def csv(frame=None) -> bytes:
+    return (sensors() if frame is None else frame).write_csv().encode()
+
+
+def run_answers(data: bytes, name: str = "number", out=None, stream_options=None, **options):
+    run = run_of(name)
+    forgotten: list = []
+    stream = run.stream(on_forget=forgotten.append, **(stream_options or {}))
+    lines = RowLines(io.BytesIO(data), run.preprocessing, group=run.preprocessing.group)
+    out = io.BytesIO() if out is None else out
+    counts = answer(stream, lines, out, forgotten=forgotten, **options)
+    return [json.loads(line) for line in out.getvalue().splitlines()], counts
+
+
+def told(out: io.BytesIO) -> list:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_every_row_gets_what_predict_gives_it_in_order():
+    found, counts = run_answers(csv())
+    frame = run_of("number").predict(sensors())
+    assert [a["prediction"] for a in found] == frame["prediction"].to_list()
+    assert [a["device"] for a in found] == frame["device"].to_list()
+    assert (counts.rows, counts.bad, counts.skipped, counts.stopped) == (frame.height, 0, 0, False)
+
+
+@pytest.mark.parametrize("died_after", [0, 1, 7, 10, 23, 30])
+def test_a_killed_process_goes_on_and_every_row_has_its_one_answer(tmp_path, died_after):
+    whole, _ = run_answers(csv())
+    state = tmp_path / "s"
+    out = DyingOutput(died_after)
+    with pytest.raises(Killed):
+        run_answers(csv(), out=out, state=state, save_every=10)
+    first = told(out)
+    again, counts = run_answers(csv(), state=state, save_every=10)
+    assert counts.skipped == died_after // 10 * 10
+    assert counts.skipped + counts.rows == len(whole)
+    assert first == whole[:died_after]
+    assert again == whole[counts.skipped :]  # those answered twice: the same answer
+    once_more, counts = run_answers(csv(), state=state)
+    assert once_more == []
+    assert counts.skipped == len(whole)
+
+
+def test_bad_rows_count_as_taken_in(tmp_path):
+    lines = csv().splitlines(keepends=True)
+    lines[3] = b"d0,cut\n"
+    data = b"".join(lines)
+    whole, counts = run_answers(data)
+    assert counts.bad == 1
+    assert whole[2] == {"line": 4, "error": f"line 4: 2 fields, but the header names {sensors().width} columns: a field is missing, or the line is cut short."}  # fmt: skip
+    with pytest.raises(Killed):
+        run_answers(data, out=DyingOutput(5), state=tmp_path / "s", save_every=3)
+    again, counts = run_answers(data, state=tmp_path / "s", save_every=3)
+    assert counts.skipped == 3
+    assert again == whole[3:]
+
+
+def test_a_row_with_an_error_does_not_touch_the_state():
+    good, _ = run_answers(csv())
+    lines = csv().splitlines(keepends=True)
+    with_bad = b"".join([*lines[:4], lines[4].replace(b"true", b"maybe").replace(b"false", b"maybe"), *lines[4:]])
+    found, counts = run_answers(with_bad)
+    assert counts.bad == 1
+    bad = found.pop(3)
+    assert bad["line"] == 5
+    assert bad["device"] == "d0"
+    assert "column 'on': 'maybe' is not a number" in bad["error"]
+    assert found == good
+
+
+def test_another_input_is_refused_and_the_file_stays(tmp_path):
+    state = tmp_path / "s"
+    frame = sensors()
+    run_answers(csv(frame[:20]), state=state)
+    kept = state.read_bytes()
+    with pytest.raises(
+        DataError, match=r"has taken in 20 rows of an input, and this one begins with another row. Give it the same"
+    ):
+        run_answers(csv(frame[20:]), state=state)
+    with pytest.raises(DataError, match="has taken in 20 rows of an input, and this one ends after 10"):
+        run_answers(csv(frame[:10]), state=state)
+    with pytest.raises(DataError, match="ends after 0"):
+        run_answers(b"", state=state)
+    lines = csv(frame).splitlines(keepends=True)
+    lines[12] = lines[11]
+    with pytest.raises(DataError, match="and this one has others among its first 20"):
+        run_answers(b"".join(lines), state=state)
+    assert state.read_bytes() == kept
+
+
+def test_new_rows_go_on_from_the_states(tmp_path):
+    frame, state = sensors(), tmp_path / "s"
+    whole, _ = run_answers(csv())
+    first, _ = run_answers(csv(frame[:33]), state=state)
+    second, counts = run_answers(csv(frame[33:]), state=state, new_rows=True)
+    assert (first + second, counts.skipped) == (whole, 0)
+    assert run_answers(csv(frame[33:]), state=state)[1].skipped == frame.height - 33
+
+
+def test_only_the_last_answer_of_each_key(tmp_path):
+    whole, _ = run_answers(csv())
+    last = list({a["device"]: a for a in whole}.values())
+    assert run_answers(csv(), only_last=True)[0] == last
+    state, frame = tmp_path / "s", sensors()
+    with pytest.raises(Killed):  # a bad row is answered at once; here that is where the process dies
+        run_answers(csv(frame[:50]) + b"d0\n", out=DyingOutput(0), state=state, save_every=20, only_last=True)
+    found, counts = run_answers(csv(), state=state, only_last=True)
+    assert (found, counts.skipped) == (last, 40)
+    with pytest.raises(SettingsError, match="was written with --only-last"):
+        run_answers(csv(), state=state)
+
+
+def test_a_key_that_is_forgotten_gets_its_last_answer_then():
+    whole, _ = run_answers(csv(), stream_options={"max_keys": 2})
+    found, _ = run_answers(csv(), only_last=True, stream_options={"max_keys": 2})
+    assert found == list({a["device"]: a for a in whole}.values())
+
+
+def test_strict_stops_at_a_bad_row_and_keeps_what_came_before(tmp_path):
+    state = tmp_path / "s"
+    lines = csv().splitlines(keepends=True)
+    bad = b"".join([*lines[:8], b"d0,cut\n", *lines[8:]])
+    out = io.BytesIO()
+    with pytest.raises(DataError, match="line 9: 2 fields, but the header names"):
+        run_answers(bad, out=out, strict=True, state=state)
+    assert told(out) == run_answers(csv())[0][:7]
+    with pytest.raises(DataError, match="line 9: 2 fields"):
+        run_answers(bad, strict=True, state=state)
+    assert run_answers(bad, state=state)[1].skipped == 7
+
+
+def test_a_key_that_can_not_be_one_is_a_bad_row():
+    data = b'{"device": "a", "far": 1, "x": 2}\n{"far": 1, "x": 2}\n{"device": null, "far": 1, "x": 2}\n{"device": [1], "far": 1, "x": 2}\n'
+    found, counts = run_answers(data + data[:34], "numbers alone")
+    assert counts.bad == 3
+    assert found[1] == {"line": 2, "error": "line 2: there is no column 'device', which says whose row it is."}
+    assert found[2]["error"] == "line 3, column 'device': None can't say whose row it is; text or a number is expected."
+    assert "line 4, column 'device': [1] can't say" in found[3]["error"]
+    assert found[4]["device"] == "a"
+
+
+def test_the_state_of_another_run_is_a_sentence_and_status_2(tmp_path, capsys, monkeypatch):
+    state = tmp_path / "s"
+    run_answers(csv(), state=state)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(csv())))
+    assert main(["stream", str(folder_of("class")), "--state", str(state)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "s is of another run" in shown.err
