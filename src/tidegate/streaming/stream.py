@@ -159,11 +159,7 @@ class Stream:
         """
         with self._lock:
             self._reader.read(row, self._x_row, where)
-            try:
-                place = self._places.get(key)
-            except TypeError:  # what can't be looked up, a list or a dict
-                _check_key(key)
-                raise
+            place = self._known(key)
             if place is None or self.ttl is not None or self.max_keys is not None:
                 place = self._place(key)
             scores = self._advance(place)
@@ -187,10 +183,10 @@ class Stream:
             raise ShapeError(f"push_many: {len(rows)} rows and {len(keys)} keys; expected as many of both.")
         with self._lock, torch.no_grad():
             x = torch.empty(len(rows), self._reader.width)
-            for k, row in enumerate(rows):
-                self._reader.read(row, x.numpy()[k], f"{where} {k + 1}")
+            for number, (row, to) in enumerate(zip(rows, x.numpy(), strict=True), 1):
+                self._reader.read(row, to, f"{where} {number}")
             for key in keys:
-                _check_key(key)
+                self._known(key)
             answers: list[Any] = [None] * len(rows)
             for wave in _waves(keys):
                 self._take(wave, x, keys, answers)
@@ -298,6 +294,16 @@ class Stream:
 
     # -------------------------------------------------------------------------------------------- keys
 
+    def _known(self, key: Key) -> _Place | None:
+        """The key's place, if it has one. Raises SettingsError for what can be no key."""
+        try:
+            place = self._places.get(key)
+        except TypeError:  # what can't be looked up: a list, a dict
+            place = None
+        if place is None:
+            _check_key(key)
+        return place
+
     def _place(self, key: Key) -> _Place:
         """The key's place, begun anew where it rested for too long; others go where there are too many."""
         now = self._clock() if self.ttl is not None else 0.0
@@ -305,7 +311,6 @@ class Stream:
             self._forget_old(now)
         place = self._places.get(key)
         if place is None:
-            _check_key(key)
             place = self._places[key] = _Place()
             while self.max_keys is not None and len(self._places) > self.max_keys:
                 self._on_forget(self._places.popitem(last=False)[0])
