@@ -77,3 +77,11 @@ def test_the_third_example_needs_its_resets_and_finds_the_same_bits_in_pieces():
     assert float(with_resets) > 0.97
     assert float(without) < 0.9
     assert said.count("the same bits") == 2
+
+
+def test_the_fourth_example_loses_no_row_in_a_crash_and_answers_as_predict_does():
+    said = said_by(ROOT / "examples" / "04_stream.py")
+    assert "row by row, with a crash on the way: every answer is that of run.predict" in said
+    assert "datatest: 2,665 rows, its state is 128 bytes" in said
+    (right,) = re.findall(r"^(0\.\d+) of the answers are right", said, re.MULTILINE)
+    assert float(right) > 0.8
