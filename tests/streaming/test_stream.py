@@ -406,6 +406,16 @@ def test_whole_number_categories_are_read_from_numbers_and_text():
         assert new_stream("yes/no").push({"x": 0.5, "level": value}) == unknown
 
 
+def test_yes_and_no_are_categories_too(tmp_path):
+    frame = sensors()
+    settings = QUICK | ROLES | {"target": "label", "features": ["on"], "categories": "on"}
+    run = train(frame, out=tmp_path / "r", **settings)
+    stream = run.stream(probabilities=True)
+    rows, keys = frame.rows(named=True), frame["device"].to_list()
+    assert [stream.push(row, key) for row, key in zip(rows, keys, strict=True)] == added(run, frame).to_dicts()
+    assert stream.push({"on": True}, 1) != stream.push({"on": False}, 2)
+
+
 def test_words_are_compared_in_lower_case_and_come_one_a_row():
     stream = new_stream("words")
     assert stream.push({"words": "PLAY"}, 1) == stream.push({"words": "play"}, 2)
