@@ -11,7 +11,7 @@ CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
 MERMAID := tests/browser/node_modules/.package-lock.json
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: help demo test test-peers test-browser test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
+.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 
 test-browser: $(VENV)/.browser $(MERMAID)  ## our diagrams drawn by Mermaid in a real browser (Debian: chromium and npm)
 	$(BIN)/python -m pytest tests/browser -m browser
+
+test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bit ARM (Debian: clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm)
+	$(BIN)/python -m pytest tests/export -m c
 
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 
@@ -67,6 +70,10 @@ bench: $(VENV)/.bench  ## the measurements behind the README's figures (about ha
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/inspect_speed.py
 	$(BIN)/python benchmarks/log_gates_cost.py
+	$(BIN)/python benchmarks/stream_speed.py
+	$(BIN)/python benchmarks/stream_speed.py --rows 1000000
+	$(BIN)/python benchmarks/c_step.py --save
+	$(BIN)/python benchmarks/ship.py
 	$(BIN)/python benchmarks/reach.py
 
 bench-peers: $(VENV)/.bench  ## what benchmarks/layer_speed.py compares with, into .venv (about 2 GB)

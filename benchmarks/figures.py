@@ -191,5 +191,69 @@ def extras_cost() -> str:
     return "\n".join(lines)
 
 
+# Of docs/ship.md: what each target carries and where it ends.
+CARRIES = {
+    "Tidegate: `stream.push`, the model": ("everything", "needs Tidegate; models that read both ways can't stream"),
+    "ONNX, ONNX Runtime": (
+        "columns to predictions in words; states in and out; metadata",
+        "words in lower case; nothing is refused",
+    ),
+    "ONNX, OpenVINO": ("the same with `--codes`: text stays in a JSON beside it", "computes in float32, inputs too"),
+    "Keras on TensorFlow": (
+        "columns to predictions in words; can be trained on",
+        "states batch first; TensorFlow alone",
+    ),
+    "pt2, PyTorch alone": (
+        "numbers and codes to classes' numbers; can be trained on",
+        "no text; can't be unrolled again",
+    ),
+    "C": (
+        "columns to predictions in words, names, its own test",
+        "`float` or `double` numbers; one sequence at a time",
+    ),
+    "C, TIDEGATE_NO_MATH": ("the same without <math.h>", "the same"),
+    "C, 8-bit weights": ("the same in a quarter of the size", "what it costs in accuracy is told at export"),
+}
+
+
+def ship() -> str:
+    """For each target: what it carries, its limits, the biggest difference and latencies."""
+    lines = [
+        "| target | carries | limits | biggest difference of a score | one step | 100 steps |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in read("ship")[1]:
+        difference = row["biggest difference"] or ("0" if row["target"].startswith("Tidegate") else "told at export")
+        times = f"{row['one step us']} us | {float(row['100 steps us']):,.0f} us"
+        lines.append(f"| {row['target']} | {' | '.join(CARRIES[row['target']])} | {difference} | {times} |")
+    return "\n".join(lines)
+
+
+def stream_speed() -> str:
+    lines = ["| what | median | aim |", "| --- | ---: | ---: |"]
+    for row in read("stream_speed")[1]:
+        unit = " x" if row["what"].endswith("times") else " us"
+        lines.append(f"| {row['what']} | {row['median us']}{unit} | {row['aim']} |")
+    return "\n".join(lines)
+
+
+def stream_memory() -> str:
+    lines = [
+        "| rows | how | rows a second | after 10,000 rows | most | at the end |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in read("stream_memory")[1]:
+        memory = " | ".join(f"{row[name]} MB" for name in ("MB after 10,000 rows", "most MB", "MB at the end"))
+        lines.append(f"| {row['rows']} | {row['how']} | {row['rows a second']} | {memory} |")
+    return "\n".join(lines)
+
+
+def c_step() -> str:
+    names = list(read("c_step")[1][0])
+    lines = [f"| {' | '.join(names)} |", f"| --- |{' ---: |' * (len(names) - 1)}"]
+    return "\n".join(lines + [f"| {' | '.join(row.values())} |" for row in read("c_step")[1]])
+
+
 if __name__ == "__main__":
-    print(reach(), forward_speed(), train_speed(), bounds(), cost(), extras_cost(), sep="\n\n")
+    tables = (reach, forward_speed, train_speed, bounds, cost, extras_cost, ship, stream_speed, stream_memory, c_step)
+    print(*(table() for table in tables), sep="\n\n")

@@ -74,7 +74,7 @@ def test_every_command_option_and_make_target_it_names_exists(page):
     for name in COMMANDS:
         command = typer.main.get_command(importlib.import_module(f"tidegate.cli.{FILES.get(name, name)}").app)
         known |= {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
-    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page):
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page):
         assert option in known, option
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^    )make (\w+)", page, re.MULTILINE):

@@ -13,13 +13,15 @@ To add a target: a module with `write(parts, path, **options) -> Exported`, and 
 What all but C take and give (B sequences, T steps, axes in this order), and what their tests hold them to:
 
     numbers   float64 [B, T, F]    the numeric columns in the units of the table; NaN where a value is missing
-    tokens    text    [B, T, C]    the columns of words and categories (codes, int64, where a target knows no text)
+    tokens    text    [B, T, C]    the columns of words (in lower case) and categories, `Parts.missing_text` where missing
+    codes     int64   [B, T, C]    in their place, where a target knows no text: i + 1 for entry i of the vocabulary, else 0
     lengths   int64   [B]          steps of each sequence; what comes after them is padding
-    h_0       float32 [layers*D, B, H]   the state to begin with: zeros, or an earlier h_n
+    h_0       float32 [layers*D, B, H]   the state to begin with: zeros, or an earlier h_n (Keras: [B, layers*D, H])
 
-    prediction, probabilities      as `run.predict` gives them: [B, T, ...] a step, [B, ...] a sequence
+    prediction, probabilities      as `run.predict` gives them; K steps ahead, 1 without a horizon. Of a class [B, T, K], of
+                                   labels and numbers [B, T, K, targets]; a sequence: without T
     scores    float32              what the head gives: [B, T, K, outputs] a step, [B, 1, outputs] a sequence
-    h_n       float32 [layers*D, B, H]   the state after each sequence's last step
+    h_n       float32 [layers*D, B, H]   the state after each sequence's last step; h_0 where it has none
 """
 
 from __future__ import annotations

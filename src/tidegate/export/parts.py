@@ -36,6 +36,12 @@ class Parts:
     head_bias: np.ndarray
 
     @property
+    def missing_text(self) -> str:
+        """A text that no vocabulary holds, for a missing token: "", unless training saw an empty text as a category of its own."""
+        known = {entry for column in self.preprocessing.tokens for entry in column.vocabulary}
+        return next(text for text in ("", *(f"<missing{'!' * k}>" for k in range(len(known) + 1))) if text not in known)
+
+    @property
     def description(self) -> dict[str, Any]:
         """What a program that holds only the exported file wants to know, as JSON has it."""
         spec, pre, target = self.spec, self.preprocessing, self.preprocessing.target
@@ -44,6 +50,9 @@ class Parts:
             "version": VERSION,
             "tidegate": self.run.resolved.get("tidegate"),
             "run": self.run.fingerprint,
+            "group": list(pre.group),
+            "time": pre.time,
+            "missing_text": self.missing_text,
             "numbers": [{"name": c.name, "mean": c.mean, "std": c.std, "mask": c.mask} for c in pre.numbers],
             "tokens": [{"name": c.name, "kind": c.kind, "vocabulary": list(c.vocabulary)} for c in pre.tokens],
             "target": {

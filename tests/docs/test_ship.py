@@ -1,0 +1,117 @@
+"""docs/ship.md and the README's "Ship it" tell the truth: their figures were measured, their commands run as written."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import QUICK
+from tests.export.cases import sensors
+
+from tidegate.cli import COMMANDS, main
+from tidegate.export import TARGETS
+from tidegate.training import load, train
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "ship.md").read_text(encoding="utf-8")
+TABLES = {"table": "ship", "stream": "stream_speed", "memory": "stream_memory", "c_step": "c_step"}
+
+
+def commands() -> list[str]:
+    """Those of the README, without what is said of them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Ship it\n")[1].split("\n## ")[0]
+    return [line.split("  #")[0].strip() for line in section.splitlines() if line.startswith("    tidegate ")]
+
+
+@pytest.mark.parametrize("mark", TABLES)
+def test_the_figures_are_those_that_were_measured(mark):
+    (part,) = re.findall(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", TEXT, re.DOTALL)
+    assert part == runpy.run_path(str(ROOT / "benchmarks/figures.py"))[TABLES[mark]]()
+
+
+def test_the_readme_has_five_commands_one_for_streams_and_one_for_each_target():
+    found = commands()
+    assert len(found) == 5
+    assert found[0].startswith("tidegate stream ")
+    assert [re.search(r"--to (\w+)", line)[1] for line in found[1:]] == list(TARGETS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working directory as the README has it: sensors.csv and runs/sensors."""
+    path = tmp_path_factory.mktemp("ship")
+    sensors().write_csv(path / "sensors.csv")
+    roles = {"target": "label", "group": "device", "time": "t", "features": ["x", "far", "colour"]}
+    train(path / "sensors.csv", out=path / "runs" / "sensors", **(QUICK | roles))
+    return path
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if "onnx" not in c and "keras" not in c])
+def test_the_commands_of_the_readme_run_as_written(folder, command):
+    program = command.replace("tidegate", f"{sys.executable} -m tidegate", 1)
+    done = subprocess.run(["bash", "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if "stream" in command:
+        expected = load(folder / "runs/sensors").predict(folder / "sensors.csv")["prediction"].to_list()
+        assert re.findall(r'"prediction": "(\w+)"', done.stdout) == expected
+        assert (folder / "sensors.state").exists()
+    else:
+        written = re.search(r"-o (\S+)", command)[1]
+        assert done.stdout.startswith(f"{written}: ")
+        assert (folder / written).stat().st_size > 1000
+
+
+def test_every_command_and_option_of_the_page_exists():
+    import importlib
+
+    import typer.main
+
+    from tidegate.cli import FILES
+
+    for command in re.findall(r"^ +tidegate (\w+)|`tidegate (\w+)", TEXT, re.MULTILINE):
+        assert "".join(command) in COMMANDS
+    known: set[str] = {"--rows"}  # of a benchmark
+    for name in COMMANDS:
+        module = importlib.import_module(f"tidegate.cli.{FILES.get(name, name)}")
+        known |= {o for p in typer.main.get_command(module.app).params for o in [*p.opts, *p.secondary_opts]}
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", TEXT):
+        assert option in known, option
+
+
+def test_every_link_of_the_page_leads_somewhere():
+    headings = {
+        re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^## (.*)$", TEXT, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert link[1:] in headings if link.startswith("#") else (ROOT / "docs" / link).exists(), link
+
+
+def test_an_export_says_what_is_wrong_with_what_it_was_asked_for(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    for arguments, message in [
+        (["--to", "tflite"], "to='tflite': expected one of onnx, keras, pt2, c."),
+        (["--to", "kears"], "Did you mean 'keras'?"),
+        (["--to", "pt2", "-o", "model.onnx"], "model.onnx: a file for 'pt2' has a name that ends in .pt2."),
+        (["--to", "pt2", "--int8"], "int8: the target 'pt2' has none."),
+        (["--to", "c", "--codes"], "codes: the target 'c' has int8, table."),
+    ]:
+        assert main(["export", "runs/sensors", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    (folder / "folder.h").mkdir()
+    assert main(["export", "runs/sensors", "--to", "c", "-o", "folder.h"]) == 2
+    assert "folder.h is a folder. Name a file." in capsys.readouterr().err
+    assert not (folder / "sensors.onnx").exists()
+
+
+def test_only_the_gru_is_exported(tmp_path):
+    from tidegate.errors import SettingsError
+
+    run = train(sensors(), out=tmp_path / "r", target="label", features=["x"], group="device", cell="lstm", **QUICK)
+    with pytest.raises(SettingsError, match=r"'lstm'; what is exported are GRUs. Train one with cell='gru'"):
+        run.export("pt2", tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
