@@ -21,6 +21,7 @@ __all__ = [
     "datasets",
     "errors",
     "load",
+    "load_keras_gru",
     "nn",
     "ops",
     "train",
@@ -28,6 +29,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tidegate import backends, convert, datasets, errors, nn, ops
+    from tidegate.keras_models import load_keras_gru
     from tidegate.nn import GRU, GRUCell
     from tidegate.training import Run, TrainSettings, load, train
 
@@ -39,6 +41,7 @@ __getattr__, __dir__ = names_of(
         "train": "tidegate.training",
         "load": "tidegate.training",
         "Run": "tidegate.training",
+        "load_keras_gru": "tidegate.keras_models",
         "TrainSettings": "tidegate.training",
         "backends": None,
         "convert": None,

@@ -9,6 +9,8 @@ they keep the biases. Values are copied: nothing here shares memory, and the oth
 | `from_keras`, `to_keras` | a `tidegate.GRU` | for each layer the weights of a `keras.layers.GRU` or of a `Bidirectional` one |
 | `from_onnx`, `to_onnx` | a `tidegate.GRU` | for each layer an `OnnxGRU`: the operator's W, R, B and attributes |
 
+(`tidegate.load_keras_gru` takes a Keras file, model or layer as a whole, and needs Keras.)
+
 Below them, for those who hold arrays and no layer: `layer_from_keras`, `layer_to_keras`, `layer_from_onnx` and
 `layer_to_onnx` for one layer of a stack, and `reorder_gates` for one array.
 
@@ -48,7 +50,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tidegate.errors import SettingsError, ShapeError, nearest
+from tidegate.errors import SettingsError, ShapeError, nearest, of_type
 from tidegate.nn import GRU
 
 GATE_ORDERS = {
@@ -109,7 +111,7 @@ def from_torch(layer: nn.GRU) -> GRU:
     Raises `TypeError` for anything but a `torch.nn.GRU`.
     """
     if not isinstance(layer, nn.GRU):
-        raise TypeError(f"from_torch: layer is {_a(layer)}, expected a torch.nn.GRU.")
+        raise TypeError(f"from_torch: layer is {of_type(layer)}, expected a torch.nn.GRU.")
     return _twin(GRU, layer)
 
 
@@ -265,7 +267,7 @@ def _from_keras(place: str, weights: Sequence[Any]) -> tuple[list[list[np.ndarra
     count = len(weights) if isinstance(weights, (list, tuple)) else None
     if count not in (2, 3, 4, 6):
         raise ShapeError(
-            f"{place} is {_a(weights) if count is None else f'a list of {count}'}, expected what get_weights() returns: a list "
+            f"{place} is {of_type(weights) if count is None else f'a list of {count}'}, expected what get_weights() returns: a list "
             "of kernel, recurrent_kernel and, with use_bias, bias; as many again if Bidirectional."
         )
     D = 1 if count < 4 else 2
@@ -412,7 +414,7 @@ def _to_onnx(place: str, directions: Directions, reset: str) -> OnnxGRU:
 def _from_onnx(place: str, operator: OnnxGRU) -> list[list[np.ndarray]]:
     if not isinstance(operator, OnnxGRU):
         raise TypeError(
-            f"{place} is {_a(operator)}, expected an OnnxGRU: OnnxGRU(W, R, B, linear_before_reset=..., direction=...)."
+            f"{place} is {of_type(operator)}, expected an OnnxGRU: OnnxGRU(W, R, B, linear_before_reset=..., direction=...)."
         )
     if operator.direction not in ("forward", "bidirectional"):
         raise SettingsError(
@@ -451,7 +453,7 @@ _DTYPES = ("float16", "float32", "float64")
 def _check_layer(me: str, layer: Any, program: str, options: Sequence[str], advice: str) -> None:
     if not isinstance(layer, GRU):
         hint = " Use from_torch() first." if isinstance(layer, nn.GRU) else ""
-        raise TypeError(f"{me}: layer is {_a(layer)}, expected a tidegate.GRU.{hint}")
+        raise TypeError(f"{me}: layer is {of_type(layer)}, expected a tidegate.GRU.{hint}")
     said = [f"{name}={getattr(layer, name)!r}" for name in options if getattr(layer, name) != _PLAIN[name]]
     if said:
         raise SettingsError(f"{me}: {program} has no {' and no '.join(said)}. {advice}")
@@ -555,7 +557,3 @@ def _match(place: str, name: str, array: np.ndarray, axes: str, sizes: dict[str,
         for size, (times, letter) in zip(array.shape, parsed, strict=True)
     ):
         raise ShapeError(f"{place}: {name} is {list(array.shape)}, expected [{', '.join(wanted)}].")
-
-
-def _a(value: Any) -> str:
-    return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")

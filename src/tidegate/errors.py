@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TidegateError(Exception):
@@ -44,6 +45,15 @@ class SettingsError(UserError):
 
 class RunError(UserError):
     """A run folder is missing, taken, incomplete, or not ours."""
+
+
+def of_type(value: Any) -> str:
+    """What a value is, for a message: 'of type torch.nn.modules.rnn.GRU'.
+
+    >>> of_type(3)
+    'of type int'
+    """
+    return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

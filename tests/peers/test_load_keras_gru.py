@@ -1,0 +1,282 @@
+"""`tidegate.load_keras_gru`: from files and models that the real Keras made, the same numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests.convert_cases import H, I, kinds
+from tests.export.cases import run_of
+
+import tidegate
+from tidegate import keras_models
+from tidegate.errors import SettingsError
+
+pytestmark = pytest.mark.peers
+
+T, B = 7, 3
+# Rounding alone: over every kind of stack it was at most 5.4e-7 in float32.
+ATOL = 2e-6
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return keras_models.import_keras("this test", tensorflow=True)
+
+
+def x_of(width=I, seed=0):
+    return np.random.default_rng(seed).standard_normal((B, T, width), dtype=np.float32)
+
+
+def spread(model, seed=1):
+    """With biases that count, as Keras' own are zeros."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.standard_normal(w.shape, dtype=np.float32) * 0.7 for w in model.get_weights()])
+    return model
+
+
+def one_layer(keras, kind, **options):
+    gru = keras.layers.GRU(
+        H, use_bias=kind["bias"], reset_after=kind["reset"] == "after", return_sequences=True, **options
+    )
+    return keras.layers.Bidirectional(gru) if kind["bidirectional"] else gru
+
+
+def plain(keras, *layers):
+    return spread(keras.Sequential([keras.Input((None, I)), *layers]))
+
+
+def assert_same(layer, model, width=I):
+    """To the bit of what each computes: the layer's output is what the model gives."""
+    x = x_of(width)
+    found = layer(torch.from_numpy(x))[0].detach().numpy()
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=0, atol=ATOL)
+
+
+@kinds(layers=(1, 2))
+def test_a_file_of_keras_gives_the_numbers_of_keras(keras, tmp_path, kind):
+    model = plain(keras, *[one_layer(keras, kind) for _ in range(kind["num_layers"])])
+    model.save(tmp_path / "model.keras")
+    layer = tidegate.load_keras_gru(tmp_path / "model.keras")
+    assert_same(layer, model)
+    assert {name: getattr(layer, name) for name in kind} == kind
+    assert layer.batch_first
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_an_h5_file_does_too(keras, tmp_path):
+    model = plain(keras, keras.layers.GRU(H, return_sequences=True))
+    model.save(tmp_path / "model.h5")
+    assert_same(tidegate.load_keras_gru(str(tmp_path / "model.h5")), model)
+
+
+def test_a_model_or_a_layer_does_too(keras):
+    gru = keras.layers.GRU(H, return_sequences=True)
+    model = plain(keras, gru)
+    for source in (model, gru):
+        assert_same(tidegate.load_keras_gru(source), model)
+
+
+def test_what_stands_around_the_stack_and_what_acts_in_training_alone_is_read_past(keras):
+    gru = lambda **options: keras.layers.GRU(H, return_sequences=True, dropout=0.2, **options)  # noqa: E731
+    model = plain(
+        keras,
+        keras.layers.Dense(4),
+        gru(),
+        keras.layers.Dropout(0.3),
+        gru(recurrent_dropout=0.1),
+        keras.layers.SpatialDropout1D(0.2),
+        gru(name="top"),
+        keras.layers.Dense(2),
+    )
+    layer = tidegate.load_keras_gru(model)
+    assert layer.num_layers == 3
+    inner = keras.Model(model.layers[0].output, model.get_layer("top").output)
+    assert_same(layer, inner, width=4)
+
+
+def test_a_last_layer_without_sequences_gives_our_last_output(keras):
+    both = keras.layers.Bidirectional(keras.layers.GRU(H))
+    model = plain(keras, both)
+    output, h_n = tidegate.load_keras_gru(model)(torch.from_numpy(x_of()))
+    assert output.shape == (B, T, 2 * H)
+    np.testing.assert_allclose(torch.cat([*h_n], -1).detach(), np.asarray(model(x_of())), rtol=0, atol=ATOL)
+
+
+def two_stacks(keras):
+    """One reads numbers, the other words; the second one's top stands above a Dense layer."""
+    numbers, words = keras.Input((None, I), name="numbers"), keras.Input((None,), dtype="int32", name="words")
+    a = keras.layers.GRU(H, return_sequences=True, name="low")(numbers)
+    a = keras.layers.GRU(H, return_sequences=True, name="high")(a)
+    b = keras.layers.GRU(H, return_sequences=True, name="of_words")(keras.layers.Embedding(9, 4)(words))
+    c = keras.layers.GRU(H, return_sequences=True, name="top")(keras.layers.Dense(6)(b))
+    return spread(keras.Model([numbers, words], [a, b, c]))
+
+
+def test_of_several_stacks_an_argument_says_which(keras):
+    model = two_stacks(keras)
+    with pytest.raises(SettingsError) as caught:
+        tidegate.load_keras_gru(model)
+    assert "found 3 stacks" in str(caught.value)
+    for said in ("layers=['low', 'high']", "layers=['of_words']", "layers=['top']"):
+        assert said in str(caught.value)
+    x = x_of()
+    right = np.asarray(model([x, np.zeros((B, T), np.int32)])[0])
+    found = tidegate.load_keras_gru(model, layers=["low", "high"])(torch.from_numpy(x))[0]
+    np.testing.assert_allclose(found.detach(), right, rtol=0, atol=ATOL)
+    above = tidegate.load_keras_gru(model, layers="top")
+    assert (above.input_size, above.num_layers) == (6, 1)
+
+
+def test_a_stack_that_forks_is_two(keras):
+    x = keras.Input((None, I))
+    low = keras.layers.GRU(H, return_sequences=True, name="low")(x)
+    sides = [keras.layers.GRU(H, name=name)(low) for name in ("left", "right")]
+    with pytest.raises(SettingsError, match=r"layers=\['low', 'left'\]; layers=\['low', 'right'\]"):
+        tidegate.load_keras_gru(keras.Model(x, sides))
+
+
+def test_a_model_within_the_model_is_named_with_it(keras):
+    encoder = keras.Sequential(
+        [keras.Input((None, I)), keras.layers.GRU(H, return_sequences=True, name="gru")], name="encoder"
+    )
+    model = plain(keras, encoder, keras.layers.GRU(H, return_sequences=True, name="gru"))
+    with pytest.raises(SettingsError, match=r"layers=\['encoder/gru'\]; layers=\['gru'\]"):
+        tidegate.load_keras_gru(model)
+    assert_same(tidegate.load_keras_gru(model, layers=["encoder/gru", "gru"]), model)
+
+
+def test_of_a_model_that_is_no_graph_the_layers_are_to_be_named(keras):
+    class Written(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.low = keras.layers.GRU(H, return_sequences=True, name="low")
+            self.high = keras.layers.GRU(H, return_sequences=True, name="high")
+
+        def call(self, x):
+            return self.high(self.low(x))
+
+    model = Written()
+    model(x_of())
+    spread(model)
+    with pytest.raises(SettingsError, match=r"layers=\['low'\]; layers=\['high'\]"):
+        tidegate.load_keras_gru(model)
+    assert_same(tidegate.load_keras_gru(model, ["low", "high"]), model)
+
+
+@pytest.mark.parametrize("name", ["class", "labels", "both ways", "sequence last both ways"])
+def test_our_own_file_comes_back_as_the_core_of_the_run(tmp_path, name):
+    run = run_of(name)
+    run.export("keras", tmp_path / "run.keras")
+    layer = tidegate.load_keras_gru(tmp_path / "run.keras")
+    assert layer.state_dict().keys() == run.model.core.state_dict().keys()
+    for key, value in run.model.core.state_dict().items():
+        assert torch.equal(layer.state_dict()[key], value)
+
+
+def test_the_device_is_the_one_asked_for(keras):
+    assert tidegate.load_keras_gru(plain(keras, keras.layers.GRU(H)), device="meta").weight_ih_l0.is_meta
+
+
+def custom(keras):
+    class Mine(keras.layers.GRU):
+        pass
+
+    return Mine
+
+
+def wrong(keras):
+    """What can't be loaded, and what is said."""
+    GRU, Bidirectional = keras.layers.GRU, keras.layers.Bidirectional
+    both = lambda **options: Bidirectional(GRU(H, **options), name="g")  # noqa: E731
+    mixed = Bidirectional(GRU(H), backward_layer=GRU(H, go_backwards=True, activation="relu"), name="g")
+    lstm = Bidirectional(GRU(H), backward_layer=keras.layers.LSTM(H, go_backwards=True), name="g")
+    turned = Bidirectional(GRU(H, go_backwards=True), backward_layer=GRU(H), name="g")
+    summed = Bidirectional(GRU(H), merge_mode="sum", name="g")
+    backwards = r"layer 'g' has go_backwards=True in its direction 0\. "
+    return {
+        "activation": ([GRU(H, activation="relu", name="g")], r"layer 'g' has activation='relu', a tidegate.GRU has 'tanh'"),
+        "gates": ([GRU(H, recurrent_activation="hard_sigmoid", name="g")], r"recurrent_activation='hard_sigmoid', .* 'sigmoid'"),
+        "activation both ways": ([both(activation="relu")], r"layer 'g' has activation='relu'"),
+        "activation backwards": ([mixed], r"layer 'g' has activation='relu'"),
+        "backwards": ([GRU(H, go_backwards=True, name="g")], backwards + r"Set layer\.go_backwards = False here, and turn x"),
+        "turned": ([turned], backwards + r"Make Bidirectional of a layer that goes forwards"),
+        "merged": ([summed], r"layer 'g' has merge_mode='sum'; .* 'concat'"),
+        "another second": ([lstm], r"its second direction is a LSTM, expected a GRU"),
+        "none": ([keras.layers.LSTM(H, name="l")], r"no keras\.layers\.GRU .* has l \(LSTM\)"),
+        "a subclass": ([custom(keras)(H, name="m")], r"no keras\.layers\.GRU .* has m \(Mine\)"),
+        "sizes": (
+            [GRU(H, return_sequences=True, name="a"), GRU(H + 1, name="b")],
+            r"layer 'b' has units=6, layer 'a' has 5\. .* one by one, layers='a' and layers='b'",
+        ),
+        "resets": (
+            [GRU(H, return_sequences=True, use_bias=False, name="a"), GRU(H, use_bias=False, reset_after=False, name="b")],
+            r"layer 'b' has reset_after=False, layer 'a' has True",
+        ),
+        "ways": (
+            [Bidirectional(GRU(H, return_sequences=True), name="a"), GRU(H, name="b")],
+            r"layer 'b' has bidirectional=False, layer 'a' has True",
+        ),
+    }  # fmt: skip
+
+
+WRONG = [
+    "activation", "gates", "activation both ways", "activation backwards", "backwards", "turned", "merged",
+    "another second", "none", "a subclass", "sizes", "resets", "ways",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_no_layer_of_ours_computes_is_named(keras, what):
+    assert set(wrong(keras)) == set(WRONG)
+    layers, said = wrong(keras)[what]
+    with pytest.raises(SettingsError, match=said):
+        tidegate.load_keras_gru(plain(keras, *layers))
+
+
+def test_names_that_lead_nowhere_are_answered(keras):
+    model = two_stacks(keras)
+    for layers, said in (
+        ("hihg", r"'hihg' isn't there\. Did you mean 'high'\? The GRUs are .*'low', 'high'"),
+        ("dense", r"'.*' isn't there"),
+        ([], "layers is empty"),
+        (["low", "top"], r"layer 'top' reads 6 features, but the one below gives 5"),
+        (next(layer.name for layer in model.layers if "embedding" in layer.name), r"is a Embedding, no GRU"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            tidegate.load_keras_gru(model, layers=layers)
+
+
+def test_a_layer_without_weights_says_so(keras):
+    with pytest.raises(SettingsError, match=r"layer 'g' has no weights yet"):
+        tidegate.load_keras_gru(keras.layers.GRU(H, name="g"))
+
+
+def test_other_sources_are_told_what_is_expected(keras, tmp_path):
+    with pytest.raises(TypeError, match=r"source is of type torch\.nn\..*GRU, expected the path"):
+        tidegate.load_keras_gru(torch.nn.GRU(I, H))
+    with pytest.raises(SettingsError, match=r"there is no file .*nothing\.keras"):
+        tidegate.load_keras_gru(tmp_path / "nothing.keras")
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(SettingsError, match=rf"Keras {keras.__version__} can't read .*text\.keras: .* give the model"):
+        tidegate.load_keras_gru(tmp_path / "text.keras")
+
+
+@pytest.mark.parametrize("hidden", ["tensorflow", "keras"])
+def test_keras_alone_is_enough_as_pytorch_carries_it(keras, tmp_path, hidden):
+    plain(keras, keras.layers.GRU(H)).save(tmp_path / "model.keras")
+    code = (
+        f"import sys, os; sys.modules['{hidden}'] = None\n"
+        "import tidegate; print(tidegate.load_keras_gru(sys.argv[1]), os.environ.get('KERAS_BACKEND'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model.keras"], capture_output=True, text=True, check=False
+    )
+    if hidden == "tensorflow":
+        assert done.stdout.strip() == f"GRU({I}, {H}, batch_first=True) None", done.stderr
+    else:
+        said = "SettingsError: load_keras_gru needs keras, which is not installed: pip install 'tidegate[keras]'"
+        assert said in done.stderr.splitlines()[-1]
