@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +93,9 @@ CASES = [*SENSORS, *WORDS]
 @functools.cache
 def folder_of(name: str) -> Path:
     """The folder of the run of that name, made once."""
-    folder = Path(tempfile.mkdtemp(prefix="tidegate-export-")) / name.replace(" ", "-").replace("/", "-")
+    made = Path(tempfile.mkdtemp(prefix="tidegate-export-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    folder = made / name.replace(" ", "-").replace("/", "-")
     frame = table_of(name)
     if name in WORDS:
         settings = QUICK | {"epochs": 1} | WORDS[name]

@@ -386,7 +386,7 @@ class Stream:
     def _check_shapes(self, parts: Mapping[str, np.ndarray], more_axes: int, what: str) -> None:
         spec = self._spec
         names = {"none": (), "lstm": ("h", "c")}.get(spec.cell, ("h",))
-        shapes: dict[str, tuple[int, ...]] = {name: (spec.num_layers, spec.hidden_size) for name in names}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (spec.num_layers, spec.hidden_size))
         if self._pooling != "last":
             shapes["pooled"] = (self._head_width,)
         found = {name: part.shape[more_axes:] for name, part in parts.items()}

@@ -1,0 +1,53 @@
+"""README's export commands for ONNX and Keras, run as written; what they write is loaded by its own program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+from tests.docs.test_ship import commands, folder
+from tests.export.cases import batch_of, sensors
+
+from tidegate import keras_models
+from tidegate.training import load
+
+pytestmark = pytest.mark.peers
+__all__ = ["folder"]  # the fixture: the working directory that the README speaks of
+
+
+def run(command: str, cwd) -> str:
+    program = command.replace("tidegate", f"{sys.executable} -m tidegate", 1)
+    done = subprocess.run(["bash", "-c", program], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def expected(folder):
+    batch = batch_of(load(folder / "runs/sensors"), sensors())
+    return batch, {"numbers": batch.numbers, "tokens": batch.tokens, "lengths": batch.lengths, "h_0": batch.h_0}
+
+
+def test_the_onnx_command_of_the_readme_writes_what_onnx_runtime_runs(folder):
+    (command,) = [c for c in commands() if "onnx" in c]
+    assert "Checked with ONNX Runtime" in run(command, folder)
+    batch, given = expected(folder)
+    session = onnxruntime.InferenceSession(folder / re.search(r"-o (\S+)", command)[1])
+    (scores,) = session.run(["scores"], given)
+    assert np.abs(scores - batch.scores)[batch.inside].max() < 1e-5
+
+
+def test_the_keras_command_of_the_readme_writes_what_keras_runs(folder):
+    (command,) = [c for c in commands() if "keras" in c]
+    assert "keras.saving.load_model" in run(command, folder)
+    keras = keras_models.import_keras("this test", tensorflow=True)
+    import tensorflow as tf
+
+    batch, given = expected(folder)
+    model = keras.saving.load_model(folder / re.search(r"-o (\S+)", command)[1])
+    found = model({name: tf.constant(np.moveaxis(v, 0, 1) if name == "h_0" else v) for name, v in given.items()})
+    assert np.abs(found["scores"].numpy() - batch.scores)[batch.inside].max() < 1e-5
