@@ -86,7 +86,10 @@ def stream(
     pre = opened.preprocessing
     if sys.stdin.isatty():
         columns = ", ".join(made.columns)
-        typer.echo(f"Reading rows from the terminal: a CSV header with {columns}, or a JSON object a line; Ctrl-D ends.", err=True)
+        typer.echo(
+            f"Reading rows from the terminal: a CSV header with {columns}, or a JSON object a line; Ctrl-D ends.",
+            err=True,
+        )
     lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, **opened.settings.reading)
     try:
         counts = answer(
