@@ -17,7 +17,17 @@ import pytest
 import torch
 from tests.conftest import QUICK, signal_table
 from tests.export.cases import CASES, WORDS, batch_of, folder_of, run_of, sentences, table_of
-from tests.export.compiling import STRICT, Library, compile_c, headers, measured_errors, name_of, need, run_program
+from tests.export.compiling import (
+    STRICT,
+    Library,
+    compile_c,
+    errors_of,
+    headers,
+    measured_errors,
+    name_of,
+    need,
+    run_program,
+)
 
 from tidegate.errors import DataError, SettingsError
 from tidegate.export import c as target
@@ -253,6 +263,16 @@ def broken_array(header: str, array: str) -> str:
 
 def test_the_built_in_exp_and_tanh_keep_the_bounds_that_the_header_states(folder: Path, tmp_path: Path) -> None:
     assert measured_errors(folder / "class.h", "class", tmp_path, 4093, "-O2") == []
+
+
+def test_the_tanh_that_is_made_of_expf_keeps_its_bound(folder: Path, tmp_path: Path) -> None:
+    header = folder / "class.h"
+    (bound,) = re.findall(
+        r"At most (\d) units in the last\s+\* place off where expf", header.read_text(encoding="utf-8")
+    )
+    ulps, tiny = errors_of(header, "class", tmp_path, 1009, "-O2")["tanh"]
+    assert 0.4 < ulps <= float(bound)
+    assert tiny <= 2e-38
 
 
 def test_without_math_nothing_of_a_library_is_needed(folder: Path, tmp_path: Path) -> None:
