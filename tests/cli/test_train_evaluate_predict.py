@@ -212,10 +212,14 @@ def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, 
         assert word in shown.out
     assert "same head, no recurrence" in shown.err
     assert (tmp_path / "demo/run/report.html").exists()
-    (line,) = re.findall(r"^   \S*tidegate (inspect .*?)  +what the gates do", shown.out, re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    assert main(line.split()) == 0
-    assert (tmp_path / "gates.html").exists()
+    for pattern, written in (
+        (r"(inspect .*?)  +what the gates do", "gates.html"),
+        (r"(export .*?)  +the model as", "snips.h"),
+    ):
+        (line,) = re.findall(rf"^   \S*tidegate {pattern}", shown.out, re.MULTILINE)
+        assert main(line.split()) == 0
+        assert (tmp_path / written).exists()
 
 
 def test_the_demo_labels_what_is_typed_until_the_input_ends(tmp_path, capsys, few_sentences, monkeypatch):

@@ -66,6 +66,7 @@ def demo(
         f"tidegate inspect {run_folder} {paths[0]}": "what the gates do, word by word (writes gates.html)",
         f"open {run_folder / 'report.html'}": "the curves, and the figures slot by slot",
         f"tidegate predict {run_folder} {paths[0]} -o labelled.parquet": "the whole table, labelled",
+        f"tidegate export {run_folder} --to c -o snips.h": "the model as one C header (also for ONNX, Keras, PyTorch alone)",
         "tidegate example list": "four more real data sets",
         "tidegate train YOUR.csv --target COLUMN --group COLUMN": "your own table",
         f"tidegate diagram {run_folder} --kind flow": "the model as a picture (Mermaid)",
