@@ -56,6 +56,13 @@ def default_embedding_dim(vocabulary: int) -> int:
     return int(min(64, max(2, round(1.6 * vocabulary**0.56))))
 
 
+class Head(nn.Linear):
+    """`nn.Linear`; without gradients in the native back end a row's bits are its own: see `tidegate.ops.affine`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return affine(input, self.weight, self.bias)
+
+
 class Traced(NamedTuple):
     """What `SequenceModel.trace` finds: what `forward` returns, what the core read, and its gates."""
 
@@ -100,7 +107,7 @@ class SequenceModel(nn.Module):
                 bidirectional=spec.bidirectional,
             )
             width = spec.hidden_size * (2 if spec.bidirectional else 1)
-        self.head = nn.Linear(width, max(spec.horizon, 1) * spec.outputs)
+        self.head = Head(width, max(spec.horizon, 1) * spec.outputs)
         self.noise = 0.0
         self._unknown_rate: list[Tensor] = []
 
@@ -174,9 +181,7 @@ class SequenceModel(nn.Module):
             output = self._pool(output, lengths)
         if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
             output = self.drop(output)
-        scores = affine(output, self.head.weight, self.head.bias).unflatten(
-            -1, (max(self.spec.horizon, 1), self.spec.outputs)
-        )
+        scores = self.head(output).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
         if self.spec.residual is not None:
             scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
         return scores
@@ -201,8 +206,18 @@ class SequenceModel(nn.Module):
             return torch.cat([last[:, : self.spec.hidden_size], output[0, :, self.spec.hidden_size :]], dim=-1)
         inside = (torch.arange(steps, device=output.device)[:, None] < lengths)[..., None]
         if self.spec.pooling == "mean":
-            if not torch.is_grad_enabled():  # step by step, as a stream adds them up: the same bits
-                sums = torch.where(inside, output, 0).double().cumsum(dim=0)[-1]
-                return (sums / lengths[:, None]).to(output.dtype)
+            if not torch.is_grad_enabled() and output.is_cpu:
+                return (_running_sum(output, inside) / lengths[:, None]).to(output.dtype)
             return torch.where(inside, output, 0).sum(dim=0) / lengths[:, None]
         return torch.where(inside, output, -torch.inf).amax(dim=0)
+
+
+def _running_sum(output: Tensor, inside: Tensor) -> Tensor:
+    """The sum over time [B, H], float64, one step after the other, as a stream adds them up: the same bits. A block of steps at a
+    time, as all sums so far are there for a moment."""
+    total = output.new_zeros(output.shape[1:], dtype=torch.float64)
+    for first in range(0, len(output), 64):
+        block = torch.where(inside[first : first + 64], output[first : first + 64], 0).double()
+        block[0] += total
+        total = block.cumsum_(dim=0)[-1]
+    return total

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import warnings
 
 import pytest
 from tests.export.cases import folder_of, run_of, sensors
 
 from tidegate.cli import main
 from tidegate.data.lines import RowLines
-from tidegate.errors import DataError, SettingsError
-from tidegate.streaming.answers import answer
+from tidegate.errors import DataError, DataWarning, SettingsError
+from tidegate.streaming.answers import Answers
 
 
 class Killed(Exception):
@@ -36,13 +38,11 @@ def csv(frame=None) -> bytes:
     return (sensors() if frame is None else frame).write_csv().encode()
 
 
-def run_answers(data: bytes, name: str = "number", out=None, stream_options=None, **options):
+def run_answers(data: bytes, name: str = "number", out=None, **options):
     run = run_of(name)
-    forgotten: list = []
-    stream = run.stream(on_forget=forgotten.append, **(stream_options or {}))
     lines = RowLines(io.BytesIO(data), run.preprocessing, group=run.preprocessing.group)
     out = io.BytesIO() if out is None else out
-    counts = answer(stream, lines, out, forgotten=forgotten, **options)
+    counts = Answers(run, lines, out, **options).all()
     return [json.loads(line) for line in out.getvalue().splitlines()], counts
 
 
@@ -146,8 +146,8 @@ def test_only_the_last_answer_of_each_key(tmp_path):
 
 
 def test_a_key_that_is_forgotten_gets_its_last_answer_then():
-    whole, _ = run_answers(csv(), stream_options={"max_keys": 2})
-    found, _ = run_answers(csv(), only_last=True, stream_options={"max_keys": 2})
+    whole, _ = run_answers(csv(), max_keys=2)
+    found, _ = run_answers(csv(), only_last=True, max_keys=2)
     assert found == list({a["device"]: a for a in whole}.values())
 
 
@@ -182,3 +182,90 @@ def test_the_state_of_another_run_is_a_sentence_and_status_2(tmp_path, capsys, m
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "s is of another run" in shown.err
+
+
+def test_half_a_character_and_not_a_number_as_keys_are_bad_rows():
+    good = b'{"device": "a", "far": 1, "x": 2}\n'
+    found, counts = run_answers(
+        good + good.replace(b'"a"', b'"\\ud800"') + good.replace(b'"a"', b"NaN") + good, "numbers alone"
+    )
+    assert counts.bad == 2
+    assert "line" in found[1]
+    assert "device" not in found[1]
+    assert "a key is text, a number" in found[1]["error"]
+    assert "key=nan is a value of type float; a key is text" in found[2]["error"]
+    assert found[3]["device"] == "a"
+    odd = b'{"device": "a", "x": 2, "fa\\ud800": 1}\n'
+    assert r"Did you mean 'fa\ud800'?" in run_answers(odd, "numbers alone")[0][0]["error"]
+
+
+def test_strict_keeps_what_came_before_a_bad_key_too(tmp_path):
+    state = tmp_path / "s"
+    good = b'{"device": "a", "far": 1, "x": 2}\n'
+    bad = good.replace(b'"a"', b"NaN")
+    with pytest.raises(SettingsError, match="a key is text"):
+        run_answers(good * 3 + bad, "numbers alone", strict=True, state=state)
+    assert run_answers(good * 3 + bad, "numbers alone", state=state)[1].skipped == 3
+
+
+def test_new_rows_are_safe_to_go_on_with_from_the_first_row_on(tmp_path):
+    frame, state = sensors(), tmp_path / "s"
+    whole, _ = run_answers(csv())
+    run_answers(csv(frame[:33]), state=state)
+    with pytest.raises(Killed):
+        run_answers(csv(frame[33:]), out=DyingOutput(5), state=state, new_rows=True)  # before it has saved a row
+    again, counts = run_answers(csv(frame[33:]), state=state)
+    assert (again, counts.skipped) == (whole[33:], 0)
+
+
+def test_new_rows_that_begin_as_the_last_input_did_are_warned_of(tmp_path):
+    state = tmp_path / "s"
+    run_answers(csv(sensors()[:5]), state=state)
+    with pytest.warns(DataWarning, match="begins with the same row as the one that .*s has taken in 5 rows of"):
+        run_answers(csv(sensors()[:6]), state=state, new_rows=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_answers(csv(sensors()[7:]), state=state, new_rows=True)
+
+
+def test_a_stop_while_it_reads_past_old_rows_leaves_the_file_as_it_was(tmp_path):
+    state = tmp_path / "s"
+    run_answers(csv(sensors()[:40]), state=state)
+    kept = state.read_bytes()
+
+    class Interrupting(io.BytesIO):
+        def __next__(self):
+            if self.tell() > 1000:
+                signal.raise_signal(signal.SIGINT)
+            return super().__next__()
+
+    run = run_of("number")
+    lines = RowLines(Interrupting(csv()), run.preprocessing, group=("device",))
+    counts = Answers(run, lines, io.BytesIO(), state=state).all()
+    assert counts.stopped
+    assert state.read_bytes() == kept
+    assert run_answers(csv(), state=state)[1].skipped == 40
+
+
+def test_a_second_interrupt_ends_a_write_that_stands_still(tmp_path):
+    class Stuck(io.BytesIO):
+        def write(self, data):
+            signal.raise_signal(signal.SIGINT)
+            assert not self.closed
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the second one was kept")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_answers(csv(), out=Stuck(), state=tmp_path / "s")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_first_row_without_the_runs_group_is_warned_of_and_with_half_of_it_refused():
+    with pytest.warns(DataWarning, match="No key: the first row has no column 'device', so all rows are one sequence"):
+        run_answers(b'{"far": 1, "x": 2}\n', "numbers alone")
+    lines = RowLines(
+        io.BytesIO(b'{"far": 1, "x": 2, "a": 3}\n'), run_of("numbers alone").preprocessing, group=("a", "b")
+    )
+    with pytest.raises(DataError, match="the first row has the group column 'a' and no 'b'"):
+        list(lines)

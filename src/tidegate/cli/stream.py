@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -75,34 +75,35 @@ def stream(
 
     from tidegate.data.lines import RowLines
     from tidegate.errors import SettingsError
-    from tidegate.streaming.answers import answer
+    from tidegate.streaming.answers import Answers
     from tidegate.training import Interrupted, load
 
     if new_rows and state is None:
         raise SettingsError("--new-rows says how to go on from --state FILE. Name the file, or leave --new-rows out.")
     opened = load(run)
-    forgotten: list[Any] = []
-    made = opened.stream(probabilities=probabilities, max_keys=max_keys, ttl=ttl, on_forget=forgotten.append)
     pre = opened.preprocessing
+    lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, **opened.settings.reading)
+    answers = Answers(
+        opened,
+        lines,
+        sys.stdout.buffer,
+        state=state,
+        save_every=save_every,
+        new_rows=new_rows,
+        only_last=only_last,
+        strict=strict,
+        probabilities=probabilities,
+        max_keys=max_keys,
+        ttl=ttl,
+    )
     if sys.stdin.isatty():
-        columns = ", ".join(made.columns)
+        columns = ", ".join(answers.stream.columns)
         typer.echo(
             f"Reading rows from the terminal: a CSV header with {columns}, or a JSON object a line; Ctrl-D ends.",
             err=True,
         )
-    lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, **opened.settings.reading)
     try:
-        counts = answer(
-            made,
-            lines,
-            sys.stdout.buffer,
-            state=state,
-            save_every=save_every,
-            new_rows=new_rows,
-            only_last=only_last,
-            strict=strict,
-            forgotten=forgotten,
-        )
+        counts = answers.all()
     except BrokenPipeError:
         # Whoever read the answers is gone: end as other programs in a pipe do. The file holds the last save.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,7 +113,8 @@ def stream(
         told += f" after the {counts.skipped:,} that {state} had taken in"
     if counts.bad:
         told += f", {counts.bad:,} of them bad"
-    told += f"; {len(made):,} key{'s' * (len(made) != 1)}." if lines.key else "."
+    keys = len(answers.stream)
+    told += f"; {keys:,} key{'s' * (keys != 1)}." if lines.key else "."
     if counts.stopped:
         raise Interrupted(f"Stopped: {told}" + (f" {state} holds the states." if state else ""))
     typer.echo(told, err=True)

@@ -6,7 +6,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,9 +115,17 @@ class RowLines:
                 )
         self.header = header
 
-    def _choose_key(self, columns: Iterable[str]) -> None:
-        if self.key is None:
-            self.key = self._group if set(self._group) <= set(columns) else ()
+    def _choose_key(self, columns: Container[str]) -> None:
+        if self.key is not None:
+            return
+        have = [name for name in self._group if name in columns]
+        if have and len(have) < len(self._group):
+            lacks = ", ".join(repr(name) for name in self._group if name not in have)
+            raise DataError(
+                f"{self._name}: the first row has the group column {have[0]!r} and no {lacks}. Add what is missing, or say by which "
+                "column(s) rows belong together (key, --key)."
+            )
+        self.key = self._group if have else ()
 
     def _from_json(self, text: str) -> dict[str, Any] | str:
         try:

@@ -3,12 +3,15 @@
 | file | what it does |
 | --- | --- |
 | `rows.py` | encodes one row as `Preprocessing.apply` encodes a table |
-| `stream.py` | `Stream`: the states of many keys, `push`, `push_many`, saving and restoring |
+| `places.py` | where each key stands, and which of them go |
+| `state.py` | `StreamState`, and the file of all states |
+| `stream.py` | `Stream`: `push`, `push_many`, saving and restoring |
 | `answers.py` | the loop of `tidegate stream`: lines in, answers out, a state file that loses no row |
 """
 
 from __future__ import annotations
 
-from tidegate.streaming.stream import Stream, StreamState
+from tidegate.streaming.state import StreamState
+from tidegate.streaming.stream import Stream
 
 __all__ = ["Stream", "StreamState"]

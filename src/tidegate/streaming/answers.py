@@ -6,15 +6,19 @@ import hashlib
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tidegate.data.lines import Line, RowLines
-from tidegate.errors import DataError, SettingsError
-from tidegate.streaming.stream import Key, Stream
+from tidegate.errors import DataError, DataWarning, SettingsError, UserError
+from tidegate.streaming.places import Key, check_key
+
+if TYPE_CHECKING:
+    from tidegate.training.run import Run
 
 
 class _Stop(BaseException):
@@ -23,7 +27,7 @@ class _Stop(BaseException):
 
 @dataclass
 class Counts:
-    """What a call of `answer` has done. rows: taken in by it; bad: of these, answered with an error; skipped: rows that the
+    """What `Answers.all` has done. rows: taken in by it; bad: of these, answered with an error; skipped: rows that the
     state file had taken in already; stopped: by Ctrl-C or SIGTERM."""
 
     rows: int = 0
@@ -74,117 +78,170 @@ class Progress:
         return {"rows": self.rows, "first": self.first, "digest": self._hash.hexdigest()}
 
 
-def answer(
-    stream: Stream,
-    lines: RowLines,
-    out: BinaryIO,
-    *,
-    state: Path | None = None,
-    save_every: int = 1000,
-    new_rows: bool = False,
-    only_last: bool = False,
-    strict: bool = False,
-    forgotten: list[Key],
-) -> Counts:
-    """Answer each row of `lines` with a line of JSON on `out`, flushed, in order.
+class Answers:
+    """Answers each row of `lines` with a line of JSON on `out`, flushed, in order.
 
-    state: the file from which the states are taken up, if it is there,
-    and to which they are written every `save_every` rows and at the end; of the same input, rows that it has taken in are
-    not answered again. new_rows: the input goes on where the last one ended. only_last: one answer a key, its last, when
-    the input ends or the key is forgotten. strict: a bad row is an error.
-    forgotten: the list to which the stream's `on_forget` adds.
+    state: the file from which the states are taken up, if it is there, and to which they are written every `save_every` rows
+    and at the end; of the same input, rows that it has taken in are not answered again. new_rows: the input goes on where the
+    last one ended. only_last: one answer a key, its last, when the input ends or the key goes. strict: a bad row is an error.
+    The others are those of `Run.stream`.
 
-    An answer is out before its row counts as taken in. Ctrl-C and SIGTERM end the loop between two rows.
-    Raises DataError: a state file of another run or input; a bad row, where strict. All before it is kept.
+    An answer is out before its row counts as taken in. Ctrl-C and SIGTERM end it between two rows; a second one at once, and
+    then as if the process had been killed.
     """
-    counts, kept, last = Counts(), {}, {}
-    if state is not None and state.exists():
-        kept = stream.restore(state)
-        if bool(kept.get("only_last")) != only_last:
-            raise SettingsError(
-                f"{state} was written {'with' if kept.get('only_last') else 'without'} --only-last. Go on so."
-            )
-        last = {tuple(k) if isinstance(k, list) else k: told for k, told in kept.get("last", [])}
-    progress = Progress(None if new_rows else kept.get("input"))
-    rows = iter(lines)
 
-    def write(values: dict[str, Any]) -> None:
-        out.write(json.dumps(values, ensure_ascii=False).encode() + b"\n")
-        out.flush()
+    def __init__(
+        self,
+        run: Run,
+        lines: RowLines,
+        out: BinaryIO,
+        *,
+        state: Path | None = None,
+        save_every: int = 1000,
+        new_rows: bool = False,
+        only_last: bool = False,
+        strict: bool = False,
+        **options: Any,
+    ):
+        self.stream = run.stream(on_forget=self._forget, **options)
+        self.counts = Counts()
+        self._run, self._lines, self._out = run, lines, out
+        self._state, self._save_every, self._new_rows = state, save_every, new_rows
+        self._only_last, self._strict = only_last, strict
+        self._last: dict[Key, dict[str, Any]] = {}  # with only_last: the answers that wait
+        self._progress = Progress()
 
-    def save() -> None:
-        if state is not None:
-            more: dict[str, Any] = {"input": progress.to_dict(), "only_last": only_last}
-            if only_last:
-                more["last"] = [[list(k) if isinstance(k, tuple) else k, told] for k, told in last.items()]
-            stream.save(state, more=more)
+    def all(self) -> Counts:
+        """Answer all rows. Raises DataError: a state file of another run or input; a bad row, where strict; SettingsError: a
+        state file that was written the other way, with or without only_last. What came before is kept.
+        """
+        rows = iter(self._lines)
+        with _stoppable() as busy:
+            try:
+                self._begin(rows)
+                try:
+                    for line in rows:
+                        with busy:
+                            self._take(line)
+                except UserError:
+                    self._save()  # what came before the bad row
+                    raise
+            except _Stop:
+                self.counts.stopped = True
+        if self._ready:
+            if self._only_last and not self.counts.stopped:
+                for told in self._last.values():
+                    self._write(told)
+                self._last.clear()
+            self._save()
+        return self.counts
 
-    def forget() -> None:
-        for gone in forgotten:
-            if (told := last.pop(gone, None)) is not None:
-                write(told)
-        forgotten.clear()
+    _ready = False  # whether the states are those after the rows that `_progress` counts
 
-    with _stoppable() as busy:
-        try:
-            progress.skip(rows, state or Path())
-            counts.skipped = progress.rows
-            for line in rows:
-                with busy:
-                    key = lines.key or ()
-                    told, bad = _one(stream, line, key, strict)
-                    if not only_last or bad:
-                        write(told)
-                    else:
-                        last[_key_of(line, key)] = told
-                    if forgotten:
-                        forget()
-                    progress.take(line)
-                    counts.rows += 1
-                    counts.bad += bad
-                    if not counts.rows % save_every:
-                        save()
-        except _Stop:
-            counts.stopped = True
-        except DataError:
-            if counts.rows:
-                save()
-            raise
-    if only_last and not counts.stopped:
-        for told in last.values():
-            write(told)
-        last.clear()
-    save()
-    return counts
-
-
-def _one(stream: Stream, line: Line, key: Sequence[str], strict: bool) -> tuple[dict[str, Any], bool]:
-    """The answer to a row, and whether it is an error. Raises DataError for an error where strict."""
-    where = f"line {line.number}"
-    told: dict[str, Any] = {}
-    try:
-        if line.row is None:
-            raise DataError(f"{where}: {line.error}.")
-        row = line.row
-        for name in key:
-            if name not in row:
-                raise DataError(f"{where}: there is no column {name!r}, which says whose row it is.")
-            value = row[name]
-            if value is None or isinstance(value, list | dict):
-                raise DataError(
-                    f"{where}, column {name!r}: {value!r} can't say whose row it is; text or a number is expected."
+    def _begin(self, rows: Iterator[Line]) -> None:
+        """Take up the state file, and read past what it has taken in."""
+        path, kept = self._state, {}
+        if path is not None and path.exists():
+            kept = self.stream.restore(path)
+            if bool(kept.get("only_last")) != self._only_last:
+                had, say = (
+                    ("with", "Say --only-last again") if kept.get("only_last") else ("without", "Leave --only-last out")
                 )
-            told[name] = value
-        return told | stream.push(row, _key_of(line, key), where=where), False
-    except (DataError, SettingsError) as error:
-        if strict:
-            raise
-        return {"line": line.number, **told, "error": str(error)}, True
+                raise SettingsError(f"{path} was written {had} --only-last. {say}, or begin anew with another file.")
+            self._last = {tuple(k) if isinstance(k, list) else k: told for k, told in kept.get("last", [])}
+        if self._new_rows:
+            self._before = Progress(kept.get("input"))
+            self._ready = True
+            self._save()  # so that after a crash the same input without --new-rows is right, from the first row on
+            return
+        self._progress = Progress(kept.get("input"))
+        self._progress.skip(rows, path or Path())
+        self.counts.skipped = self._progress.rows
+        self._ready = True
 
+    _before: Progress | None = None  # with new_rows: of the input before this one
 
-def _key_of(line: Line, key: Sequence[str]) -> Key:
-    assert line.row is not None
-    return None if not key else line.row[key[0]] if len(key) == 1 else tuple(line.row[name] for name in key)
+    def _take(self, line: Line) -> None:
+        if not self.counts.rows:
+            self._first_row(line)
+        told, bad = self._answer(line)
+        if not self._only_last or bad:
+            self._write(told)
+        else:
+            self._last[self._key_of(line)] = told
+        self._progress.take(line)
+        self.counts.rows += 1
+        self.counts.bad += bad
+        if not self.counts.rows % self._save_every:
+            self._save()
+
+    def _first_row(self, line: Line) -> None:
+        """Warnings about what nobody may have meant."""
+        group = self._run.preprocessing.group
+        if line.row is not None and group and self._lines.key == ():
+            warnings.warn(
+                f"No key: the first row has no column {', '.join(map(repr, group))}, so all rows are one sequence. "
+                "--key names another column.",
+                DataWarning,
+                stacklevel=2,
+            )
+        if self._before is not None and self._before.rows:
+            new = Progress()
+            new.take(line)
+            if new.first == self._before.first:
+                warnings.warn(
+                    f"--new-rows: this input begins with the same row as the one that {self._state} has taken in "
+                    f"{self._before.rows:,} rows of. If it is that one, its rows are taken in twice: leave --new-rows out.",
+                    DataWarning,
+                    stacklevel=2,
+                )
+
+    def _answer(self, line: Line) -> tuple[dict[str, Any], bool]:
+        """The answer to a row, and whether it is an error. Raises UserError for an error where strict."""
+        where = f"line {line.number}"
+        told: dict[str, Any] = {}
+        try:
+            if line.row is None:
+                raise DataError(f"{where}: {line.error}.")
+            for name in self._lines.key or ():
+                if name not in line.row:
+                    raise DataError(f"{where}: there is no column {name!r}, which says whose row it is.")
+                value = line.row[name]
+                if value is None or isinstance(value, list | dict):
+                    raise DataError(
+                        f"{where}, column {name!r}: {value!r} can't say whose row it is; text or a number is expected."
+                    )
+            key = self._key_of(line)
+            check_key(key)
+            told = {name: line.row[name] for name in self._lines.key or ()}
+            return told | self.stream.push_from(line.row, key, where), False
+        except UserError as error:
+            if self._strict:
+                raise
+            return {"line": line.number, **told, "error": str(error)}, True
+
+    def _key_of(self, line: Line) -> Key:
+        names = self._lines.key
+        assert line.row is not None
+        return None if not names else line.row[names[0]] if len(names) == 1 else tuple(line.row[name] for name in names)
+
+    def _forget(self, key: Key) -> None:
+        told = self._last.pop(key, None)
+        if told is not None:
+            self._write(told)
+
+    def _write(self, values: dict[str, Any]) -> None:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        self._out.write(text.encode(errors="backslashreplace") + b"\n")  # half of a character, as JSON escapes it
+        self._out.flush()
+
+    def _save(self) -> None:
+        if self._state is None:
+            return
+        more: dict[str, Any] = {"input": self._progress.to_dict(), "only_last": self._only_last}
+        if self._only_last:
+            more["last"] = [[list(k) if isinstance(k, tuple) else k, told] for k, told in self._last.items()]
+        self.stream.save(self._state, more=more)
 
 
 class _Busy:
@@ -202,6 +259,8 @@ class _Busy:
             raise _Stop
 
     def handle(self, *_: Any) -> None:
+        if self.asked:  # a second time: whoever reads the answers stands still, perhaps
+            raise KeyboardInterrupt
         self.asked = True
         if not self.working:
             raise _Stop

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,55 +14,15 @@ import torch
 from torch import Tensor
 
 from tidegate.errors import DataError, SettingsError, ShapeError
-from tidegate.files import replacing
 from tidegate.nn import GRU
-from tidegate.ops.affine import affine, one_row
-from tidegate.streaming.rows import Row, RowReader, kind_of, told
+from tidegate.ops.affine import one_row
+from tidegate.streaming.places import Key, Place, Places
+from tidegate.streaming.rows import Row, RowReader
+from tidegate.streaming.state import Parts, Saved, StreamState, check_parts, read_states, write_states
 from tidegate.training.evaluation import predicted_columns, probabilities_of
 
 if TYPE_CHECKING:
     from tidegate.training.run import Run
-
-Key = Hashable  # None, or text, a number, or a tuple of these
-
-FORMAT, VERSION = "tidegate-stream", 1
-
-
-@dataclass(frozen=True)
-class StreamState:
-    """Where one stream stands: a value, to be kept, moved to another process and put back.
-
-    run: the fingerprint of the run it belongs to; rows: how many it has taken in; parts: the state of the core, float32
-    [layers, H] (of an LSTM h and c), and with per="sequence" what is pooled so far. `to_bytes` is a safetensors file.
-    """
-
-    run: str
-    rows: int
-    parts: dict[str, np.ndarray]
-
-    def to_bytes(self) -> bytes:
-        from safetensors.numpy import save
-
-        header = {"format": FORMAT, "version": VERSION, "kind": "one", "run": self.run, "rows": self.rows}
-        return save(self.parts, {"tidegate": json.dumps(header)})
-
-    @staticmethod
-    def from_bytes(data: bytes) -> StreamState:
-        """Raises DataError where `data` is not what `to_bytes` gave."""
-        parts, header = _read(data, "The bytes", "one")
-        return StreamState(header["run"], header["rows"], parts)
-
-
-class _Place:
-    """One key's stream: the core's state as it takes it, what is pooled, and when it was last heard of."""
-
-    __slots__ = ("pooled", "rows", "seen", "state")
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.pooled: np.ndarray | None = None
-        self.rows = 0
-        self.seen = 0.0
 
 
 class Stream:
@@ -75,12 +32,13 @@ class Stream:
         scores_t   = W y_t + b                  per="step"
         scores_t   = W pool(y_1 .. y_t) + b     per="sequence": what the sequence would get if it ended here
 
-    Each key (a device, a user, a session) has a state of its own, 4 bytes a unit and layer. Rows of a key come in the order of
-    their time; a group or time column in the row is not looked at. Values are checked as `predict` checks them, a word or
-    category that training never saw is read as the unknown one, columns that the run doesn't read are left alone.
+    Each key (a device, a user, a session) has a state of its own: 4 bytes a unit and layer, and some 700 of Python's. Rows of a
+    key come in the order of their time; a group or time column in the row is not looked at. Values are checked as `predict` checks
+    them, a word or category that training never saw is read as the unknown one, columns that the run doesn't read are left alone.
+    Keys that Python takes for equal are one: 1, 1.0 and True, but not "1".
 
     In the native back end predictions are those of `run.predict` over the whole sequence, bit for bit, alone or in
-    `push_many`. It runs on the CPU, in about 15 us a row for a small GRU, and may be used from several threads.
+    `push_many`. It runs on the CPU (docs/ship.md says how fast) and may be used from several threads.
     """
 
     def __init__(
@@ -109,7 +67,6 @@ class Stream:
         model = (run.model if on_cpu else copy.deepcopy(run.model).cpu()).eval()
         self.run = run
         self.fingerprint = run.fingerprint
-        self.max_keys, self.ttl = max_keys, ttl
         self.probabilities = probabilities
         self._clock, self._on_forget = clock, on_forget
         self._core, self._spec, self._target = model.core, spec, pre.target
@@ -117,13 +74,14 @@ class Stream:
         self._x = torch.zeros(1, self._reader.width)
         self._x_row = self._x.numpy()[0]
         self._head = one_row(model.head.weight.detach(), model.head.bias.detach())
-        self._model_head, self._head_width = model.head, model.head.in_features
+        self._model_head = model.head
         self._columns = predicted_columns(pre, probabilities)
         self._pooling = spec.pooling if spec.per == "sequence" else "last"
         self._horizon = max(spec.horizon, 1)
         self._residual = None if spec.residual is None else list(spec.residual)
         self._plain = pre.target.task == "class" and self._horizon == 1 and not probabilities and not self._residual
-        self._places: OrderedDict[Key, _Place] = OrderedDict()
+        self._places = Places(max_keys, ttl)
+        self._shapes = self._shapes_of_parts()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -132,50 +90,58 @@ class Stream:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __bool__(self) -> bool:
+        return True  # also before its first row
+
     def __contains__(self, key: Key) -> bool:
-        return key in self._places
+        return self._places.find(key) is not None
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys())
 
     @property
     def columns(self) -> list[str]:
         """What a row holds: the columns that the run reads, in the order for rows without names."""
         return list(self._reader.columns)
 
-    @property
     def keys(self) -> list[Key]:
-        """The keys that have a state, the one not heard of for longest first (where max_keys or ttl is set)."""
+        """The keys that have a state, the one not heard of for longest first."""
         return list(self._places)
 
     # -------------------------------------------------------------------------------------------- rows
 
-    def push(self, row: Row, key: Key = None, *, where: str = "The row") -> dict[str, Any]:
+    def push(self, row: Row, key: Key = None) -> dict[str, Any]:
         """Take in one row and give its prediction: the columns that `run.predict` adds, as a dict.
 
         row: a dict of the run's columns (others are left alone), or a list of values in the order of `columns`. A missing
             value is None.
         key: whose row it is; each key begins with its first row.
-        where: how messages name the row.
 
-        Raises DataError: a column is absent, a value is none that the column can have. The state is as it was then.
+        Raises DataError: a column is absent, a value is none that the column can have; SettingsError: no key. The state is as
+        it was then.
         """
+        return self.push_from(row, key, "The row")
+
+    def push_from(self, row: Row, key: Key, where: str) -> dict[str, Any]:
+        """`push` of a row that messages call by this name, such as "line 17"."""
         with self._lock:
             self._reader.read(row, self._x_row, where)
-            place = self._known(key)
-            if place is None or self.ttl is not None or self.max_keys is not None:
-                place = self._place(key)
+            place = self._places.take(key, self._clock())
             scores = self._advance(place)
             place.rows += 1
-            return self._answers(scores[None], self._x_row[None])[0]
+            answer = self._answers(scores[None], self._x_row[None])[0]
+        if self._places.gone:
+            self._tell()
+        return answer
 
-    def push_many(
-        self, rows: Sequence[Row], keys: Sequence[Key] | None = None, *, where: str = "Row"
-    ) -> list[dict[str, Any]]:
+    def push_many(self, rows: Sequence[Row], keys: Sequence[Key] | None = None) -> list[dict[str, Any]]:
         """Take in many rows, those of different keys together, and give a prediction for each. Answers and states are those of
         `push` for one row after the other.
 
-        keys: as many as rows; None: all belong to the key None. Rows of one key are taken in order.
-        where: how messages name a row, before its number, which counts from 1.
+        keys: as many as rows; None: all belong to the key None. Rows of one key are taken in order. Where there are so many
+            that max_keys makes some of them go, they are taken one by one.
 
-        Raises DataError as `push` does; then no row has been taken in.
+        Raises DataError and SettingsError as `push` does, ShapeError for another number of keys; then no row has been taken in.
         """
         if keys is None:
             keys = [None] * len(rows)
@@ -184,30 +150,39 @@ class Stream:
         with self._lock, torch.no_grad():
             x = torch.empty(len(rows), self._reader.width)
             for number, (row, to) in enumerate(zip(rows, x.numpy(), strict=True), 1):
-                self._reader.read(row, to, f"{where} {number}")
+                self._reader.read(row, to, f"Row {number}")
             for key in keys:
-                self._known(key)
+                self._places.find(key)
             answers: list[Any] = [None] * len(rows)
-            for wave in _waves(keys):
-                self._take(wave, x, keys, answers)
-            return answers
+            now = self._clock()
+            waves = [[k] for k in range(len(rows))] if self._places.crowded_by(set(keys)) else _waves(keys)
+            for wave in waves:
+                self._take(wave, x, keys, now, answers)
+            self._places.heard(keys)  # in this order, whichever went together
+        if self._places.gone:
+            self._tell()
+        return answers
 
-    def _take(self, wave: list[int], x: Tensor, keys: Sequence[Key], answers: list[Any]) -> None:
-        """A row of each of some different keys, in one step of the core. With max_keys below their number, one after the other."""
-        most = len(wave) if self.max_keys is None else self.max_keys
-        for first in range(0, len(wave), most):
-            some = wave[first : first + most]
-            places = [self._place(keys[k]) for k in some]
-            rows = x[some]
-            y, states = self._step_many(rows, [place.state for place in places])
-            for place, state in zip(places, states, strict=True):
-                place.state = state
-            if self._pooling != "last":
-                y = torch.from_numpy(np.stack([self._pool(p, v) for p, v in zip(places, y.numpy(), strict=True)]))
-            scores = affine(y, self._model_head.weight, self._model_head.bias).numpy()
-            for k, place, answer in zip(some, places, self._answers(scores, rows.numpy()), strict=True):
-                place.rows += 1
-                answers[k] = answer
+    def _tell(self) -> None:
+        """Call on_forget for the keys that went. Not under the lock: it may want to ask this stream something."""
+        with self._lock:
+            gone, self._places.gone = self._places.gone, []
+        for key in gone:
+            self._on_forget(key)
+
+    def _take(self, wave: list[int], x: Tensor, keys: Sequence[Key], now: float, answers: list[Any]) -> None:
+        """A row of each of some different keys, in one step of the core."""
+        places = [self._places.take(keys[k], now) for k in wave]
+        rows = x[wave]
+        y, states = self._step_many(rows, [place.state for place in places])
+        for place, state in zip(places, states, strict=True):
+            place.state = state
+        if self._pooling != "last":
+            y = torch.from_numpy(np.stack([self._pool(p, v) for p, v in zip(places, y.numpy(), strict=True)]))
+        scores = self._model_head(y).numpy()
+        for k, place, answer in zip(wave, places, self._answers(scores, rows.numpy()), strict=True):
+            place.rows += 1
+            answers[k] = answer
 
     def _step_many(self, x: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
         core = self._core
@@ -233,7 +208,7 @@ class Stream:
         zeros = torch.zeros(self._spec.num_layers, 1, self._spec.hidden_size)
         return (zeros, zeros) if self._spec.cell == "lstm" else zeros
 
-    def _advance(self, place: _Place) -> np.ndarray:
+    def _advance(self, place: Place) -> np.ndarray:
         """The row in `_x` goes into a place; its scores [K * outputs], which the next row overwrites."""
         core = self._core
         was = torch.is_grad_enabled()
@@ -254,7 +229,7 @@ class Stream:
         finally:
             torch._C._set_grad_enabled(was)
 
-    def _pool(self, place: _Place, y: np.ndarray) -> np.ndarray:
+    def _pool(self, place: Place, y: np.ndarray) -> np.ndarray:
         """What the head reads after this row: the sequence's mean or maximum so far."""
         if self._pooling == "max":
             place.pooled = y.copy() if place.pooled is None else np.maximum(place.pooled, y)
@@ -294,44 +269,10 @@ class Stream:
 
     # -------------------------------------------------------------------------------------------- keys
 
-    def _known(self, key: Key) -> _Place | None:
-        """The key's place, if it has one. Raises SettingsError for what can be no key."""
-        try:
-            place = self._places.get(key)
-        except TypeError:  # what can't be looked up: a list, a dict
-            place = None
-        if place is None:
-            _check_key(key)
-        return place
-
-    def _place(self, key: Key) -> _Place:
-        """The key's place, begun anew where it rested for too long; others go where there are too many."""
-        now = self._clock() if self.ttl is not None else 0.0
-        if self.ttl is not None:
-            self._forget_old(now)
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = _Place()
-            while self.max_keys is not None and len(self._places) > self.max_keys:
-                self._on_forget(self._places.popitem(last=False)[0])
-        elif self.max_keys is not None or self.ttl is not None:
-            self._places.move_to_end(key)
-        place.seen = now
-        return place
-
-    def _forget_old(self, now: float) -> None:
-        assert self.ttl is not None
-        while self._places:
-            key, place = next(iter(self._places.items()))
-            if now - place.seen <= self.ttl:
-                return
-            del self._places[key]
-            self._on_forget(key)
-
     def reset(self, key: Key = None) -> None:
         """Let a key begin anew with its next row. A key that has no state is left alone."""
         with self._lock:
-            self._places.pop(key, None)
+            self._places.drop(key)
 
     def clear(self) -> None:
         """Let every key begin anew."""
@@ -341,7 +282,7 @@ class Stream:
     def state(self, key: Key = None) -> StreamState | None:
         """Where a key stands, as a value that no later row changes; None where it hasn't begun."""
         with self._lock:
-            place = self._places.get(key)
+            place = self._places.find(key)
             return None if place is None else StreamState(self.fingerprint, place.rows, self._parts(place))
 
     def put(self, state: StreamState, key: Key = None) -> None:
@@ -349,15 +290,14 @@ class Stream:
 
         Raises DataError for the state of another run.
         """
-        _check_key(key)
         self._check_run(state.run, "The state")
-        self._check_shapes(state.parts, 0, "The state")
+        place = self._place_of(state.parts, state.rows, self._clock(), "The state")
         with self._lock:
-            self._set(key, state.rows, state.parts, self._clock() if self.ttl is not None else 0.0)
-            while self.max_keys is not None and len(self._places) > self.max_keys:
-                self._on_forget(self._places.popitem(last=False)[0])
+            self._places.find(key)
+            self._places.put(key, place)
+        self._tell()
 
-    def _parts(self, place: _Place) -> dict[str, np.ndarray]:
+    def _parts(self, place: Place) -> dict[str, np.ndarray]:
         parts: dict[str, np.ndarray] = {}
         if place.state is not None:
             several = place.state if isinstance(place.state, tuple) else (place.state,)
@@ -366,15 +306,24 @@ class Stream:
             parts["pooled"] = place.pooled.copy()
         return parts
 
-    def _set(self, key: Key, rows: int, parts: Mapping[str, np.ndarray], seen: float) -> None:
-        place = self._places[key] = _Place()
-        self._places.move_to_end(key)
+    def _place_of(self, parts: Parts, rows: int, seen: float, what: str) -> Place:
+        check_parts(parts, self._shapes, what)
+        place = Place()
         place.rows, place.seen = rows, seen
         several = tuple(torch.from_numpy(parts[name].copy()).unsqueeze(1) for name in ("h", "c") if name in parts)
         if several:
             place.state = several if len(several) > 1 else several[0]
         if "pooled" in parts:
             place.pooled = parts["pooled"].copy()
+        return place
+
+    def _shapes_of_parts(self) -> dict[str, tuple[int, ...]]:
+        spec = self._spec
+        names = {"none": (), "lstm": ("h", "c")}.get(spec.cell, ("h",))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (spec.num_layers, spec.hidden_size))
+        if self._pooling != "last":
+            shapes["pooled"] = (self._model_head.in_features,)
+        return shapes
 
     def _check_run(self, fingerprint: str, what: str) -> None:
         if fingerprint != self.fingerprint:
@@ -383,50 +332,25 @@ class Stream:
                 "(the fingerprint of weights and preprocessing). Use the run it was written for, or begin anew without it."
             )
 
-    def _check_shapes(self, parts: Mapping[str, np.ndarray], more_axes: int, what: str) -> None:
-        spec = self._spec
-        names = {"none": (), "lstm": ("h", "c")}.get(spec.cell, ("h",))
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (spec.num_layers, spec.hidden_size))
-        if self._pooling != "last":
-            shapes["pooled"] = (self._head_width,)
-        found = {name: part.shape[more_axes:] for name, part in parts.items()}
-        if found != shapes:
-            raise DataError(f"{what} is damaged: it holds {found}, and the run's is {shapes}. Begin anew without it.")
-
     # -------------------------------------------------------------------------------------------- on disk
 
     def save(self, path: str | Path, *, more: Mapping[str, Any] | None = None) -> None:
         """Write the states of all keys to one safetensors file, whole or not at all.
 
         more: what else is to be kept, as JSON knows it; `restore` gives it back.
-        Raises DiskError where the file can't be written.
+        Raises DiskError where the file can't be written. Cost: all keys are written, some microseconds each.
         """
         with self._lock:
-            places = list(self._places.items())
-            # Kept by kind: most have the same parts, and one array of all keys is read and written at once.
-            several: dict[str, list[np.ndarray]] = {}
-            have: dict[str, list[int]] = {}
-            for k, (_, place) in enumerate(places):
-                for name, part in self._parts(place).items():
-                    several.setdefault(name, []).append(part)
-                    have.setdefault(name, []).append(k)
-            header = {
-                "format": FORMAT,
-                "version": VERSION,
-                "kind": "all",
-                "run": self.fingerprint,
-                "more": dict(more or {}),
-            }
-            tensors = {name: np.stack(parts) for name, parts in several.items()}
-            tensors |= {f"{name} of": np.array(which, dtype=np.int64) for name, which in have.items()}
-            keys = json.dumps([_plain(key) for key, _ in places], ensure_ascii=False).encode()
-            tensors["keys"] = np.frombuffer(keys, dtype=np.uint8)
-            tensors["rows"] = np.array([place.rows for _, place in places], dtype=np.int64)
-            tensors["seen"] = np.array([place.seen for _, place in places], dtype=np.float64)
-        from safetensors.numpy import save_file
-
-        with replacing(Path(path)) as temporary:
-            save_file(tensors, str(temporary), {"tidegate": json.dumps(header, ensure_ascii=False)})
+            items = self._places.items()
+            saved = Saved(
+                self.fingerprint,
+                [key for key, _ in items],
+                [place.rows for _, place in items],
+                [place.seen for _, place in items],
+                [self._parts(place) for _, place in items],
+                dict(more or {}),
+            )
+        write_states(Path(path), saved)
 
     def restore(self, path: str | Path) -> dict[str, Any]:
         """Take up the states that `save` wrote, in place of those that are here; returns its `more`.
@@ -434,26 +358,18 @@ class Stream:
         Raises DataError: no such file, a damaged one, or one of another run. Then nothing has changed.
         """
         path = Path(path)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
-        tensors, header = _read(data, str(path), "all")
-        self._check_run(header["run"], str(path))
-        keys = [_unplain(key) for key in json.loads(tensors["keys"].tobytes())]
-        if keys:
-            self._check_shapes({name: tensors[name] for name in ("h", "c", "pooled") if name in tensors}, 1, str(path))
-        parts: list[dict[str, np.ndarray]] = [{} for _ in keys]
-        for name in ("h", "c", "pooled"):
-            for k, part in zip(tensors.get(f"{name} of", ()), tensors.get(name, ()), strict=True):
-                parts[k][name] = part
+        saved = read_states(path)
+        self._check_run(saved.run, str(path))
+        places = [
+            self._place_of(parts, rows, seen, str(path))
+            for parts, rows, seen in zip(saved.parts, saved.rows, saved.seen, strict=True)
+        ]
         with self._lock:
             self._places.clear()
-            for key, rows, seen, own in zip(keys, tensors["rows"], tensors["seen"], parts, strict=True):
-                self._set(key, int(rows), own, float(seen))
-            while self.max_keys is not None and len(self._places) > self.max_keys:
-                self._on_forget(self._places.popitem(last=False)[0])
-        return header["more"]
+            for key, place in zip(saved.keys, places, strict=True):
+                self._places.put(key, place)
+        self._tell()
+        return saved.more
 
 
 def _waves(keys: Iterable[Key]) -> list[list[int]]:
@@ -467,40 +383,3 @@ def _waves(keys: Iterable[Key]) -> list[list[int]]:
             waves.append([])
         waves[wave].append(k)
     return waves
-
-
-def _check_key(key: Any) -> None:
-    parts = key if isinstance(key, tuple) else () if key is None else (key,)
-    for part in parts:
-        if not isinstance(part, str | int | float) or (isinstance(part, float) and part - part != 0):
-            raise SettingsError(
-                f"key={told(key)} is {kind_of(key)}; a key is text, a number, a tuple of these, or None, so that it can be saved."
-            )
-
-
-def _plain(key: Any) -> Any:
-    return list(key) if isinstance(key, tuple) else key
-
-
-def _unplain(key: Any) -> Key:
-    return tuple(key) if isinstance(key, list) else key
-
-
-def _read(data: bytes, name: str, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the header of a file of ours. Raises DataError for any other."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        arrays = load(data)
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["tidegate"])
-        if header["format"] != FORMAT or header["kind"] != kind:
-            raise KeyError("format")
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{name}: not the state of a stream, or damaged ({str(error) or type(error).__name__}). Begin anew without it."
-        ) from error
-    if header["version"] != VERSION:
-        raise DataError(f"{name} was written by a newer Tidegate. Update this one.")
-    return arrays, header

@@ -1,0 +1,117 @@
+"""Where each key's stream stands, in the order in which the keys were last heard of, and which of them go."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tidegate.errors import SettingsError
+from tidegate.streaming.rows import kind_of, told
+
+Key = Hashable  # None, or text, a number, or a tuple of these
+
+
+class Place:
+    """One key's stream: the core's state as it takes it, what is pooled so far, how many rows it has taken in, and when it was
+    last heard of."""
+
+    __slots__ = ("pooled", "rows", "seen", "state")
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        self.pooled: np.ndarray | None = None
+        self.rows = 0
+        self.seen = 0.0
+
+
+class Places:
+    """The places of all keys. Beyond `most` keys the one not heard of for longest goes, and so does whoever rested for longer
+    than `ttl`; `gone` lists their keys until somebody takes it.
+    """
+
+    def __init__(self, most: int | None = None, ttl: float | None = None):
+        self.most, self.ttl = most, ttl
+        self.gone: list[Key] = []
+        self._by_key: OrderedDict[Key, Place] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._by_key)
+
+    def items(self) -> list[tuple[Key, Place]]:
+        return list(self._by_key.items())
+
+    def find(self, key: Key) -> Place | None:
+        """The key's place, if it has one. Raises SettingsError for what can be no key."""
+        try:
+            place = self._by_key.get(key)
+        except TypeError:  # what can't be looked up: a list, a dict
+            place = None
+        if place is None:
+            check_key(key)
+        return place
+
+    def take(self, key: Key, now: float) -> Place:
+        """The place for a row of this key that comes now; a new one for a key that is not here, or no longer."""
+        if self.ttl is not None:
+            self._drop_old(now)
+        place = self.find(key)
+        if place is None:
+            place = self._by_key[key] = Place()
+            self._drop_many()
+        else:
+            self._by_key.move_to_end(key)
+        place.seen = now
+        return place
+
+    def heard(self, keys: Iterable[Key]) -> None:
+        """These are the keys last heard of, in this order."""
+        for key in keys:
+            if key in self._by_key:
+                self._by_key.move_to_end(key)
+
+    def put(self, key: Key, place: Place) -> None:
+        """Set a key's place, as that of one just heard of."""
+        self._by_key[key] = place
+        self._by_key.move_to_end(key)
+        self._drop_many()
+
+    def drop(self, key: Key) -> None:
+        self._by_key.pop(key, None)
+
+    def clear(self) -> None:
+        self._by_key.clear()
+
+    def crowded_by(self, keys: set[Key]) -> bool:
+        """Whether taking in rows of these keys can make some key go."""
+        return self.most is not None and len(self._by_key.keys() | keys) > self.most
+
+    def _drop_many(self) -> None:
+        while self.most is not None and len(self._by_key) > self.most:
+            self.gone.append(self._by_key.popitem(last=False)[0])
+
+    def _drop_old(self, now: float) -> None:
+        assert self.ttl is not None
+        while self._by_key:
+            key, place = next(iter(self._by_key.items()))
+            if now - place.seen <= self.ttl:
+                return
+            del self._by_key[key]
+            self.gone.append(key)
+
+
+def check_key(key: Any) -> None:
+    """Raises SettingsError for a key that no file could hold."""
+    for part in key if isinstance(key, tuple) else () if key is None else (key,):
+        good = isinstance(part, str | int) or (isinstance(part, float) and part - part == 0)
+        if isinstance(part, str):
+            good = not any("\ud800" <= letter <= "\udfff" for letter in part)  # half of a character
+        if not good:
+            raise SettingsError(
+                f"key={told(key)} is {kind_of(key)}; a key is text, a number, a tuple of these, or None, so that it can be saved."
+            )
