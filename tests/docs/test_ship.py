@@ -115,3 +115,12 @@ def test_only_the_gru_is_exported(tmp_path):
     with pytest.raises(SettingsError, match=r"'lstm'; what is exported are GRUs. Train one with cell='gru'"):
         run.export("pt2", tmp_path / "m.pt2")
     assert not (tmp_path / "m.pt2").exists()
+
+
+def test_every_room_and_every_benchmark_has_its_line():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {p.name for p in (ROOT / "src/tidegate").iterdir() if (p / "__init__.py").exists()}
+    assert rooms - set(re.findall(r"^\| `src/tidegate/(\w+)/`", contributing, re.MULTILINE)) == set()
+    page = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    scripts = {p.name for p in (ROOT / "benchmarks").glob("*.py")} - {"common.py", "figures.py"}
+    assert scripts - set(re.findall(r"^\| `(\w+\.py)` \|", page, re.MULTILINE)) == set()

@@ -155,6 +155,8 @@ class Run:
 
         to: "onnx", "keras", "pt2" or "c"; see docs/ship.md for what each carries, its limits and its options.
         path: the file; None: the name of the run's folder with the suffix of the target, in the working directory.
+        options: of "onnx" codes=True (no text in the file, for OpenVINO); of "c" int8=True (8-bit weights) and table (whose
+            test rows tell what these cost; None: the run's own).
         What was written comes back, and printed says so.
 
         Raises SettingsError: an unknown target or option, or a model that the target can't express (it says which part and
@@ -166,7 +168,9 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, over sizes, weights and preprocessing: runs that predict alike share it, no others."""
+        """SHA-256, in hexadecimal, over sizes, weights and preprocessing: runs that predict alike share it, no others. All weights
+        are read at every call.
+        """
         digest = hashlib.sha256(self.preprocessing.to_json().encode())
         digest.update(json.dumps(self.model.spec.to_dict()).encode())
         for name, weight in self.model.state_dict().items():
