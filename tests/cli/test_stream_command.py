@@ -114,3 +114,35 @@ def test_bad_rows_and_wrong_options_end_with_their_status(capsysbinary, monkeypa
     status, out, err = run(b"".join(LINES[:6]), "--key", "kind", "--key", "on")
     assert [(a["kind"], a["on"]) for a in out] == sensors()[:5].select("kind", "on").rows()
     assert run(b"") == (0, [], "0 rows.\n")
+
+
+def test_limits_probabilities_and_the_runs_way_of_reading_reach_the_stream(capsysbinary, monkeypatch, tmp_path):
+    def answers(folder, data: bytes, *arguments: str) -> list[dict]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert main(["stream", str(folder), *arguments]) == 0
+        return [json.loads(line) for line in capsysbinary.readouterr()[0].splitlines()]
+
+    folder, rows = folder_of("class"), LINES[:4]
+    plain = answers(folder, b"".join(rows))
+    assert answers(folder, b"".join(rows), "--probabilities")[0].keys() == {"device", "prediction", "p_down", "p_up"}
+    other = b"other," + rows[1].split(b",", 1)[1]
+    mixed = b"".join([rows[0], rows[1], other, rows[1]])
+    first, again = (
+        a[-1]
+        for a in (
+            answers(folder, mixed, "--probabilities", "--max-keys", "1"),
+            answers(folder, mixed, "--probabilities"),
+        )
+    )
+    assert first["p_up"] != again["p_up"]
+    assert answers(folder, mixed, "--probabilities", "--max-keys", "1")[0] == first
+    resting = answers(folder, b"".join([rows[0], rows[1], rows[1]]), "--probabilities", "--ttl", "1e-9")
+    assert resting[0] == resting[1]
+    assert plain[0]["device"] == "d0"
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"g;x;y\n" + b"".join(f"é;{k},5;{'ab'[k % 2]}\n".encode("latin-1") for k in range(40)))
+    run = tmp_path / "run"
+    options = ["--encoding", "latin-1", "--decimal-comma", "--hidden-size", "4", "--epochs", "1", "--no-baselines"]
+    assert main(["train", str(table), "--target", "y", "--group", "g", "--out", str(run), *options]) == 0
+    capsysbinary.readouterr()
+    assert answers(run, b"g;x\n\xe9;1,5\n")[0]["g"] == "é"

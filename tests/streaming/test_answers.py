@@ -13,6 +13,7 @@ from tests.export.cases import folder_of, run_of, sensors
 from tidegate.cli import main
 from tidegate.data.lines import RowLines
 from tidegate.errors import DataError, DataWarning, SettingsError
+from tidegate.files import DiskError
 from tidegate.streaming.answers import Answers
 
 
@@ -192,8 +193,8 @@ def test_half_a_character_and_not_a_number_as_keys_are_bad_rows():
     assert counts.bad == 2
     assert "line" in found[1]
     assert "device" not in found[1]
-    assert "a key is text, a number" in found[1]["error"]
-    assert "key=nan is a value of type float; a key is text" in found[2]["error"]
+    assert "holds half of a character; a key is text, a finite number" in found[1]["error"]
+    assert "line 3: key=nan is not finite; a key is text" in found[2]["error"]
     assert found[3]["device"] == "a"
     odd = b'{"device": "a", "x": 2, "fa\\ud800": 1}\n'
     assert r"Did you mean 'fa\ud800'?" in run_answers(odd, "numbers alone")[0][0]["error"]
@@ -203,7 +204,7 @@ def test_strict_keeps_what_came_before_a_bad_key_too(tmp_path):
     state = tmp_path / "s"
     good = b'{"device": "a", "far": 1, "x": 2}\n'
     bad = good.replace(b'"a"', b"NaN")
-    with pytest.raises(SettingsError, match="a key is text"):
+    with pytest.raises(DataError, match=r"line 4: key=nan is not finite; a key is text"):
         run_answers(good * 3 + bad, "numbers alone", strict=True, state=state)
     assert run_answers(good * 3 + bad, "numbers alone", state=state)[1].skipped == 3
 
@@ -226,6 +227,102 @@ def test_new_rows_that_begin_as_the_last_input_did_are_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_answers(csv(sensors()[7:]), state=state, new_rows=True)
+
+
+def test_a_file_goes_on_with_its_own_key_alone(tmp_path):
+    state = tmp_path / "s"
+    run_answers(csv(sensors()[:20]), state=state)
+    kept = state.read_bytes()
+    for new_rows, data in ((False, csv()), (True, csv(sensors()[20:]))):
+        run = run_of("number")
+        lines = RowLines(io.BytesIO(data), run.preprocessing, key=["kind"])
+        with pytest.raises(
+            SettingsError, match=r"holds states by \['device'\], and these rows go by \['kind'\]. Say --key device"
+        ):
+            Answers(run, lines, io.BytesIO(), state=state, new_rows=new_rows).all()
+    assert kept != b""
+    assert run_answers(csv(sensors()[20:]), state=state, new_rows=True)[1].rows == sensors().height - 20
+
+
+def test_the_header_is_part_of_the_input_that_a_file_knows(tmp_path):
+    state = tmp_path / "s"
+    data = b"device,far,x\na,1,2\na,3,4\n"
+    run_answers(data, "numbers alone", state=state)
+    with pytest.raises(DataError, match="begins with another row"):
+        run_answers(data.replace(b"far,x", b"x,far"), "numbers alone", state=state)
+    assert run_answers(data, "numbers alone", state=state)[1].skipped == 2
+
+
+def test_a_first_row_that_is_none_does_not_decide_the_key():
+    rows = [b'{"device": "a", "far": 1, "x": 2}\n', b'{"device": "b", "far": 1, "x": 2}\n']
+    for first in (b"{}\n", b'{"device":\n', b'{"status": "ok"}\n'):
+        found, counts = run_answers(first + b"".join(rows), "numbers alone")
+        assert counts.bad == 1
+        assert [a["device"] for a in found[1:]] == ["a", "b"]
+    with pytest.warns(DataWarning, match="No key"):
+        run_answers(b'{"device":\n{"far": 1, "x": 2}\n', "numbers alone")
+
+
+def test_with_fewer_keys_on_resuming_those_that_go_give_their_last_answer(tmp_path):
+    state = tmp_path / "s"
+    rows = {key: b'{"device": "%s", "far": 1, "x": 2}\n' % key.encode() for key in "ab"}
+    out = DyingOutput(0)
+    with pytest.raises(Killed):
+        run_answers(
+            rows["a"] + rows["b"] + b"[]\n", "numbers alone", out=out, state=state, save_every=1, only_last=True
+        )
+    data = rows["a"] + rows["b"] + rows["a"] * 2
+    found, _ = run_answers(data, "numbers alone", state=state, only_last=True, max_keys=1)
+    assert [a["device"] for a in found] == ["a", "b", "a"]
+
+
+def test_only_last_over_several_key_columns_survives_its_file(tmp_path):
+    state, frame = tmp_path / "s", sensors()
+
+    def go(data: bytes, out):
+        run = run_of("number")
+        lines = RowLines(io.BytesIO(data), run.preprocessing, key=["device", "colour"])
+        Answers(run, lines, out, state=state, save_every=1, only_last=True).all()
+        return told(out)
+
+    expected = {(a["device"], a["colour"]) for a in frame.select("device", "colour").to_dicts()}
+    with pytest.raises(Killed):
+        go(csv(frame[:40]) + b"d0\n", DyingOutput(0))
+    found = go(csv(frame), io.BytesIO())
+    assert len(found) == len(expected)
+    assert {(a["device"], a["colour"]) for a in found} == expected
+
+
+def test_key_columns_with_names_that_answers_have_themselves():
+    data = (
+        b'{"line": "b", "error": 7, "prediction": 1, "far": 1, "x": 2}\n'
+        + b'{"line": "b", "error": 7, "prediction": 1}\n'
+    )
+    run = run_of("numbers alone")
+    out = io.BytesIO()
+    Answers(run, RowLines(io.BytesIO(data), run.preprocessing, key=["line", "error", "prediction"]), out).all()
+    good, bad = told(out)
+    assert good == {"key.line": "b", "key.error": 7, "key.prediction": 1, "prediction": good["prediction"]}
+    assert good["prediction"] in ("up", "down")
+    assert (bad["line"], bad["key.line"]) == (2, "b")
+    assert "there is no column" in bad["error"]
+
+
+def test_a_full_disk_under_the_answers_is_a_sentence(tmp_path):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(DiskError, match=r"The answers could not be written .No space left on device"):
+        run_answers(csv(), out=Full())
+
+
+def test_a_state_file_that_can_not_be_written_is_told_before_the_first_answer(tmp_path):
+    out = io.BytesIO()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="could not be written"):
+        run_answers(csv(), out=out, state=tmp_path / "file" / "s")
+    assert out.getvalue() == b""
 
 
 def test_a_stop_while_it_reads_past_old_rows_leaves_the_file_as_it_was(tmp_path):
@@ -258,7 +355,7 @@ def test_a_second_interrupt_ends_a_write_that_stands_still(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_answers(csv(), out=Stuck(), state=tmp_path / "s")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert not (tmp_path / "s").exists()
+    assert run_answers(csv(), state=tmp_path / "s")[1].skipped == 0
 
 
 def test_a_first_row_without_the_runs_group_is_warned_of_and_with_half_of_it_refused():

@@ -223,7 +223,8 @@ def test_the_fingerprint_is_of_weights_and_preprocessing(tmp_path):
         {"h": np.zeros((2, 1, 5), dtype=np.float32)},
         {"c": np.zeros((2, 1, 33), dtype=np.float32), "c of": np.array([0, 1])},
         {"header": {"run": None}},
-        {"header": {"more": None}},
+        {"more": None},
+        {"more": b"[1]"},
     ],
     ids=lambda damage: " ".join(f"{k}={v!r:.20}" for k, v in damage.items()),
 )
@@ -429,6 +430,7 @@ BAD = [
     ({"far": math.nan}, "The row, column 'far': nan is not a finite number. Give a missing value as none"),
     ({"far": math.inf}, "column 'far': inf is not a finite number"),
     ({"far": 10**400}, "column 'far': 1000.* is not a number"),
+    ({"far": 10**5000}, "column 'far': a value of type int is not a number"),
     ({"far": 1e300}, "column 'far': 1e[+]300 is too far from the training rows"),
     ({"colour": ["red"]}, "column 'colour': .* is neither text nor a number"),
 ]
@@ -523,8 +525,20 @@ def test_yes_and_no_are_categories_too(tmp_path):
 def test_words_are_compared_in_lower_case_and_come_one_a_row():
     stream = new_stream("words")
     assert stream.push({"words": "PLAY"}, 1) == stream.push({"words": "play"}, 2)
-    with pytest.raises(DataError, match=r"holds several words. A stream reads one word a row"):
-        stream.push({"words": "play a song"})
+    # The run was trained on lists, whose items are words as they are, however they look.
+    for word in ("foo-bar", "two words", "3.5", "U.K."):
+        assert stream.push({"words": word}, word) == stream.push({"words": "never seen"}, ("other", word))
+
+
+def test_of_sentences_a_row_is_one_word(tmp_path):
+    frame = pl.DataFrame({"text": ["play a song", "don't stop", "U.K. now"] * 9, "mood": ["good", "bad", "so"] * 9})
+    run = train(frame, out=tmp_path / "r", target="mood", text="text", per="sequence", bidirectional=False, **QUICK)
+    stream = run.stream()
+    for word in ("play", "don't", "unheard", "İ"):
+        stream.push({"text": word})
+    for several in ("play a song", "U.K.", "foo-bar"):
+        with pytest.raises(DataError, match=r"holds several words. A stream reads one word a row"):
+            stream.push({"text": several})
 
 
 def test_nan_is_a_missing_value_where_the_run_was_trained_so(tmp_path):
@@ -542,6 +556,8 @@ def test_nan_is_a_missing_value_where_the_run_was_trained_so(tmp_path):
         ({"max_keys": 0}, "max_keys=0: expected a whole number of at least 1"),
         ({"ttl": 0}, "ttl=0: expected seconds, more than 0"),
         ({"ttl": math.nan}, "ttl=nan"),
+        ({"ttl": "5"}, "ttl='5'"),
+        ({"max_keys": True}, "max_keys=True"),
         ({"probabilities": True}, "probabilities are for classes and labels"),
     ],
 )
@@ -555,13 +571,76 @@ def test_a_run_that_reads_both_ways_says_that_it_can_not_stream():
         run_of("both ways").stream()
 
 
+def test_a_number_of_numpys_is_a_key_like_pythons(tmp_path):
+    stream = new_stream("number")
+    first = stream.push(GOOD, np.int64(3))
+    assert stream.push(GOOD, 3) != first
+    stream.push(GOOD, ("a", np.float32(0.5)))
+    stream.save(tmp_path / "s")
+    assert stream.keys() == [3, ("a", 0.5)]
+    assert [type(key) for key in stream] == [int, tuple]
+
+
+def test_a_clock_that_is_set_back_does_not_make_old_keys_young():
+    now = [100.0]
+    stream = new_stream("number", ttl=10, clock=lambda: now[0])
+    for key, at in (("a", 100), ("b", 50), ("c", 105), ("d", 111)):
+        now[0] = at
+        stream.push(GOOD, key)
+    assert stream.keys() == ["c", "d"]
+
+
+def test_another_default_dtype_changes_nothing():
+    expected = new_stream("sequence mean").push(GOOD)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert new_stream("sequence mean").push(GOOD) == expected
+        assert new_stream("sequence mean").push_many([GOOD], ["a"]) == [expected]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_states_are_equal_where_they_hold_the_same():
+    stream = new_stream("number")
+    stream.push_many([GOOD, GOOD, GOOD], ["a", "b", "b"])
+    again = StreamState.from_bytes(stream.state("a").to_bytes())
+    assert again == stream.state("a")
+    assert hash(again) == hash(stream.state("a"))
+    assert again != stream.state("b")
+    assert again != "a"
+
+
+def test_a_link_to_a_state_file_stays_one(tmp_path):
+    stream = new_stream("number")
+    stream.push(GOOD)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "s").symlink_to(tmp_path / "folder" / "real")
+    stream.save(tmp_path / "s")
+    assert (tmp_path / "s").is_symlink()
+    assert (tmp_path / "folder" / "real").is_file()
+
+
+def test_threads_may_save_to_the_same_file_at_once(tmp_path):
+    stream = new_stream("number")
+    stream.push_many([GOOD] * 100, list(range(100)))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: stream.save(tmp_path / "s"), range(24)))
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_more_than_a_header_can_hold_is_kept(tmp_path):
+    stream = new_stream("number")
+    stream.save(tmp_path / "s", more={"long": "x" * 101_000_000})
+    assert len(stream.restore(tmp_path / "s")["long"]) == 101_000_000
+
+
 def test_a_key_that_could_not_be_saved_is_refused():
     stream = new_stream("number")
     for key in ([1], {"a": 1}, object(), (1, None), math.nan, "\ud800", ("a", "\udfff")):
-        with pytest.raises(SettingsError, match="a key is text, a number, a tuple of these, or None"):
+        with pytest.raises(SettingsError, match="a key is text, a finite number, a tuple of these, or None"):
             stream.push(GOOD, key)
-        with pytest.raises(SettingsError, match="a key is text"):
-            stream.push_many([GOOD], [key])
+        with pytest.raises(SettingsError, match=r"Row 2: key=.*; a key is text"):
+            stream.push_many([GOOD, GOOD], ["a", key])
     with pytest.raises(ShapeError, match="push_many: 2 rows and 1 keys"):
         stream.push_many([GOOD, GOOD], ["a"])
     assert len(stream) == 0

@@ -15,6 +15,7 @@ from tidegate.data.tables import separator_of
 from tidegate.errors import DataError, nearest
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+WHOLE = re.compile(r"-?\d+", re.ASCII)
 MISSING = ("", "NA", "null")
 
 
@@ -54,17 +55,22 @@ class RowLines:
         except LookupError:
             raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252.") from None
         if codec.startswith(("utf-16", "utf-32")):
-            raise DataError(
-                f"{name}: {encoding} can't be read line by line. Turn it into UTF-8 first: iconv -f {encoding} -t utf-8"
-            )
+            encoding = "utf-8"  # those can't be cut into lines; a stream of such a run is UTF-8
         self._source, self._encoding, self._name = source, encoding, name
         self._row_names, self._comma = row_names, decimal_comma
         self._numbers = {c.name for c in pre.numbers}
-        self._known = {c.name: frozenset(c.vocabulary) for c in pre.tokens}
+        self._words = {c.name for c in pre.tokens if c.kind == "words"}
+        # Categories that a file's reader took for whole numbers or yes/no, and so reads 03 as 3 and True as true.
+        self._codes = {
+            c.name
+            for c in pre.tokens
+            if c.kind != "words" and (all(map(WHOLE.fullmatch, c.vocabulary)) or set(c.vocabulary) <= {"true", "false"})
+        }
         self._features = [c.name for c in pre.features]
         self._group = tuple(group)
         self.key = None if key is None else tuple(key)
         self.header: list[str] | None = None  # of a CSV file, once its first line was read
+        self.head = b""  # and that line as it came
 
     def __iter__(self) -> Iterator[Line]:
         json_lines: bool | None = None
@@ -73,7 +79,9 @@ class RowLines:
             raw = raw.rstrip(b"\r\n")
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
-            if not raw.strip():
+            if not (
+                raw if json_lines is False else raw.strip()
+            ):  # of a CSV with tabs, a row of missing values is all blank
                 continue
             try:
                 text = raw.decode(self._encoding)
@@ -87,6 +95,7 @@ class RowLines:
                 json_lines = text.lstrip().startswith("{")
                 if not json_lines:
                     separator = separator_of(text)
+                    self.head = raw
                     self._read_header(text, separator, number)
                     continue
             row: dict[str, Any] | str
@@ -94,7 +103,8 @@ class RowLines:
             if isinstance(row, str):
                 yield Line(number, raw, None, row)
             else:
-                self._choose_key(row)
+                if json_lines and all(name in row for name in self._features):
+                    self._choose_key(row)
                 yield Line(number, raw, row)
 
     def _read_header(self, text: str, separator: str, number: int) -> None:
@@ -156,16 +166,16 @@ class RowLines:
 
     def _value(self, name: str, cell: str) -> Any:
         """A cell as a file's reader would take it; what is no number where one is expected stays text, for the message."""
-        if cell in MISSING and not (name in self._known and cell in self._known[name]):
+        if not cell or (cell in MISSING and name not in self._words):
             return None
-        if name in self._numbers:
-            return self._number(cell)
-        if name in self._known and cell not in self._known[name]:
-            return self._number(cell)  # 03 is the code 3, as in a file whose column holds nothing but numbers
+        if name in self._numbers or name in self._codes:
+            return self._number(
+                cell
+            )  # of codes too: 03 is the code 3, as in a file whose column holds nothing but numbers
         return cell
 
     def _number(self, cell: str) -> Any:
         text = cell.replace(",", ".") if self._comma and cell.count(",") == 1 else cell
         if NUMBER.fullmatch(text):
             return float(text)
-        return {"true": True, "false": False}.get(cell, cell)
+        return {"true": True, "false": False}.get(cell.lower(), cell)

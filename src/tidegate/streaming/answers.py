@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tidegate.data.lines import Line, RowLines
 from tidegate.errors import DataError, DataWarning, SettingsError, UserError
-from tidegate.streaming.places import Key, check_key
+from tidegate.files import DiskError
+from tidegate.streaming.places import Key, plain_key
+from tidegate.streaming.state import read_states
 
 if TYPE_CHECKING:
     from tidegate.training.run import Run
@@ -40,12 +42,13 @@ class Progress:
     """How much of an input a state file has taken in, and whether an input is that one: digests of its first row and of all
     rows so far."""
 
-    def __init__(self, kept: dict[str, Any] | None = None):
+    def __init__(self, lines: RowLines, kept: dict[str, Any] | None = None):
         kept = kept or {}
+        self._lines = lines
         self.rows: int = kept.get("rows", 0)
         self.first: str = kept.get("first", "")
         self.digest: str = kept.get("digest", "")
-        self._hash = hashlib.sha256()
+        self._hash, self._added = hashlib.sha256(), False
 
     def take(self, line: Line) -> None:
         self._add(line)
@@ -54,6 +57,9 @@ class Progress:
         self.rows += 1
 
     def _add(self, line: Line) -> None:
+        if not self._added:  # a header says what the rows mean
+            self._hash.update(len(self._lines.head).to_bytes(8, "little") + self._lines.head)
+        self._added = True
         self._hash.update(len(line.raw).to_bytes(8, "little") + line.raw)
 
     def skip(self, lines: Iterator[Line], path: Path) -> None:
@@ -70,8 +76,8 @@ class Progress:
                 )
         if self.rows and self._hash.hexdigest() != self.digest:
             raise DataError(
-                f"{path} has taken in {self.rows:,} rows of an input, and this one has others among its first {self.rows:,}. Give it "
-                "the same input again; to begin anew, remove the file."
+                f"{path} has taken in {self.rows:,} rows of an input, and this one has others among its first {self.rows:,} (was a "
+                "last line still being written?). Give it the same input again; to begin anew, remove the file."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +115,11 @@ class Answers:
         self._state, self._save_every, self._new_rows = state, save_every, new_rows
         self._only_last, self._strict = only_last, strict
         self._last: dict[Key, dict[str, Any]] = {}  # with only_last: the answers that wait
-        self._progress = Progress()
+        self._progress = Progress(lines)
+        self._ready = False  # whether the states are those after the rows that `_progress` counts
+        self._key: list[str] | None = None  # the key columns of the state file
+        self._seen_key = False
+        self._before: Progress | None = None  # with new_rows: of the input before this one
 
     def all(self) -> Counts:
         """Answer all rows. Raises DataError: a state file of another run or input; a bad row, where strict; SettingsError: a
@@ -136,33 +146,37 @@ class Answers:
             self._save()
         return self.counts
 
-    _ready = False  # whether the states are those after the rows that `_progress` counts
-
     def _begin(self, rows: Iterator[Line]) -> None:
         """Take up the state file, and read past what it has taken in."""
         path, kept = self._state, {}
         if path is not None and path.exists():
-            kept = self.stream.restore(path)
+            saved = read_states(path)
+            kept = saved.more
             if bool(kept.get("only_last")) != self._only_last:
                 had, say = (
                     ("with", "Say --only-last again") if kept.get("only_last") else ("without", "Leave --only-last out")
                 )
                 raise SettingsError(f"{path} was written {had} --only-last. {say}, or begin anew with another file.")
             self._last = {tuple(k) if isinstance(k, list) else k: told for k, told in kept.get("last", [])}
+            self._key = kept.get("key")
+            self.stream.take_up(saved, str(path))  # after: with fewer keys some go, and want their last answers
         if self._new_rows:
-            self._before = Progress(kept.get("input"))
-            self._ready = True
-            self._save()  # so that after a crash the same input without --new-rows is right, from the first row on
-            return
-        self._progress = Progress(kept.get("input"))
-        self._progress.skip(rows, path or Path())
-        self.counts.skipped = self._progress.rows
+            self._before = Progress(self._lines, kept.get("input"))
+        else:
+            self._progress = Progress(self._lines, kept.get("input"))
+            self._progress.skip(rows, path or Path())
+            self.counts.skipped = self._progress.rows
+            if self.counts.skipped:
+                self._check_key()
         self._ready = True
-
-    _before: Progress | None = None  # with new_rows: of the input before this one
+        # At once: a file that can't be written is better known before the first answer; and with --new-rows the same input without
+        # it is then right after a crash, from the first row on.
+        self._save()
 
     def _take(self, line: Line) -> None:
-        if not self.counts.rows:
+        if self._lines.key is not None and not self._seen_key:
+            self._seen_key = True
+            self._check_key()
             self._first_row(line)
         told, bad = self._answer(line)
         if not self._only_last or bad:
@@ -175,8 +189,17 @@ class Answers:
         if not self.counts.rows % self._save_every:
             self._save()
 
+    def _check_key(self) -> None:
+        key = list(self._lines.key or ())
+        if self._key is not None and key != self._key:
+            say = " ".join(f"--key {name}" for name in self._key) or "no --key"
+            raise SettingsError(
+                f"{self._state} holds states by {self._key or 'no key'}, and these rows go by {key or 'none'}. Say {say}."
+            )
+        self._key = key
+
     def _first_row(self, line: Line) -> None:
-        """Warnings about what nobody may have meant."""
+        """Warnings about what nobody may have meant. line: the first one that says whose row it is."""
         group = self._run.preprocessing.group
         if line.row is not None and group and self._lines.key == ():
             warnings.warn(
@@ -186,7 +209,7 @@ class Answers:
                 stacklevel=2,
             )
         if self._before is not None and self._before.rows:
-            new = Progress()
+            new = Progress(self._lines)
             new.take(line)
             if new.first == self._before.first:
                 warnings.warn(
@@ -212,13 +235,20 @@ class Answers:
                         f"{where}, column {name!r}: {value!r} can't say whose row it is; text or a number is expected."
                     )
             key = self._key_of(line)
-            check_key(key)
-            told = {name: line.row[name] for name in self._lines.key or ()}
+            try:
+                plain_key(key)
+            except SettingsError as error:
+                raise DataError(f"{where}: {error}") from None
+            told = {self._name_of_key(name): line.row[name] for name in self._lines.key or ()}
             return told | self.stream.push_from(line.row, key, where), False
         except UserError as error:
             if self._strict:
                 raise
             return {"line": line.number, **told, "error": str(error)}, True
+
+    def _name_of_key(self, name: str) -> str:
+        """A key column's name in an answer, which has names of its own."""
+        return f"key.{name}" if name in ("line", "error") or name in self.stream.predicted else name
 
     def _key_of(self, line: Line) -> Key:
         names = self._lines.key
@@ -232,13 +262,18 @@ class Answers:
 
     def _write(self, values: dict[str, Any]) -> None:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False)
-        self._out.write(text.encode(errors="backslashreplace") + b"\n")  # half of a character, as JSON escapes it
-        self._out.flush()
+        try:
+            self._out.write(text.encode(errors="backslashreplace") + b"\n")  # half of a character, as JSON escapes it
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise DiskError(f"The answers could not be written ({error.strerror or error}).") from error
 
     def _save(self) -> None:
         if self._state is None:
             return
-        more: dict[str, Any] = {"input": self._progress.to_dict(), "only_last": self._only_last}
+        more: dict[str, Any] = {"input": self._progress.to_dict(), "key": self._key, "only_last": self._only_last}
         if self._only_last:
             more["last"] = [[list(k) if isinstance(k, tuple) else k, told] for k, told in self._last.items()]
         self.stream.save(self._state, more=more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
@@ -35,6 +36,7 @@ class Places:
     def __init__(self, most: int | None = None, ttl: float | None = None):
         self.most, self.ttl = most, ttl
         self.gone: list[Key] = []
+        self._latest = -math.inf  # a clock that is set back must not make old keys young
         self._by_key: OrderedDict[Key, Place] = OrderedDict()
 
     def __len__(self) -> int:
@@ -53,16 +55,17 @@ class Places:
         except TypeError:  # what can't be looked up: a list, a dict
             place = None
         if place is None:
-            check_key(key)
+            plain_key(key)
         return place
 
     def take(self, key: Key, now: float) -> Place:
         """The place for a row of this key that comes now; a new one for a key that is not here, or no longer."""
+        self._latest = now = max(now, self._latest)
         if self.ttl is not None:
             self._drop_old(now)
         place = self.find(key)
         if place is None:
-            place = self._by_key[key] = Place()
+            place = self._by_key[plain_key(key)] = Place()
             self._drop_many()
         else:
             self._by_key.move_to_end(key)
@@ -77,7 +80,8 @@ class Places:
 
     def put(self, key: Key, place: Place) -> None:
         """Set a key's place, as that of one just heard of."""
-        self._by_key[key] = place
+        self._latest = max(place.seen, self._latest)
+        self._by_key[plain_key(key)] = place
         self._by_key.move_to_end(key)
         self._drop_many()
 
@@ -89,7 +93,7 @@ class Places:
 
     def crowded_by(self, keys: set[Key]) -> bool:
         """Whether taking in rows of these keys can make some key go."""
-        return self.most is not None and len(self._by_key.keys() | keys) > self.most
+        return self.most is not None and len(self) + sum(key not in self._by_key for key in keys) > self.most
 
     def _drop_many(self) -> None:
         while self.most is not None and len(self._by_key) > self.most:
@@ -105,13 +109,25 @@ class Places:
             self.gone.append(key)
 
 
-def check_key(key: Any) -> None:
-    """Raises SettingsError for a key that no file could hold."""
-    for part in key if isinstance(key, tuple) else () if key is None else (key,):
-        good = isinstance(part, str | int) or (isinstance(part, float) and part - part == 0)
-        if isinstance(part, str):
-            good = not any("\ud800" <= letter <= "\udfff" for letter in part)  # half of a character
-        if not good:
-            raise SettingsError(
-                f"key={told(key)} is {kind_of(key)}; a key is text, a number, a tuple of these, or None, so that it can be saved."
-            )
+def plain_key(key: Any) -> Key:
+    """The key as a file can hold it. Raises SettingsError for one that can't be."""
+    if isinstance(key, tuple):
+        return tuple(_plain(part, key) for part in key)
+    return None if key is None else _plain(key, key)
+
+
+def _plain(part: Any, key: Any) -> Key:
+    part = part.item() if isinstance(part, np.generic) else part
+    if isinstance(part, str):
+        if not any("\ud800" <= letter <= "\udfff" for letter in part):
+            return part
+        why = "holds half of a character"
+    elif isinstance(part, int | float):
+        if part - part == 0:
+            return part
+        why = "is not finite"
+    else:
+        why = f"is {kind_of(part)}"
+    raise SettingsError(
+        f"key={told(key)} {why}; a key is text, a finite number, a tuple of these, or None, so that it can be saved."
+    )

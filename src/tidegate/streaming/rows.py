@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tidegate.data.arrange import WORD
+from tidegate.data.arrange import ITEM, WORD
 from tidegate.data.preprocessing import NumberColumn, Preprocessing, TokenColumn
 from tidegate.errors import DataError, nearest
 
@@ -24,6 +24,9 @@ class RowReader:
         """embeddings: the vectors of each token column's entries, [entries, dim]."""
         self.columns = [c.name for c in pre.features]
         self._missing = pre.non_finite == "missing"
+        # How a table's reader would cut a cell of this column into words, where it does.
+        items = bool(set(pre.text) & set(pre.target.names))
+        self._cut = {name: re.compile(ITEM if items else WORD) for name in pre.text}
         numbers: list[NumberColumn] = list(pre.numbers)
         mask = len(numbers)
         self._numbers: list[tuple[str, float, float, int]] = []  # name, mean, std, place of its mask or -1
@@ -129,11 +132,12 @@ class RowReader:
         else:
             raise DataError(f"{where}, column {column.name!r}: {told(value)} is neither text nor a number.")
         if column.kind == "words":
-            text = text.lower()
-            if text not in known and len(re.findall(WORD, text)) > 1:
+            cut = self._cut.get(column.name)
+            if cut is not None and len(cut.findall(text)) > 1:
                 raise DataError(
                     f"{where}, column {column.name!r}: {told(value)} holds several words. A stream reads one word a row."
                 )
+            text = text.lower()
         return known.get(text, 0)
 
 
@@ -142,7 +146,11 @@ def kind_of(value: Any) -> str:
 
 
 def told(value: Any) -> str:
-    text = repr(value)
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        text = kind_of(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

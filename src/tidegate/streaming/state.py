@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save, save_file
 
 from tidegate.errors import DataError, SettingsError
-from tidegate.files import replacing
-from tidegate.streaming.places import Key, check_key
+from tidegate.files import DiskError, replacing
+from tidegate.streaming.places import Key, plain_key
 
 FORMAT, VERSION = "tidegate-stream", 1
 Parts = dict[str, np.ndarray]
 """Of one key: h [layers, H], of an LSTM also c, with per="sequence" what is pooled so far [width]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StreamState:
     """Where one stream stands: a value, to be kept, moved to another process and put back.
 
@@ -35,6 +35,12 @@ class StreamState:
 
     def to_bytes(self) -> bytes:
         return save(self.parts, _header("one", run=self.run, rows=self.rows))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StreamState) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self) -> int:
+        return hash(self.to_bytes())
 
     @staticmethod
     def from_bytes(data: bytes) -> StreamState:
@@ -69,11 +75,16 @@ def write_states(path: Path, saved: Saved) -> None:
     tensors = {name: np.stack(parts) for name, parts in several.items()}
     tensors |= {f"{name} of": np.array(which, dtype=np.int64) for name, which in owners.items()}
     keys = json.dumps([list(k) if isinstance(k, tuple) else k for k in saved.keys], ensure_ascii=False)
-    tensors["keys"] = np.frombuffer(keys.encode(), dtype=np.uint8)
+    more = json.dumps(saved.more, ensure_ascii=False, allow_nan=False)
+    # As arrays, since a header of safetensors ends at 100 MB.
+    tensors["keys"], tensors["more"] = (np.frombuffer(text.encode(), dtype=np.uint8) for text in (keys, more))
     tensors["rows"] = np.array(saved.rows, dtype=np.int64)
     tensors["seen"] = np.array(saved.seen, dtype=np.float64)
-    with replacing(path) as temporary:
-        save_file(tensors, str(temporary), _header("all", run=saved.run, more=saved.more))
+    with replacing(path.resolve()) as temporary:  # where a link leads, not the link
+        try:
+            save_file(tensors, str(temporary), _header("all", run=saved.run))
+        except SafetensorError as error:
+            raise DiskError(f"{path} could not be written ({error}).") from error
 
 
 def read_states(path: Path) -> Saved:
@@ -84,9 +95,10 @@ def read_states(path: Path) -> Saved:
         raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
     tensors, header = _read(data, str(path), "all")
     try:
+        more = json.loads(tensors.pop("more").tobytes())
         keys = [tuple(key) if isinstance(key, list) else key for key in json.loads(tensors.pop("keys").tobytes())]
         for key in keys:
-            check_key(key)
+            plain_key(key)
         rows, seen = tensors.pop("rows").tolist(), tensors.pop("seen").tolist()
         owners = {name: tensors.pop(f"{name} of").tolist() for name in [*tensors] if not name.endswith(" of")}
         if not len(keys) == len(set(keys)) == len(rows) == len(seen):
@@ -97,7 +109,7 @@ def read_states(path: Path) -> Saved:
                 if not 0 <= k < len(keys):
                     raise ValueError(f"a part of key {k}")
                 parts[k][name] = part
-        return Saved(str(header["run"]), keys, rows, seen, parts, dict(header["more"]))
+        return Saved(str(header["run"]), keys, rows, seen, parts, dict(more))
     except (KeyError, ValueError, TypeError, SettingsError) as error:
         raise _damaged(str(path), str(error)) from error
 

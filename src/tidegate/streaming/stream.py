@@ -59,9 +59,9 @@ class Stream:
             )
         if probabilities and pre.target.task == "number":
             raise SettingsError("probabilities are for classes and labels; this run predicts numbers.")
-        if max_keys is not None and not (isinstance(max_keys, int) and max_keys >= 1):
+        if max_keys is not None and (isinstance(max_keys, bool) or not isinstance(max_keys, int) or max_keys < 1):
             raise SettingsError(f"max_keys={max_keys!r}: expected a whole number of at least 1, or None.")
-        if ttl is not None and not ttl > 0:
+        if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
             raise SettingsError(f"ttl={ttl!r}: expected seconds, more than 0, or None.")
         on_cpu = next(run.model.parameters()).device.type == "cpu"
         model = (run.model if on_cpu else copy.deepcopy(run.model).cpu()).eval()
@@ -71,7 +71,7 @@ class Stream:
         self._clock, self._on_forget = clock, on_forget
         self._core, self._spec, self._target = model.core, spec, pre.target
         self._reader = RowReader(pre, [e.weight.detach().numpy() for e in model.embeddings])  # type: ignore[union-attr, operator]
-        self._x = torch.zeros(1, self._reader.width)
+        self._x = torch.zeros(1, self._reader.width, dtype=torch.float32)
         self._x_row = self._x.numpy()[0]
         self._head = one_row(model.head.weight.detach(), model.head.bias.detach())
         self._model_head = model.head
@@ -82,7 +82,7 @@ class Stream:
         self._plain = pre.target.task == "class" and self._horizon == 1 and not probabilities and not self._residual
         self._places = Places(max_keys, ttl)
         self._shapes = self._shapes_of_parts()
-        self._lock = threading.Lock()
+        self._lock, self._saving = threading.Lock(), threading.Lock()
 
     def __repr__(self) -> str:
         return f"Stream({str(self.run.folder)!r}: {len(self)} key{'s' * (len(self) != 1)})"
@@ -98,6 +98,11 @@ class Stream:
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self.keys())
+
+    @property
+    def predicted(self) -> list[str]:
+        """What an answer holds: the columns that `run.predict` adds."""
+        return [column.name for column in self._columns]
 
     @property
     def columns(self) -> list[str]:
@@ -148,11 +153,14 @@ class Stream:
         if len(keys) != len(rows):
             raise ShapeError(f"push_many: {len(rows)} rows and {len(keys)} keys; expected as many of both.")
         with self._lock, torch.no_grad():
-            x = torch.empty(len(rows), self._reader.width)
+            x = torch.empty(len(rows), self._reader.width, dtype=torch.float32)
             for number, (row, to) in enumerate(zip(rows, x.numpy(), strict=True), 1):
                 self._reader.read(row, to, f"Row {number}")
-            for key in keys:
-                self._places.find(key)
+            for number, key in enumerate(keys, 1):
+                try:
+                    self._places.find(key)
+                except SettingsError as error:
+                    raise SettingsError(f"Row {number}: {error}") from None
             answers: list[Any] = [None] * len(rows)
             now = self._clock()
             waves = [[k] for k in range(len(rows))] if self._places.crowded_by(set(keys)) else _waves(keys)
@@ -205,7 +213,7 @@ class Stream:
         core = self._core
         if isinstance(core, GRU):
             return core.initial_state(1).detach().clone()
-        zeros = torch.zeros(self._spec.num_layers, 1, self._spec.hidden_size)
+        zeros = torch.zeros(self._spec.num_layers, 1, self._spec.hidden_size, dtype=torch.float32)
         return (zeros, zeros) if self._spec.cell == "lstm" else zeros
 
     def _advance(self, place: Place) -> np.ndarray:
@@ -350,7 +358,8 @@ class Stream:
                 [self._parts(place) for _, place in items],
                 dict(more or {}),
             )
-        write_states(Path(path), saved)
+        with self._saving:  # two threads would share a temporary name
+            write_states(Path(path), saved)
 
     def restore(self, path: str | Path) -> dict[str, Any]:
         """Take up the states that `save` wrote, in place of those that are here; returns its `more`.
@@ -359,9 +368,14 @@ class Stream:
         """
         path = Path(path)
         saved = read_states(path)
-        self._check_run(saved.run, str(path))
+        self.take_up(saved, str(path))
+        return saved.more
+
+    def take_up(self, saved: Saved, name: str) -> None:
+        """`restore` from a file that was read already; name: how messages call it."""
+        self._check_run(saved.run, name)
         places = [
-            self._place_of(parts, rows, seen, str(path))
+            self._place_of(parts, rows, seen, name)
             for parts, rows, seen in zip(saved.parts, saved.rows, saved.seen, strict=True)
         ]
         with self._lock:
@@ -369,7 +383,6 @@ class Stream:
             for key, place in zip(saved.keys, places, strict=True):
                 self._places.put(key, place)
         self._tell()
-        return saved.more
 
 
 def _waves(keys: Iterable[Key]) -> list[list[int]]:
