@@ -108,3 +108,11 @@ def test_colours_can_be_read_on_white_and_on_black():
         found = re.findall(r"\.l\d\{color:(#\w{6})\}", part)
         assert len(found) == len(LIGHT)
         assert all(contrast(colour, paper) >= 4.5 for colour in found)
+
+
+def test_ticks_of_tiny_values_are_not_all_zero():
+    from tidegate.training.charts import nice_ticks
+
+    assert nice_ticks(1e-120, 3e-120) == [1e-120, 1.5e-120, 2e-120, 2.5e-120, 3e-120]
+    assert nice_ticks(2e15, 9e15)[-1] >= 9e15
+    assert "<svg" in line_chart("loss", {"gru": [(1, 1e-120), (2, 3e-121)]}, None)
