@@ -33,6 +33,12 @@ test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bi
 
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 
+# The kernels as a library: benchmarks/c_step.py times them without Python.
+build/native/libtidegate_core.a: CMakeLists.txt $(wildcard csrc/*)
+	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
+	$(CMAKE) --build build/native --target tidegate_core -j 2
+	@touch $@
+
 test-native: $(VENV)/.dev  ## the C++ kernels' own tests, on every instruction set of this machine
 	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
 	$(CMAKE) --build build/native -j 2
@@ -62,7 +68,7 @@ check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench  ## the measurements behind the README's figures (about half an hour, once 2 GB of peers are there; nothing else should run)
+bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind the README's figures (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/train_step.py

@@ -11,6 +11,8 @@ they keep the biases. Values are copied: nothing here shares memory, and the oth
 
 (`tidegate.load_keras_gru` takes a Keras file, model or layer as a whole, and needs Keras.)
 
+`lacks` lists what of a `tidegate.GRU` a program's layer has not.
+
 Below them, for those who hold arrays and no layer: `layer_from_keras`, `layer_to_keras`, `layer_from_onnx` and
 `layer_to_onnx` for one layer of a stack, and `reorder_gates` for one array.
 
@@ -126,7 +128,7 @@ def to_torch(layer: GRU) -> nn.GRU:
     Raises `SettingsError` for a layer that computes what `torch.nn.GRU` can't, and `TypeError` for anything but a
     `tidegate.GRU`.
     """
-    _check_layer("to_torch", layer, "torch.nn.GRU", [*_PLAIN], "Keep the tidegate.GRU, or train one without.")
+    _check_layer("to_torch", layer, "torch", "Keep the tidegate.GRU, or train one without.")
     return _twin(nn.GRU, layer)
 
 
@@ -167,9 +169,7 @@ def to_keras(layer: GRU) -> list[list[np.ndarray]]:
     Raises `SettingsError` for a layer that Keras' GRU can't be or whose state is learned, `ShapeError` for weights that
     numpy can't hold, and `TypeError` for anything but a `tidegate.GRU`.
     """
-    _check_layer(
-        "to_keras", layer, "keras.layers.GRU", _NOT_IN_WEIGHTS, _BY_HAND.format("layer_to_keras", "initial_state")
-    )
+    _check_layer("to_keras", layer, "keras", _BY_HAND.format("layer_to_keras", "initial_state"))
     return [_to_keras(f"to_keras: layer {k}", directions, layer.reset) for k, directions in enumerate(_stack(layer))]
 
 
@@ -340,7 +340,8 @@ def to_onnx(layer: GRU) -> list[OnnxGRU]:
     Raises `SettingsError` for a layer that the operator can't be or whose state is learned, `ShapeError` for weights that
     numpy can't hold, and `TypeError` for anything but a `tidegate.GRU`.
     """
-    _check_layer("to_onnx", layer, "ONNX's GRU", _NOT_IN_WEIGHTS, _BY_HAND.format("layer_to_onnx", "initial_h"))
+    advice = f"{_BY_HAND.format('layer_to_onnx', 'initial_h')} tidegate.export.onnx.write_layer() writes any layer to a file."
+    _check_layer("to_onnx", layer, "onnx", advice)
     return [_to_onnx(f"to_onnx: layer {k}", directions, layer.reset) for k, directions in enumerate(_stack(layer))]
 
 
@@ -442,6 +443,13 @@ _PLAIN = {"reset": "after", "layer_norm": False, "zoneout": 0.0, "recurrent_drop
 _NOT_IN_WEIGHTS = ["layer_norm", "zoneout", "learn_initial_state"]
 """Of these, what changes the numbers outside training, and has no place in Keras' and ONNX's weights."""
 
+_PROGRAMS = {
+    "torch": ("torch.nn.GRU", [*_PLAIN]),
+    "keras": ("keras.layers.GRU", _NOT_IN_WEIGHTS),
+    "onnx": ("ONNX's GRU", _NOT_IN_WEIGHTS),
+}
+"""What each calls its layer, and which options of ours that one has not."""
+
 _BY_HAND = (
     "Train one without. Where it is the learned state alone: convert the weights with {}(), and give the state as {}."
 )
@@ -450,13 +458,23 @@ _WAYS = ("", " (backwards)")
 _DTYPES = ("float16", "float32", "float64")
 
 
-def _check_layer(me: str, layer: Any, program: str, options: Sequence[str], advice: str) -> None:
+def lacks(layer: GRU, program: str) -> list[str]:
+    """Which options of the layer the GRU of a program ("torch", "keras" or "onnx") has not, as they would be written.
+
+    >>> lacks(GRU(3, 8, reset="before", layer_norm=True), "torch"), lacks(GRU(3, 8, reset="before"), "keras")
+    (["reset='before'", 'layer_norm=True'], [])
+    """
+    options = _PROGRAMS[program][1]
+    return [f"{name}={getattr(layer, name)!r}" for name in options if getattr(layer, name) != _PLAIN[name]]
+
+
+def _check_layer(me: str, layer: Any, program: str, advice: str) -> None:
     if not isinstance(layer, GRU):
         hint = " Use from_torch() first." if isinstance(layer, nn.GRU) else ""
         raise TypeError(f"{me}: layer is {of_type(layer)}, expected a tidegate.GRU.{hint}")
-    said = [f"{name}={getattr(layer, name)!r}" for name in options if getattr(layer, name) != _PLAIN[name]]
+    said = lacks(layer, program)
     if said:
-        raise SettingsError(f"{me}: {program} has no {' and no '.join(said)}. {advice}")
+        raise SettingsError(f"{me}: {_PROGRAMS[program][0]} has no {' and no '.join(said)}. {advice}")
 
 
 def _check_reset(place: str, reset: str) -> None:

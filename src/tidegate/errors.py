@@ -8,7 +8,7 @@ with status 1 for anything else.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -29,6 +29,10 @@ class ShapeError(UserError, RuntimeError):
 
 class BackendUnavailableError(TidegateError, RuntimeError):
     """A back end was asked for by name and can't run here; the message says why."""
+
+
+class PackageMissingError(TidegateError, ImportError):
+    """A package that only a part of Tidegate needs isn't installed; the message names the command that brings it."""
 
 
 class DataError(UserError):
@@ -54,6 +58,19 @@ def of_type(value: Any) -> str:
     'of type int'
     """
     return f"of type {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
+
+
+def package_missing(what: str, packages: Sequence[str], extra: str) -> PackageMissingError:
+    """The error for `what`, which needs packages that the extra of that name brings.
+
+    >>> package_missing("to='keras'", ["keras", "tensorflow"], "keras")
+    PackageMissingError("to='keras' needs keras and tensorflow, which are not installed: pip install 'tidegate[keras]'")
+    """
+    verb = "is" if len(packages) == 1 else "are"
+    return PackageMissingError(
+        f"{what} needs {' and '.join(packages)}, which {verb} not installed: pip install 'tidegate[{extra}]'",
+        name=packages[0],
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tidegate.errors import UserError
@@ -24,30 +25,57 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block fails, or the disk is full, the temporary file is removed and `path` is as it was.
     Raises DiskError: the message says which file, why, and what to do.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_all([path]) as (temporary,):
         yield temporary
+
+
+@contextlib.contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """The same for several files: all of them take their places, or every one is as it was, or is not there."""
+    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    # What stood there, until all is in place. Of the last file there is nothing to keep: after it nothing can fail.
+    kept = {path: path.with_name(f".{path.name}.{os.getpid()}.old") for path in paths[:-1]}
+    begun: list[Path] = []
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporaries
         # On the disk before the rename, so that a crash can't leave an empty file under the good name.
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        _remove(temporary)
-        if error.errno in _FULL:
-            raise DiskError(
-                f"{path} could not be written: the disk is full or a quota is reached. "
-                "Free some space and repeat the command; nothing half-written was left."
-            ) from error
-        raise DiskError(f"{path} could not be written ({error.strerror or error}).") from error
+        for temporary in temporaries:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        for path, old in kept.items():
+            if path.is_file():
+                shutil.copy2(path, old)
+        for path, temporary in zip(paths, temporaries, strict=True):
+            begun.append(path)
+            temporary.replace(path)
     except BaseException as error:
-        _remove(temporary)
-        if "No space left" in str(error) or "File too large" in str(error):  # how polars and safetensors say it
-            raise DiskError(
-                f"{path} could not be written: the disk is full or a quota is reached. "
-                "Free some space and repeat the command; nothing half-written was left."
-            ) from error
-        raise
+        if len(begun) < len(paths) or temporaries[-1].exists():
+            for path, temporary in zip(begun, temporaries, strict=False):
+                if not temporary.exists():  # it took the place
+                    if kept[path].exists():
+                        kept[path].replace(path)
+                    else:
+                        _remove(path)
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise DiskError(f"{' and '.join(map(str, paths))} could not be written{reason}") from error
+    finally:
+        for temporary in (*temporaries, *kept.values()):
+            _remove(temporary)
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why a file could not be written; None where it isn't the disk's fault."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    if full or "No space left" in str(error) or "File too large" in str(error):  # how polars and safetensors say it
+        return (
+            ": the disk is full or a quota is reached. "
+            "Free some space and repeat the command; nothing half-written was left."
+        )
+    return f" ({error.strerror or error})." if isinstance(error, OSError) else None
 
 
 def write_text(path: Path, text: str) -> None:

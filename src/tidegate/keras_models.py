@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.convert import from_keras
-from tidegate.errors import SettingsError, nearest, of_type
+from tidegate.errors import SettingsError, nearest, of_type, package_missing
 from tidegate.nn import GRU
 
 
@@ -25,6 +25,7 @@ def load_keras_gru(source: Any, layers: str | Sequence[str] | None = None, *, de
     """The GRU layers of a Keras model, one on another, as one `tidegate.GRU` (batch_first=True) with the same numbers.
 
     source: a `.keras` file, an `.h5` one where Keras still reads it, or a model or layer of Keras 3, on any of its back ends.
+        Only `.h5` files that you trust: that format can hold code, which Keras refuses in what ways it knows.
     layers: names of the layers to take, from below, where the model has GRUs in several places; None: the only stack.
         Those of a model within the model are called "model/layer", as the error that lists them says.
     device: of the parameters.
@@ -35,7 +36,8 @@ def load_keras_gru(source: Any, layers: str | Sequence[str] | None = None, *, de
     `Bidirectional` the last two of `h_n`, is what Keras' layer returns.
 
     Raises `SettingsError` (which layer, and what would help) where there is no stack or more than one, where a layer computes
-    what no `tidegate.GRU` does, and where the file can't be read or Keras isn't installed; `TypeError` for other sources.
+    what no `tidegate.GRU` does, and where the file can't be read; `PackageMissingError` where Keras isn't installed;
+    `TypeError` for other sources.
 
         layer = tidegate.load_keras_gru("model.keras")
         output, h_n = layer(x)                      # x [B, T, I], output [B, T, D*H], h_n [layers*D, B, H]
@@ -79,15 +81,13 @@ def import_keras(what: str, *, tensorflow: bool = False) -> Any:
     """Keras 3, imported for `what`, which stands at the beginning of errors. tensorflow: it must run on TensorFlow.
 
     Keras chooses its back end once, when it is imported. Where nobody has done that and KERAS_BACKEND isn't set, it is
-    TensorFlow, or without that PyTorch, which is here. Raises `SettingsError`.
+    TensorFlow, or without that PyTorch, which is here. Raises `PackageMissingError`, and `SettingsError` for a Keras that
+    is too old or runs on something else.
     """
     needed = ["keras", "tensorflow"] if tensorflow else ["keras"]
     missing = [name for name in needed if not _installed(name)]
     if missing:
-        raise SettingsError(
-            f"{what} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            "pip install 'tidegate[keras]'"
-        )
+        raise package_missing(what, missing, "keras")
     first = "keras" not in sys.modules and "KERAS_BACKEND" not in os.environ
     if first:
         os.environ["KERAS_BACKEND"] = "tensorflow" if _installed("tensorflow") else "torch"
@@ -107,6 +107,14 @@ def import_keras(what: str, *, tensorflow: bool = False) -> Any:
     return keras
 
 
+SAFE_H5 = (3, 11, 3)
+"""From this version on Keras heeds safe_mode in .h5 files too (CVE-2025-9905)."""
+
+
+def _version(module: Any) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", module.__version__)[:3]))
+
+
 def _installed(name: str) -> bool:
     return sys.modules.get(name) is not None or importlib.util.find_spec(name) is not None
 
@@ -117,25 +125,46 @@ def _without_tensorflow_greetings() -> Iterator[None]:
     if "tensorflow" in sys.modules:
         yield
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of what it says later: errors where it looks for a GPU
+    quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    if quiet:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read once: of what it says later, errors where it looks for a GPU
     try:
         terminal = os.dup(2)
     except OSError:  # no stderr at all
-        yield
-        return
+        terminal = None
+    try:
+        if terminal is None:
+            yield
+        else:
+            with _but_the_greetings_of(terminal):
+                yield
+    finally:
+        if quiet:  # programs started from here say what they like
+            os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
+
+@contextlib.contextmanager
+def _but_the_greetings_of(terminal: int) -> Iterator[None]:
+    """C++ writes to the descriptor 2 of the whole process, so that is what is turned aside, if only during the import; what
+    other threads write meanwhile comes through after it. terminal: a copy of 2."""
+
+    def flush() -> None:
+        if sys.stderr is not None:  # as under pythonw
+            sys.stderr.flush()
+
     with tempfile.TemporaryFile() as said:
-        sys.stderr.flush()
+        flush()
         os.dup2(said.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
+            flush()
             os.dup2(terminal, 2)
             os.close(terminal)
             said.seek(0)
             for line in said.read().decode(errors="replace").splitlines():
                 if not re.match(r"I\d{4} |WARNING: All log messages before absl|To enable the following instr", line):
-                    print(line, file=sys.stderr)
+                    print(line, file=sys.stderr or sys.__stderr__)
 
 
 def _open_keras(source: Any) -> Any:
@@ -144,11 +173,17 @@ def _open_keras(source: Any) -> Any:
         keras = import_keras("load_keras_gru")
         if not path.is_file():
             raise SettingsError(f"load_keras_gru: there is no file {path}.")
+        if path.suffix in (".h5", ".hdf5") and _version(keras) < SAFE_H5:
+            raise SettingsError(
+                f"load_keras_gru: from {path.suffix} files Keras {keras.__version__} runs code that may stand in them, whatever "
+                "is asked of it (CVE-2025-9905). Take a newer one, pip install 'tidegate[keras]', or save the model as .keras."
+            )
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SettingsError(
-                f"load_keras_gru: Keras {keras.__version__} can't read {path}: {str(error).strip().splitlines()[0]} "
+                f"load_keras_gru: Keras {keras.__version__} can't read {path}: {said.rstrip('.')}. "
                 "Where the model has objects of your own, load it with keras.saving.load_model() and give the model."
             ) from error
     keras = sys.modules.get("keras")

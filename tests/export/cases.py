@@ -88,6 +88,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "words both ways": {"target": "tags", "features": ["words"]},
 }
 CASES = [*SENSORS, *WORDS]
+ONE, THREE, MANY = [0], [5, 1, 2], list(range(24))  # sequences of a case's table
 
 
 @functools.cache
@@ -210,3 +211,25 @@ def batch_of(run: Run, frame: pl.DataFrame, sequences: list[int] | None = None, 
         prediction,
         h_n.numpy(),
     )
+
+
+def inputs(batch: Batch, *names: str) -> dict[str, np.ndarray]:
+    """What a program takes, by name: none for columns that the run hasn't."""
+    every = {name: getattr(batch, name) for name in names}
+    return {name: value for name, value in every.items() if value.shape[-1]}
+
+
+def assert_same(found: dict[str, np.ndarray], batch: Batch, run: Run, atol: float) -> None:
+    """What a program gave, classes as their numbers. Numbers in the table's units may be `atol` standard deviations away."""
+    inside = batch.inside if run.preprocessing.per == "step" else slice(None)
+    assert (found.get("probabilities") is None) == (batch.probabilities is None)
+    for name in ("scores", "probabilities", "prediction"):
+        right = getattr(batch, name)
+        if right is not None:
+            assert found[name].shape == right.shape, name
+            numbers = name == "prediction" and run.preprocessing.target.task == "number"
+            unit = np.array(run.preprocessing.target.stds) if numbers else 1
+            np.testing.assert_allclose(
+                found[name][inside] / unit, right[inside] / unit, rtol=0, atol=atol, err_msg=name
+            )
+    np.testing.assert_allclose(found["h_n"], batch.h_n, rtol=0, atol=atol, err_msg="h_n")

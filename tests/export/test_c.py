@@ -37,6 +37,7 @@ from tidegate.training import load, train
 from tidegate.training.run import Run
 
 # By their names: to open the runs here would train them while pytest collects.
+FAST = ("-O3", "-ffast-math")
 FORWARD = [name for name in CASES if "both ways" not in name]
 WITH_TEXT = [name for name in CASES if name not in ("numbers alone", "one number", "forecast", "forecast of two")]
 
@@ -223,7 +224,14 @@ def test_the_self_test_passes_and_says_how_far_apart_it_is(folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "flags", [("-Ofast",), ("-DTIDEGATE_NO_MATH", "-Ofast"), ("-DTIDEGATE_FLOAT_INPUT", "-Wdouble-promotion"), ("-O0",)]
+    "flags",
+    [
+        FAST,
+        ("-DTIDEGATE_NO_MATH", *FAST),
+        ("-DTIDEGATE_FLOAT_INPUT", "-Wdouble-promotion"),
+        ("-DTIDEGATE_FLOAT_INPUT", *FAST),
+        ("-O0",),
+    ],
 )
 def test_the_self_test_passes_with_every_option(folder: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
     # far, a column of "class", lies at 1 000 000 +- 50 and x has missing values.
@@ -318,7 +326,92 @@ def test_all_symbols_begin_with_the_name(folder: Path) -> None:
         assert [d for d in defined if not d.lower().startswith(f"{name}_")] == []
 
 
+LONG_SUM = """
+#include <math.h>
+#include <stdio.h>
+#include "{name}.h"
+#define STEPS 200000
+static {name}_input rows[STEPS];
+static double sums[2 * {NAME}_HIDDEN];
+static {name}_output output;
+{declare}
+int main(void) {{
+  double most = 0.0, score;
+  int t, u, k, c, o = 0;
+  for (t = 0; t < STEPS; ++t)
+    for (k = 0; k < {NAME}_NUMBERS; ++k) rows[t].numbers[k] = {name}_means[k] + {name}_stds[k] * (t % 7 - 2);
+  {run}
+  for (k = 0; k < {NAME}_AHEAD; ++k)
+    for (c = 0; c < {NAME}_OUTPUTS; ++c, ++o) {{
+      score = {name}_head_b[o];
+      for (u = 0; u < {NAME}_DIRECTIONS * {NAME}_HIDDEN; ++u)
+        score += sums[u] / STEPS * {name}_head_w[u * {NAME}_AHEAD * {NAME}_OUTPUTS + o];
+      most = fmax(most, fabs(score - output.scores[k][c]));
+    }}
+  printf("%.3g", most);
+  return 0;
+}}
+"""
+ONE_WAY = (
+    "static {name}_state state;",
+    """{name}_reset(&state);
+  for (t = 0; t < STEPS; ++t) {{
+    {name}_step(&state, rows + t, t == STEPS - 1 ? &output : 0);
+    for (u = 0; u < {NAME}_HIDDEN; ++u) sums[u] += state.hidden[{NAME}_LAYERS - 1][u];
+  }}""",
+)
+BOTH_WAYS = (
+    "static float scratch[{NAME}_SCRATCH(STEPS)];",
+    """{name}_run(rows, STEPS, &output, scratch);
+  for (t = 0; t < STEPS; ++t)
+    for (u = 0; u < 2 * {NAME}_HIDDEN; ++u) sums[u] += scratch[t * 2 * {NAME}_HIDDEN + u];""",
+)
+
+
+@pytest.mark.parametrize("flags", [("-O2",), FAST], ids=str)
+@pytest.mark.parametrize(("name", "parts"), [("sequence_mean", ONE_WAY), ("sequence_mean_both_ways", BOTH_WAYS)])
+def test_the_mean_of_a_long_sequence_is_exact_to_rounding(
+    folder: Path, tmp_path: Path, name: str, parts: tuple[str, str], flags: tuple[str, ...]
+) -> None:
+    words = {"name": name, "NAME": name.upper()}
+    declare, go = (part.format(**words) for part in parts)
+    shutil.copy(folder / f"{name}.h", tmp_path)
+    (tmp_path / "m.c").write_text(LONG_SUM.format(**words, declare=declare, run=go), encoding="utf-8")
+    away = float(run_program(compile_c(tmp_path / "m.c", tmp_path / "a", "-std=c99", *flags)).stdout)
+    assert 0 < away < 1e-6  # a plain sum: some 1e-4
+
+
 # --------------------------------------------------------------------------------------------------- what is said
+
+
+SIZES = {
+    "too many weights": "size not measured (so many weights take a compiler long)",
+    "slow": "size unknown (cc failed here: TimeoutExpired)",
+    "no -A": "size unknown (the program size here has no -A)",
+    "no .text": "size unknown (size -A names no .text here)",
+}
+
+
+@pytest.mark.parametrize("what", SIZES)
+def test_where_the_code_cant_be_measured_the_note_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    real = subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        assert options["timeout"] <= 30
+        if what == "slow":
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        if "-A" not in command:
+            return real(command, **options)
+        if what == "no -A":
+            raise subprocess.CalledProcessError(64, command)
+        return subprocess.CompletedProcess(command, 0, "section size\n__TEXT 5\n", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    if what == "too many weights":
+        monkeypatch.setattr(target, "MEASURED", 1000)
+    assert f"Code: {SIZES[what]}. " in str(run_of("one number").export("c", tmp_path / "m.h"))
 
 
 def test_the_notes_give_the_bytes_of_code_weights_and_state(tmp_path: Path) -> None:
@@ -483,6 +576,19 @@ def test_a_folder_in_the_place_of_the_self_test_is_refused(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match=r"m_test\.c is a folder"):
         run_of("one number").export("c", tmp_path / "m.h")
     assert not (tmp_path / "m.h").exists()
+
+
+def test_a_file_that_has_the_self_tests_name_and_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "m_test.c").write_text("int main(void) { return 0; } /* mine */")
+    with pytest.raises(SettingsError, match=r"m_test\.c is there and was not written by an export.* Name another"):
+        run_of("one number").export("c", tmp_path / "m.h")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "m_test.c": "int main(void) { return 0; } /* mine */"
+    }
+    (tmp_path / "m_test.c").unlink()
+    for name in ("one number", "labels"):
+        run_of(name).export("c", tmp_path / "m.h")
+    assert run_of("labels").fingerprint in (tmp_path / "m_test.c").read_text(encoding="utf-8")
 
 
 def test_a_full_disk_leaves_both_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,9 @@ OPTIONS = {
     "Os": ("-Os",),
     "native": ("-O3", "-march=native"),
     "native, no math": ("-O3", "-march=native", "-DTIDEGATE_NO_MATH"),
-    "fast": ("-Ofast", "-march=native"),
-    "fast, no math": ("-Ofast", "-DTIDEGATE_NO_MATH"),
+    "fast": ("-O3", "-ffast-math", "-march=native"),
+    "fast, no math": ("-O3", "-ffast-math", "-DTIDEGATE_NO_MATH"),
+    "fast, float": ("-O3", "-ffast-math", "-DTIDEGATE_FLOAT_INPUT"),
     "float": ("-O2", "-DTIDEGATE_FLOAT_INPUT"),
     "float, no math": ("-O2", "-DTIDEGATE_FLOAT_INPUT", "-DTIDEGATE_NO_MATH"),
 }

@@ -13,7 +13,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.export.cases import CASES, batch_of, folder_of, run_of, table_of
+from tests.export import cases
+from tests.export.cases import CASES, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 
 import tidegate
 from tidegate import keras_models
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.peers
 # Rounding alone: over the whole grid Keras was at most 3.9e-6 away. In units of the table the same times the standard
 # deviation.
 ATOL = 1e-5
-ONE, THREE, MANY = [0], [5, 1, 2], list(range(24))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def model_of(name):
 
 
 def inputs(batch):
-    """As a model takes them: none for columns that the run hasn't, and the states batch first."""
-    every = {name: getattr(batch, name) for name in ("numbers", "tokens", "lengths", "h_0")}
-    return {k: v.swapaxes(0, 1) if k == "h_0" else v for k, v in every.items() if v.shape[-1]}
+    """As a model takes them: the states batch first."""
+    given = cases.inputs(batch, "numbers", "tokens", "lengths", "h_0")
+    return given | {"h_0": batch.h_0.swapaxes(0, 1)}
 
 
 def call(model, given):
@@ -64,20 +64,11 @@ def call(model, given):
 
 def assert_same(found, batch, run):
     goal = run.preprocessing.target
-    inside = batch.inside if run.preprocessing.per == "step" else slice(None)
-    assert (found.get("probabilities") is None) == (batch.probabilities is None)
-    for name in ("scores", "probabilities", "prediction"):
-        right, got = getattr(batch, name), found.get(name)
-        if right is None:
-            continue
-        assert got.shape == right.shape, name
-        unit = np.array(goal.stds) if name == "prediction" and goal.task == "number" else 1
-        if name == "prediction" and goal.task == "class":
-            text = isinstance(goal.classes[0], str)
-            number = {c.encode() if text else c: k for k, c in enumerate(goal.classes)}
-            got = np.vectorize(number.__getitem__)(got)
-        np.testing.assert_allclose(got[inside] / unit, right[inside] / unit, rtol=0, atol=ATOL, err_msg=name)
-    np.testing.assert_allclose(found["h_n"].swapaxes(0, 1), batch.h_n, rtol=0, atol=ATOL, err_msg="h_n")
+    found = found | {"h_n": found["h_n"].swapaxes(0, 1)}
+    if goal.task == "class":
+        number = {c.encode() if isinstance(c, str) else c: k for k, c in enumerate(goal.classes)}
+        found["prediction"] = np.vectorize(number.__getitem__)(found["prediction"])
+    cases.assert_same(found, batch, run, ATOL)
 
 
 @pytest.mark.parametrize("sequences", [ONE, THREE, MANY], ids=["one", "three", "many"])
@@ -132,11 +123,11 @@ def test_padding_may_hold_anything(keras, name):
     assert_same(call(model_of(name), inputs(batch)), batch, run)
 
 
-def test_a_missing_value_and_an_infinite_one_read_as_the_mean(keras):
+def test_a_missing_value_an_infinite_one_and_one_too_far_for_float32_read_as_the_mean(keras):
     run = run_of("one number")
     batch = batch_of(run, table_of("one number"), THREE)
     found = []
-    for value in (run.preprocessing.numbers[0].mean, np.nan, np.inf, -np.inf):
+    for value in (run.preprocessing.numbers[0].mean, np.nan, np.inf, -np.inf, 1e300):
         batch.numbers[:, 0] = value
         found.append(call(model_of("one number"), inputs(batch))["scores"])
     assert np.isfinite(found[0]).all()
@@ -189,7 +180,7 @@ def test_that_words_are_wanted_in_lower_case_is_said(keras, tmp_path):
 def test_writing_and_loading_leave_the_terminal_and_the_environment_alone(tmp_path):
     code = (
         "import os, sys, tidegate\n"
-        "print(tidegate.load(sys.argv[1]).export('keras', sys.argv[2]), 'KERAS_BACKEND' in os.environ)\n"
+        "print(tidegate.load(sys.argv[1]).export('keras', sys.argv[2]), 'KERAS_BACKEND' in os.environ or 'TF_CPP_MIN_LOG_LEVEL' in os.environ)\n"
         "import keras\n"
         "keras.saving.load_model(sys.argv[2])\n"
         "print('said by the program', file=sys.stderr)"
@@ -206,6 +197,24 @@ def test_of_what_is_said_during_the_import_only_the_greetings_are_dropped(capfd,
     with keras_models._without_tensorflow_greetings():
         os.write(2, b"I0000 00:00:1 port.cc:153] oneDNN is on.\nE0000 00:00:1 trouble.cc:1] it burns\n")
     assert capfd.readouterr().err == "E0000 00:00:1 trouble.cc:1] it burns\n"
+
+
+@pytest.mark.parametrize("stderr", [None, "closed"])
+def test_without_a_stderr_the_import_goes_through(stderr, tmp_path):
+    code = "import os, sys, tidegate.keras_models as m; " + (
+        "sys.stderr = None; " if stderr is None else "os.close(2); sys.stderr = None; "
+    )
+    code += "print(m.import_keras('it').__name__, os.environ.get('TF_CPP_MIN_LOG_LEVEL'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "keras None\n"), done.stderr
+
+
+def test_a_log_level_that_the_user_chose_stays(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    with keras_models._without_tensorflow_greetings():
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "1"
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "1"
 
 
 def test_keras_trains_the_model_on(keras):
@@ -307,27 +316,30 @@ def test_a_file_that_was_there_stays_if_writing_fails(keras, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("before", "said"),
+    ("before", "error", "said"),
     [
         (
             "sys.modules['tensorflow'] = None",
+            "PackageMissingError",
             "to='keras' needs tensorflow, which is not installed: pip install 'tidegate[keras]'",
         ),
         (
             "sys.modules['tensorflow'] = sys.modules['keras'] = None",
+            "PackageMissingError",
             "to='keras' needs keras and tensorflow, which are not installed: pip install 'tidegate[keras]'",
         ),
         (
             "import os; os.environ['KERAS_BACKEND'] = 'torch'",
+            "SettingsError",
             "here it runs on 'torch'. Start Python anew with KERAS_BACKEND=tensorflow.",
         ),
     ],
     ids=["no TensorFlow", "neither", "another back end"],
 )
-def test_what_is_missing_is_said_with_what_to_do(tmp_path, before, said):
+def test_what_is_missing_is_said_with_what_to_do(tmp_path, before, error, said):
     code = f"import sys; {before}; import tidegate; tidegate.load(sys.argv[1]).export('keras', sys.argv[2])"
     command = [sys.executable, "-c", code, folder_of("class"), tmp_path / "run.keras"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said in done.stderr.splitlines()[-1], done.stderr
-    assert done.stderr.splitlines()[-1].startswith("tidegate.errors.SettingsError")
+    assert done.stderr.splitlines()[-1].startswith(f"tidegate.errors.{error}")
     assert not list(tmp_path.iterdir())

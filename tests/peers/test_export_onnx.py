@@ -19,12 +19,14 @@ import onnxruntime
 import polars as pl
 import pytest
 import torch
+from google.protobuf.message import EncodeError
 from tests.conftest import QUICK
 from tests.export import cases
+from tests.export.test_targets import without
 
 import tidegate
 from tidegate.data.preprocessing import NumberColumn
-from tidegate.errors import SettingsError
+from tidegate.errors import SettingsError, TidegateError
 from tidegate.export import onnx as target
 from tidegate.export import take_apart
 from tidegate.files import DiskError
@@ -256,6 +258,38 @@ def test_infinities_are_missing_where_training_took_them_so(tmp_path):
     assert_same(run, batch, answers(session, batch))
 
 
+FAR = [np.nan, np.inf, -np.inf, 1e300]
+
+
+def read_as_missing(answer, run):
+    """`answer` of the codes' batch, for each of FAR in place of all numbers of a step."""
+    batch = cases.batch_of(run, cases.table_of("class"), [5, 1, 2])
+    found = []
+    for value in FAR:
+        batch.numbers[:, 0] = value
+        found.append(answer(batch))
+    assert np.isfinite(found[0]).all()
+    for value, other in zip(FAR[1:], found[1:], strict=True):
+        np.testing.assert_array_equal(other, found[0], err_msg=str(value))
+
+
+def test_infinities_and_what_float32_cant_hold_read_as_missing(tmp_path):
+    assert cases.run_of("class").preprocessing.non_finite == "error"
+    read_as_missing(lambda batch: answers(session_of("class"), batch)["scores"], cases.run_of("class"))
+
+
+def test_openvino_reads_infinities_as_missing_too(openvino):
+    read_as_missing(
+        lambda batch: openvino_answers(file_of("class", codes=True), batch)["scores"], cases.run_of("class")
+    )
+
+
+@pytest.mark.parametrize("name", ["class", "both ways"])
+def test_h_0_of_a_run_that_reads_both_ways_is_not_said_to_go_on(name):
+    (said,) = (value.doc_string for value in onnx.load(file_of(name)).graph.input if value.name == "h_0")
+    assert said == "the state to begin with: zeros" + (", or an earlier h_n" if name == "class" else "")
+
+
 def test_an_empty_text_that_training_knew_as_a_category_is_not_the_missing_one(tmp_path):
     frame = cases.sensors().with_columns(
         kind=pl.when(pl.col("x") > 0.5).then(pl.lit("")).when(pl.col("x") > 0).then(pl.lit("<missing>")).otherwise(None)
@@ -329,13 +363,47 @@ def test_what_was_written_is_told_with_the_json_beside_it(tmp_path):
     assert ".json" not in str(exported(cases.run_of("class"), tmp_path)[0])
 
 
-def test_the_difference_in_the_notes_is_the_files_own(tmp_path):
+def test_a_file_that_computes_something_else_is_not_written(tmp_path):
     parts = take_apart(cases.run_of("number"))
     said = target.write(parts, tmp_path / "right.onnx").notes[-1]
     assert said.startswith(f"Checked with ONNX Runtime {onnxruntime.__version__}: ")
     assert float(said.split("at most ")[1].rstrip(".")) <= CLOSE
-    wrong = dataclasses.replace(parts, head_bias=parts.head_bias + 0.5)
-    assert target.write(wrong, tmp_path / "wrong.onnx").notes[-1].endswith("at most 0.5.")
+    for by in (0.5, 0.01, np.nan):
+        wrong = dataclasses.replace(parts, head_bias=parts.head_bias + np.float32(by))
+        with pytest.raises(
+            TidegateError, match=rf"differ .* up to {by:.1g}, more than 0.001\. .*pip install --upgrade"
+        ) as told:
+            target.write(wrong, tmp_path / "wrong.onnx", codes=True)
+        assert not isinstance(told.value, SettingsError)
+    assert [p.name for p in tmp_path.iterdir()] == ["right.onnx"]
+
+
+def test_a_file_that_onnx_runtime_reads_but_cant_run_is_not_written(tmp_path):
+    parts = take_apart(cases.run_of("categories alone"))
+    short = [table[:1] for table in parts.embeddings]  # codes lead out of these
+    with pytest.raises(TidegateError, match=r"Nothing was written: ONNX Runtime .* stopped: .*pip install --upgrade"):
+        target.write(dataclasses.replace(parts, embeddings=short), tmp_path / "wrong.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_own_scores_are_no_numbers_is_refused(tmp_path):
+    run = cases.run_of("number")
+    with torch.no_grad():
+        run.model.head.bias.fill_(torch.nan)
+    with pytest.raises(SettingsError, match="already in Tidegate"):
+        run.export("onnx", tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_the_model_itself_makes_much_of_rounding_so_may_the_file():
+    expected = np.array([1.0, -2.0])
+    for found, exact, fails in ((1.01, 1.0, True), (1.01, 1.001, False), (1.1, 1.001, True)):
+        given = ("it", np.array([found, -2.0]), expected, np.array([exact, -2.0]))
+        if fails:
+            with pytest.raises(TidegateError, match="Nothing was written"):
+                target._said(*given)
+        else:
+            assert "at most 0.01" in target._said(*given)
 
 
 def test_without_onnx_runtime_the_notes_say_that_nothing_was_checked(tmp_path, monkeypatch):
@@ -348,19 +416,63 @@ def test_without_onnx_runtime_the_notes_say_that_nothing_was_checked(tmp_path, m
 @pytest.mark.parametrize("blocked", ["model.onnx", "model.json"])
 def test_where_one_file_cant_be_written_neither_is_there(tmp_path, blocked):
     (tmp_path / blocked).mkdir()
-    with pytest.raises(DiskError):
+    with pytest.raises(DiskError if blocked == "model.onnx" else SettingsError):
         target.write(take_apart(cases.run_of("class")), tmp_path / "model.onnx", codes=True)
     assert [p.name for p in tmp_path.iterdir()] == [blocked]
+
+
+def test_an_earlier_json_file_stays_as_it_was_where_the_onnx_file_cant_be_written(tmp_path):
+    cases.run_of("class").export("onnx", tmp_path / "model.onnx", codes=True)
+    before = (tmp_path / "model.json").read_bytes()
+    (tmp_path / "model.onnx").unlink()
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(DiskError):
+        target.write(take_apart(cases.run_of("labels")), tmp_path / "model.onnx", codes=True)
+    assert (tmp_path / "model.json").read_bytes() == before
+
+
+def test_a_json_file_that_is_not_ours_is_not_replaced_and_one_of_ours_is(tmp_path):
+    mine = tmp_path / "model.json"
+    mine.write_text('{"format": "mine"}')
+    with pytest.raises(SettingsError, match=r"model\.json is there and was not written by an export.* Name another"):
+        cases.run_of("class").export("onnx", tmp_path / "model.onnx", codes=True)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"model.json": '{"format": "mine"}'}
+    cases.run_of("class").export("onnx", tmp_path / "model.onnx")  # has none beside it
+    mine.unlink()
+    for name in ("class", "labels"):
+        cases.run_of(name).export("onnx", tmp_path / "model.onnx", codes=True)
+    assert json.loads(mine.read_text()) == take_apart(cases.run_of("labels")).description
 
 
 def test_a_file_that_is_there_outlives_an_export_that_fails(tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_text("before")
-    (tmp_path / "model.json").write_text("before")
-    monkeypatch.setattr(target, "LARGEST", 1000)
-    with pytest.raises(SettingsError, match="an ONNX file holds 2"):
-        cases.run_of("class").export("onnx", path, codes=True)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"model.onnx": "before", "model.json": "before"}
+    (tmp_path / "model.json").write_text('{"format": "tidegate-export"}')
+    before = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    parts = take_apart(cases.run_of("class"))
+    weights = sum(w.nbytes for layer in parts.layers for way in layer for w in way)
+    for most in (weights, 2 * weights):  # the constants alone are too large; the file with all its texts is
+        monkeypatch.setattr(target, "LARGEST", most)
+        with pytest.raises(SettingsError, match="2 GiB that an ONNX file holds"):
+            target.write(parts, path, codes=True)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "error", [EncodeError("Failed to serialize proto"), ValueError("exceeds maximum protobuf size")]
+)
+def test_what_protobuf_itself_says_of_a_file_that_is_too_large_is_said_in_the_same_sentence(
+    tmp_path, monkeypatch, error
+):
+    class Model:
+        def SerializeToString(self):
+            raise error
+
+    monkeypatch.setattr(onnx.helper, "make_model", lambda *_, **__: Model())
+    monkeypatch.setattr(onnx.helper, "set_model_props", lambda *_: None)
+    with pytest.raises(SettingsError, match="2 GiB that an ONNX file holds"):
+        cases.run_of("class").export("onnx", tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------ OpenVINO
@@ -565,7 +677,7 @@ def test_a_layer_is_written_as_it_is_in_evaluation_and_stays_as_it_was(tmp_path)
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 
 
-def test_the_note_on_a_layer_tells_the_difference(tmp_path, monkeypatch):
+def test_a_layers_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     said = target.write_layer(a_layer(), tmp_path / "layer.onnx").notes[-1]
     assert float(said.split("at most ")[1].rstrip(".")) <= CLOSE
     wrong = copy.deepcopy(a_layer())
@@ -575,8 +687,9 @@ def test_the_note_on_a_layer_tells_the_difference(tmp_path, monkeypatch):
     monkeypatch.setattr(
         target, "_operator", lambda g, core, me, w, x, h: operator(g, core, me, [w[0] - 1, *w[1:]], x, h)
     )
-    said = target.write_layer(wrong, tmp_path / "layer.onnx").notes[-1]
-    assert float(said.split("at most ")[1].rstrip(".")) > 0.01
+    with pytest.raises(TidegateError, match="outputs differ from Tidegate's"):
+        target.write_layer(wrong, tmp_path / "wrong.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["layer.onnx"]
 
 
 def test_half_precision_and_other_layers_are_refused_in_words(tmp_path):
@@ -585,6 +698,17 @@ def test_half_precision_and_other_layers_are_refused_in_words(tmp_path):
     with pytest.raises(TypeError, match=r"expected a tidegate\.GRU"):
         target.write_layer(torch.nn.GRU(3, 4), tmp_path / "layer.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_to_write_a_layer_torch_numpy_and_onnx_are_enough(tmp_path):
+    installed = {"polars", "pydantic", "typer", "rich", "safetensors", "torchmetrics", "yaml", "jinja2", "matplotlib"}
+    code = (
+        "import tidegate; from tidegate.export.onnx import write_layer\n"
+        "print(write_layer(tidegate.GRU(3, 4), sys.argv[1]))"
+    )
+    done = without(installed, code, tmp_path / "layer.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "Checked with ONNX Runtime" in done.stdout
 
 
 @pytest.mark.parametrize("options", [*KINDS, {"layer_norm": True, "bidirectional": True}, {"zoneout": 0.2}], ids=str)

@@ -265,6 +265,27 @@ def test_other_sources_are_told_what_is_expected(keras, tmp_path):
         tidegate.load_keras_gru(tmp_path / "text.keras")
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".hdf5"])
+def test_h5_files_are_not_read_by_a_keras_that_would_run_what_stands_in_them(keras, tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_text("no model")
+    for version, said in (("3.11.2", r"CVE-2025-9905.*pip install 'tidegate\[keras\]'"), ("3.11.3", "can't read")):
+        monkeypatch.setattr(keras, "__version__", version)
+        with pytest.raises(SettingsError, match=said):
+            tidegate.load_keras_gru(path)
+
+
+def test_an_error_of_keras_that_says_nothing_is_named(keras, tmp_path, monkeypatch):
+    (tmp_path / "model.keras").write_text("no model")
+
+    def fails(*_, **__):
+        raise KeyError
+
+    monkeypatch.setattr(keras.saving, "load_model", fails)
+    with pytest.raises(SettingsError, match=r"can't read .*model\.keras: KeyError\. Where"):
+        tidegate.load_keras_gru(tmp_path / "model.keras")
+
+
 @pytest.mark.parametrize("hidden", ["tensorflow", "keras"])
 def test_keras_alone_is_enough_as_pytorch_carries_it(keras, tmp_path, hidden):
     plain(keras, keras.layers.GRU(H)).save(tmp_path / "model.keras")
@@ -278,5 +299,5 @@ def test_keras_alone_is_enough_as_pytorch_carries_it(keras, tmp_path, hidden):
     if hidden == "tensorflow":
         assert done.stdout.strip() == f"GRU({I}, {H}, batch_first=True) None", done.stderr
     else:
-        said = "SettingsError: load_keras_gru needs keras, which is not installed: pip install 'tidegate[keras]'"
+        said = "PackageMissingError: load_keras_gru needs keras, which is not installed: pip install 'tidegate[keras]'"
         assert said in done.stderr.splitlines()[-1]

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tidegate.export import TARGETS
+
 app = typer.Typer(add_completion=False)
 _C, _ONNX = "With --to c", "With --to onnx"
 
@@ -18,8 +20,8 @@ def export(
         str,
         typer.Option(
             "--to",
-            metavar="[onnx|keras|pt2|c]",
-            help="onnx: ONNX Runtime, OpenVINO and others. keras: Keras 3 on TensorFlow. pt2: PyTorch alone. c: any C99 compiler, microcontrollers too.",
+            metavar=f"[{'|'.join(TARGETS)}]",
+            help=" ".join(f"{name}: {target.line}." for name, target in TARGETS.items()),
         ),
     ],
     out: Annotated[
@@ -28,7 +30,7 @@ def export(
             "--out",
             "-o",
             metavar="FILE",
-            help="File to write, .onnx, .keras, .pt2 or .h. Default: the name of the run's folder, here.",
+            help=f"File to write: {', '.join(target.suffix for target in TARGETS.values())}. Default: the name of the run's folder, here.",
         ),
     ] = None,
     codes: Annotated[

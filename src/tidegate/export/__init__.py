@@ -7,17 +7,22 @@
 | `pt2.py` | `pt2` | a `torch.export` archive that PyTorch alone loads |
 | `c.py` | `c` | one C99 header with its own test |
 
+This page loads neither torch nor polars, and `onnx.write_layer` needs torch, numpy and onnx alone.
+
 `parts.py` takes a run apart into arrays and says in JSON what goes in and what comes out; every target is written from that.
 To add a target: a module with `write(parts, path, **options) -> Exported`, and a line in `TARGETS`.
 
 What all but C take and give (B sequences, T steps, axes in this order; numbers or tokens only where the run has such
 columns), and what their tests hold them to:
 
-    numbers   float64 [B, T, F]    the numeric columns in the units of the table; NaN where a value is missing
+    numbers   float64 [B, T, F]    the numeric columns in the units of the table; NaN where a value is missing. Infinities, and
+                                   what is too far away for float32, count as missing too, in C as well (`predict` refuses
+                                   them, but for infinities where the run was trained with non_finite="missing")
     tokens    text    [B, T, C]    the columns of words (in lower case) and categories, `Parts.missing_text` where missing
     codes     int64   [B, T, C]    in their place, where a target knows no text: i + 1 for entry i of the vocabulary, else 0
     lengths   int64   [B]          steps of each sequence; what comes after them is padding
-    h_0       float32 [layers*D, B, H]   the state to begin with: zeros, or an earlier h_n (Keras: [B, layers*D, H])
+    h_0       float32 [layers*D, B, H]   the state to begin with (Keras: [B, layers*D, H]): zeros, or an earlier h_n if the
+                                         run reads forwards alone
 
     prediction, probabilities      as `run.predict` gives them; K steps ahead, 1 without a horizon. Of a class [B, T, K], of
                                    labels and numbers [B, T, K, targets]; a sequence: without T
@@ -32,30 +37,35 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tidegate._lazy import names_of
 from tidegate.errors import SettingsError, nearest
-from tidegate.export.parts import Exported, Parts, take_apart
 
 if TYPE_CHECKING:
+    from tidegate.export.parts import Exported, Parts, take_apart
     from tidegate.training.run import Run
+
+__getattr__, __dir__ = names_of(__name__, dict.fromkeys(("Exported", "Parts", "take_apart"), "tidegate.export.parts"))
 
 __all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
 
 
 class Target(NamedTuple):
     suffix: str
-    line: str  # what it is, for a list of them
+    line: str  # for whom it is
 
 
 TARGETS = {
-    "onnx": Target(".onnx", "ONNX's own GRU operator, for ONNX Runtime, OpenVINO and others"),
-    "keras": Target(".keras", "Keras' own layers, for Keras 3 and TensorFlow"),
-    "pt2": Target(".pt2", "a torch.export archive, for PyTorch alone"),
-    "c": Target(".h", "one C99 header, for microcontrollers and programs without a runtime"),
+    "onnx": Target(".onnx", "ONNX Runtime, OpenVINO and others"),
+    "keras": Target(".keras", "Keras 3 on TensorFlow"),
+    "pt2": Target(".pt2", "PyTorch alone"),
+    "c": Target(".h", "any C99 compiler, microcontrollers too"),
 }
 
 
 def export_run(run: Run, to: str, path: str | Path | None = None, **options: Any) -> Exported:
     """Write `run` for another program; see `Run.export`."""
+    from tidegate.export.parts import take_apart
+
     if to not in TARGETS:
         raise SettingsError(f"to={to!r}: expected one of {', '.join(TARGETS)}.{nearest(str(to), TARGETS)}")
     write = importlib.import_module(f"tidegate.export.{to}").write

@@ -26,8 +26,8 @@ from tidegate.data.arrange import Arranged
 from tidegate.data.preprocessing import NumberColumn, encode_features
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
-from tidegate.export.parts import Exported, Parts
-from tidegate.files import replacing
+from tidegate.export.parts import Exported, Parts, check_beside
+from tidegate.files import replacing_all
 from tidegate.pages import render
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LENGTHS = (1, 7, 24)  # of the self-test's sequences
 LONGEST_LITERAL = 4095  # bytes of a string literal that every C99 compiler must take
 WIDTH = 116  # of a line of numbers
+MEASURED = 30_000_000  # characters of a header that `cc` may be asked to measure: some seconds
+MARK = "Written by Tidegate"  # in the first lines of both templates
 
 
 def write(parts: Parts, path: Path, *, int8: bool = False, table: Any = None) -> Exported:
@@ -45,8 +47,8 @@ def write(parts: Parts, path: Path, *, int8: bool = False, table: Any = None) ->
         activations stay float. Then the notes say what the run's figure on its test rows was and is.
     table: the table for that figure; None: the one of the training, where it still lies unchanged.
 
-    Raises SettingsError for what C can't express (it says which part); nothing is written then. DataError where `table`
-    can't be read or scored. Cost: about 14 bytes of text a weight, 5 with int8; a compiler run (`cc`, where there is one)
+    Raises SettingsError for what C can't express (it says which part), and where a file that is not ours has the name of the
+    self-test; nothing is written then. DataError where `table` can't be read or scored. Cost: about 14 bytes of text a weight, 5 with int8; a compiler run (`cc`, where there is one)
     to measure the code; with int8 two passes over the test rows.
     """
     if table is not None and not int8:
@@ -65,8 +67,7 @@ def write(parts: Parts, path: Path, *, int8: bool = False, table: Any = None) ->
         notes.append(_cost_of_rounding(parts, weights.model, table))
     beside = self_test_of(path)
     notes.append(f"Test it where it will run: cc -std=c99 -O2 {beside.name} -lm && ./a.out")
-    # Both are written before either takes its name: a full disk leaves neither.
-    with replacing(beside) as temporary_test, replacing(path) as temporary:
+    with replacing_all([beside, path]) as (temporary_test, temporary):
         temporary_test.write_text(test, encoding="utf-8")
         temporary.write_text(header, encoding="utf-8")
     return Exported(path, [beside], notes)
@@ -98,8 +99,7 @@ def _check(parts: Parts, path: Path) -> None:
         raise SettingsError(
             f"The weights of {parts.run.folder} hold NaN or infinity, which C has no constant for. Train it again."
         )
-    if self_test_of(path).is_dir():
-        raise SettingsError(f"{self_test_of(path)} is a folder, and the self-test takes that name. Name another file.")
+    check_beside(self_test_of(path), MARK)
     pre = parts.preprocessing
     for what, texts in [
         *((f"column {c.name!r}", c.vocabulary) for c in pre.tokens),
@@ -522,6 +522,8 @@ def _code_bytes(header: str, name: str, parts: Parts) -> str:
     cc, size = shutil.which("cc"), shutil.which("size")
     if not (cc and size):
         return "size unknown (no cc and size here to measure it)"
+    if len(header) > MEASURED:
+        return "size not measured (so many weights take a compiler long)"
     # Functions that somebody calls: an unused static one would be left out.
     uses = ["run"] if parts.spec.bidirectional else ["reset", "step", "run"]
     uses += ["token"] if parts.preprocessing.tokens else []
@@ -531,11 +533,16 @@ def _code_bytes(header: str, name: str, parts: Parts) -> str:
         source.write_text(f"{header}\n{pointers}\n", encoding="utf-8")
         try:
             command = [cc, "-std=c99", "-Os", "-fno-asynchronous-unwind-tables", "-c", str(source), "-o", str(object_)]
-            subprocess.run(command, check=True, capture_output=True, timeout=300)
-            table = subprocess.run([size, "-A", str(object_)], check=True, capture_output=True, text=True, timeout=60)
+            subprocess.run(command, check=True, capture_output=True, timeout=30)
         except (subprocess.SubprocessError, OSError) as error:
             return f"size unknown (cc failed here: {type(error).__name__})"
-    sections = [line.split() for line in table.stdout.splitlines() if line.startswith(".text")]
+        try:
+            table = subprocess.run([size, "-A", str(object_)], check=True, capture_output=True, text=True, timeout=30)
+        except (subprocess.SubprocessError, OSError):  # BSD's and macOS' own know no -A
+            return "size unknown (the program size here has no -A)"
+    sections = [line.split() for line in table.stdout.splitlines() if line.startswith((".text", "__text"))]
+    if not sections:
+        return "size unknown (size -A names no .text here)"
     return f"{sum(int(s[1]) for s in sections):,} bytes (cc -Os, {platform.machine()})"
 
 

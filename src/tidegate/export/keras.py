@@ -18,12 +18,9 @@ import numpy as np
 
 from tidegate import convert
 from tidegate.errors import SettingsError
-from tidegate.export.parts import Exported, Parts
+from tidegate.export.parts import DESCRIPTION, Exported, Parts
 from tidegate.files import replacing
 from tidegate.keras_models import import_keras
-
-DESCRIPTION = "tidegate.json"
-"""Name of the description in the archive, which Keras reads past; see `Parts.description`."""
 
 
 def write(parts: Parts, path: Path) -> Exported:
@@ -35,16 +32,16 @@ def write(parts: Parts, path: Path) -> Exported:
     UTF-8 bytes, a whole number or a bool) [B, T, K] or [B, 1]; 0 or 1 for labels and a float64 in the table's units for
     numbers, [B, T, K, outputs] or [B, 1, outputs]; probabilities has the shape of scores.
 
-    Raises SettingsError where Keras or TensorFlow is missing, or Keras runs on something else, and for a core that
-    `keras.layers.GRU` can't be; DiskError; nothing is written then.
+    Raises SettingsError for a core that `keras.layers.GRU` can't be, and where Keras runs on something else;
+    PackageMissingError without Keras or TensorFlow; DiskError; nothing is written then.
     """
-    try:
-        weights = convert.to_keras(parts.core)
-    except SettingsError as error:
-        said = str(error).removeprefix("to_keras: ").split(". ")[0]
-        raise SettingsError(f"to='keras': the core of {parts.run.folder}: {said}. Train a run without.") from error
+    said = convert.lacks(parts.core, "keras")
+    if said:
+        raise SettingsError(
+            f"to='keras': the core of {parts.run.folder}: keras.layers.GRU has no {' and no '.join(said)}. Train a run without."
+        )
     keras = import_keras("to='keras'", tensorflow=True)
-    model = _model(keras, parts, weights)
+    model = _model(keras, parts, convert.to_keras(parts.core))
     with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
         whole = Path(folder) / "model.keras"  # Keras wants this ending, which a temporary name doesn't have
         model.save(whole)
@@ -140,10 +137,11 @@ def _model(keras: Any, parts: Parts, weights: list[list[np.ndarray]]) -> Any:
 
 def _encode(ops: Any, numbers: Any, columns: Any) -> Any:
     """numbers [B, T, F] in the table's units -> [B, T, F + masks]."""
-    there = ops.isfinite(numbers)
-    # In float64 up to here: of 1 000 050 - 1 000 000 a float32 would leave three digits.
     values = (numbers - np.array([c.mean for c in columns])) / np.array([c.std for c in columns])
-    values = ops.cast(ops.where(there, values, 0.0), "float32")
+    # In float64 up to here: of 1 000 050 - 1 000 000 a float32 would leave three digits.
+    values = ops.cast(values, "float32")
+    there = ops.isfinite(values)
+    values = ops.where(there, values, 0.0)
     masked = [k for k, c in enumerate(columns) if c.mask]
     if not masked:
         return values

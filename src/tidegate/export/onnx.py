@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from tidegate import __version__, convert
-from tidegate.errors import SettingsError, TidegateError
-from tidegate.export.parts import Exported, Parts
-from tidegate.files import replacing, write_text
+from tidegate.errors import SettingsError, TidegateError, package_missing
+from tidegate.export.parts import FORMAT, Exported, Parts, array, check_beside
+from tidegate.files import replacing_all
 from tidegate.nn import GRU
 from tidegate.ops.gru.reference import NORM_EPSILON
 
@@ -28,6 +28,9 @@ OPSET = 17  # the lowest with LayerNormalization; all else here is older. ONNX R
 IR_VERSION = 8  # the one that came with opset 17: newer ones only shut out older runtimes
 ML_OPSET = 2  # the lowest whose LabelEncoder turns text into numbers
 LARGEST = 2**31 - 1  # bytes that protobuf puts into one file
+ALLOWED = (
+    1e-3  # difference to Tidegate's at which a file is not written: rounding alone was at most 5e-6 in all our tests
+)
 
 TEXT = np.dtype(object)
 
@@ -49,9 +52,15 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
     another program wants to know: `tidegate` (all of it, JSON), `columns`, `classes`, `group` and `time` (JSON each),
     `missing_text` (what to give for a missing token), `version`.
 
-    Raises SettingsError for weights beyond what one file can hold, TidegateError where the package onnx is missing,
-    DiskError where nothing can be written; nothing is left half-written then.
+    Where ONNX Runtime is installed the file is run beside the model before it is written.
+
+    Raises SettingsError for weights beyond what one file can hold, and where a JSON file that is not ours has the name of the
+    one beside it; PackageMissingError without the package onnx; TidegateError where ONNX Runtime computes something else;
+    DiskError where nothing can be written. Nothing is written then, and what was there before is as it was.
     """
+    beside = path.with_suffix(".json") if codes else None
+    if beside is not None:
+        check_beside(beside, f'"format": "{FORMAT}"')
     graph = _Graph()
     pre, spec = parts.preprocessing, parts.spec
     layers, H = spec.num_layers * (2 if spec.bidirectional else 1), spec.hidden_size
@@ -61,7 +70,7 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
     if pre.numbers:
         about = f"{_listed(pre.numbers)}; in the units of the table, NaN where a value is missing"
         graph.input("numbers", np.float64, ["B", "T", len(pre.numbers)], about)
-        numbers = _standardised(graph, parts)
+        numbers = _standardised(graph, parts, codes)
         encoded.append(numbers)
     if pre.tokens:
         if codes:
@@ -74,7 +83,7 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
             graph.input("tokens", TEXT, ["B", "T", len(pre.tokens)], about)
         encoded += [_vectors(graph, parts, k, codes, missing_text) for k in range(len(pre.tokens))]
     graph.input("lengths", np.int64, ["B"], "steps of each sequence; what comes after them is padding")
-    graph.input("h_0", np.float32, [layers, "B", H], "the state to begin with: zeros, or an earlier h_n")
+    graph.input("h_0", np.float32, [layers, "B", H], _start(spec.bidirectional))
 
     x = encoded[0] if len(encoded) == 1 else graph.add("Concat", "encoded", *encoded, axis=2)
     x = graph.add("Transpose", "encoded/by_step", x, perm=[1, 0, 2])  # the operator wants time first
@@ -101,7 +110,6 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
     }
     what = f"{', '.join(target['names'])} ({target['task']}) from {', '.join(features)}"
     data = graph.finish(f"A GRU that predicts {what}, trained with Tidegate.", metadata)
-    beside = path.with_suffix(".json") if codes else None
     notes = [*graph.notes(), _checked(parts, data, codes, missing_text)]
     if codes:
         notes += _rounded(parts)
@@ -138,7 +146,7 @@ def write_layer(layer: GRU, path: str | Path) -> Exported:
     layers, H, real = layer.num_layers * D, layer.hidden_size, np.dtype(dtype)
     axes = ["B", "T"] if layer.batch_first else ["T", "B"]
     graph.input("x", real, [*axes, layer.input_size])
-    graph.input("h_0", real, [layers, "B", H], "the state to begin with, or an earlier h_n")
+    graph.input("h_0", real, [layers, "B", H], _start(layer.bidirectional))
     graph.input("lengths", np.int64, ["B"], "steps of each sequence; what comes after them is padding")
     x = graph.add("Transpose", "x/by_step", "x", perm=[1, 0, 2]) if layer.batch_first else "x"
     output, _ = _recur(graph, layer, x, "h_0")
@@ -156,7 +164,7 @@ def write_layer(layer: GRU, path: str | Path) -> Exported:
     graph.output("h_n", real, [layers, "B", H], "the state after each sequence's last step")
     metadata = {"tidegate_layer": repr(layer), "version": __version__}
     if layer.learn_initial_state:
-        metadata["initial_h"] = json.dumps(_array(layer.initial_h).tolist())
+        metadata["initial_h"] = json.dumps(array(layer.initial_h).tolist())
     data = graph.finish(f"{layer!r}, made with Tidegate.", metadata)
     notes = [*graph.notes(), _layer_checked(layer, data, real)]
     _place(path, data)
@@ -164,6 +172,11 @@ def write_layer(layer: GRU, path: str | Path) -> Exported:
 
 
 # ------------------------------------------------------------------------------------------------ a run's ends
+
+
+def _start(bidirectional: bool) -> str:
+    # A sequence that is read in both directions has no later chunk to hand a state on to.
+    return "the state to begin with: zeros" + ("" if bidirectional else ", or an earlier h_n")
 
 
 def _listed(columns: Sequence[Any]) -> str:
@@ -185,17 +198,20 @@ def _rounded(parts: Parts) -> list[str]:
     ]
 
 
-def _standardised(graph: _Graph, parts: Parts) -> str:
+def _standardised(graph: _Graph, parts: Parts, codes: bool) -> str:
     """float32 [B, T, F + masks]: (x - mean) / std, 0 where missing, and then the masks."""
     columns = parts.preprocessing.numbers
-    missing = graph.add("IsNaN", "numbers/missing", "numbers")
-    if parts.preprocessing.non_finite == "missing":  # infinities were taken as missing in training
-        missing = graph.add("Or", "numbers/not_finite", missing, graph.add("IsInf", "numbers/infinite", "numbers"))
     mean = graph.constant("numbers/mean", np.array([c.mean for c in columns]))
     std = graph.constant("numbers/std", np.array([c.std for c in columns]))
     # In float64 up to here: of 1e6 + 50 float32 keeps a sixteenth, which a small std would blow up.
     scaled = graph.add("Div", "numbers/scaled", graph.add("Sub", "numbers/centred", "numbers", mean), std)
     scaled = graph.cast("numbers/float32", scaled, np.float32)
+    infinite = graph.add("IsInf", "numbers/infinite", scaled)
+    missing = graph.add("Or", "numbers/missing", graph.add("IsNaN", "numbers/nan", scaled), infinite)
+    if codes:  # OpenVINO, which such files are for, lets infinities in as the largest float32
+        largest = graph.constant("numbers/largest", np.array(np.finfo(np.float32).max, np.float64))
+        clipped = graph.add("Equal", "numbers/clipped", graph.add("Abs", "numbers/size", "numbers"), largest)
+        missing = graph.add("Or", "numbers/missing_or_clipped", missing, clipped)
     zero = graph.constant("zero", np.array(0, np.float32))
     filled = graph.add("Where", "numbers/standardised", missing, zero, scaled)
     masked = np.flatnonzero([c.mask for c in columns])
@@ -321,7 +337,7 @@ def _recur(graph: _Graph, core: GRU, x: str, h_0: str) -> tuple[str, str]:
     D = 2 if core.bidirectional else 1
     plain = not core.layer_norm and not core.zoneout and core.all_weights[0][0].dtype == torch.float32
     run = _operator if plain else _scan
-    runs = [[_array(w) for w in weights] for weights in core.all_weights]
+    runs = [[array(w) for w in weights] for weights in core.all_weights]
     axis_1 = graph.constant("gru/axis_1", np.array([1], np.int64))
     zero, one = (graph.constant(f"gru/{n}", np.array(n, np.int64)) for n in (0, 1))
     # [B, 2]: which entry of [T + 1, B, H] is the last state of each sequence
@@ -480,11 +496,12 @@ class _Graph:
     def finish(self, about: str, metadata: dict[str, str]) -> bytes:
         """The file's bytes, checked. Raises SettingsError where they are too many for one file."""
         size = sum(value.nbytes for value in self.constants.values())
+        too_large = SettingsError(
+            f"The weights are {size / 2**30:.1f} GiB, and with its texts the file would have more than the 2 GiB that an "
+            "ONNX file holds. Train with a smaller hidden_size, or smaller vocabularies."
+        )
         if size > LARGEST:
-            raise SettingsError(
-                f"The weights are {size / 2**30:.1f} GiB; an ONNX file holds 2. Train with a smaller hidden_size, or "
-                "smaller vocabularies."
-            )
+            raise too_large
         helper = self.onnx.helper
         domains = {node.domain for node in self.nodes} | {""}
         versions = [helper.make_opsetid(domain, OPSET if not domain else ML_OPSET) for domain in sorted(domains)]
@@ -497,8 +514,14 @@ class _Graph:
             doc_string=about,
         )
         helper.set_model_props(model, metadata)
-        self.onnx.checker.check_model(model, full_check=True)
-        return model.SerializeToString()
+        try:
+            data: bytes = model.SerializeToString()
+        except (ValueError, importlib.import_module("google.protobuf.message").EncodeError) as error:
+            raise too_large from error
+        if len(data) > LARGEST:
+            raise too_large
+        self.onnx.checker.check_model(data, full_check=True)
+        return data
 
     def notes(self) -> list[str]:
         """What to feed and what comes, a line each."""
@@ -525,35 +548,22 @@ class _Graph:
         return self.onnx.helper.make_tensor_value_info(name, self._type(dtype), list(axes), about)
 
 
-def _array(tensor: Any) -> np.ndarray:
-    return tensor.detach().cpu().numpy().copy()
-
-
 def _package() -> Any:
     try:
         onnx = importlib.import_module("onnx")
         for part in ("checker", "helper", "numpy_helper"):
             importlib.import_module(f"onnx.{part}")
     except ModuleNotFoundError as error:
-        raise TidegateError(
-            f"ONNX files are written with the package {error.name!r}, which is not installed: pip install 'tidegate[onnx]'"
-        ) from error
+        raise package_missing("Writing ONNX files", [error.name or "onnx"], "onnx") from error
     return onnx
 
 
 def _place(path: Path, data: bytes, beside: Path | None = None, text: str = "") -> None:
     """Both files, or neither."""
-    placed = False
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-            if beside is not None:
-                write_text(beside, text)
-                placed = True
-    except BaseException:
-        if placed and beside is not None:
-            beside.unlink(missing_ok=True)
-        raise
+    with replacing_all([path] if beside is None else [beside, path]) as temporaries:
+        temporaries[-1].write_bytes(data)
+        if beside is not None:
+            temporaries[0].write_text(text, encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------ looking at it
@@ -572,6 +582,21 @@ def _session(data: bytes) -> tuple[Any, str]:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), name
     except Exception as error:  # an old one, or one built for other processors: the file may serve elsewhere
         return None, f"Not checked: {name}, which is installed here, can't read it ({error})."
+
+
+def _wrong(name: str, what: str) -> TidegateError:
+    return TidegateError(
+        f"Nothing was written: {name} ran the file on made-up sequences, and {what}. Try another version of it (pip install "
+        "--upgrade onnxruntime); if it stays so, please report it, with what `tidegate doctor` says."
+    )
+
+
+def _run(session: Any, name: str, output: str, given: dict[str, Any]) -> np.ndarray:
+    try:
+        found: np.ndarray = session.run([output], given)[0]
+    except Exception as error:  # ONNX Runtime's own kinds
+        raise _wrong(name, f"stopped: {error}") from error
+    return found
 
 
 def _checked(parts: Parts, data: bytes, codes: bool, missing_text: str) -> str:
@@ -600,19 +625,23 @@ def _checked(parts: Parts, data: bytes, codes: bool, missing_text: str) -> str:
         given["tokens"] = np.array(
             [[[t[c] for t, c in zip(texts, at, strict=True)] for at in row] for row in code], TEXT
         )
-    (found,) = session.run(["scores"], given)
+    found = _run(session, name, "scores", given)
 
     encoded = np.nan_to_num((numbers - means) / stds).astype(np.float32)
     mask = np.isnan(numbers[..., [k for k, c in enumerate(pre.numbers) if c.mask]]).astype(np.float32)
     encoded = np.concatenate([encoded, mask], axis=-1)
     model = copy.deepcopy(parts.run.model).cpu().eval()
-    with torch.no_grad():
-        by_step = [torch.from_numpy(v).transpose(0, 1) for v in (encoded, code)]
-        expected = model(*by_step, torch.from_numpy(lengths), torch.from_numpy(h_0))[0]
+
+    def scores(real: torch.dtype) -> np.ndarray:
+        numbers_, codes_ = (torch.from_numpy(v).transpose(0, 1) for v in (encoded, code))
+        state = torch.from_numpy(h_0).to(real)
+        with torch.no_grad():
+            got = model.to(real)(numbers_.to(real), codes_, torch.from_numpy(lengths), state)[0].numpy()
+        return got if spec.per == "sequence" else got.swapaxes(0, 1)[np.arange(T) < lengths[:, None]]
+
     if spec.per == "step":
-        inside = np.arange(T) < lengths[:, None]
-        return _said(name, found[inside], expected.transpose(0, 1).numpy()[inside])
-    return _said(name, found, expected.numpy())
+        found = found[np.arange(T) < lengths[:, None]]
+    return _said(name, found, scores(torch.float32), scores(torch.float64))
 
 
 def _layer_checked(layer: GRU, data: bytes, real: Any) -> str:
@@ -625,13 +654,26 @@ def _layer_checked(layer: GRU, data: bytes, real: Any) -> str:
     x = rng.standard_normal((B, T, layer.input_size) if layer.batch_first else (T, B, layer.input_size)).astype(real)
     runs = layer.num_layers * (2 if layer.bidirectional else 1)
     h_0 = rng.uniform(-1, 1, (runs, B, layer.hidden_size)).astype(real)
-    (found,) = session.run(["output"], {"x": x, "h_0": h_0, "lengths": lengths})
+    found = _run(session, name, "output", {"x": x, "h_0": h_0, "lengths": lengths})
     ours = copy.deepcopy(layer).cpu().eval()
-    with torch.no_grad():
-        expected = ours(torch.from_numpy(x), torch.from_numpy(h_0), lengths=torch.from_numpy(lengths))[0]
-    return _said(name, found, expected.numpy(), "outputs")
+
+    def outputs(dtype: torch.dtype) -> np.ndarray:
+        with torch.no_grad():
+            given = [torch.from_numpy(v).to(dtype) for v in (x, h_0)]
+            return ours.to(dtype)(*given, lengths=torch.from_numpy(lengths))[0].numpy()
+
+    return _said(name, found, outputs(layer.all_weights[0][0].dtype), outputs(torch.float64), "outputs")
 
 
-def _said(name: str, found: np.ndarray, expected: np.ndarray, what: str = "scores") -> str:
-    difference = float(np.abs(found - expected).max())
+def _said(name: str, found: np.ndarray, expected: np.ndarray, exact: np.ndarray, what: str = "scores") -> str:
+    """The difference in a sentence. exact: what is expected, from float64: where the model itself makes much of rounding, so
+    may the file. Raises TidegateError for a file that computes something else."""
+    if not np.isfinite(expected).all():
+        raise SettingsError(
+            f"On made-up sequences the {what} are NaN or infinite already in Tidegate. Look for such weights, and train again."
+        )
+    size = np.maximum(1, np.abs(expected))
+    difference, rounding = (float((np.abs(other - expected) / size).max()) for other in (found, exact))
+    if not difference <= max(ALLOWED, 20 * rounding):  # nor NaN
+        raise _wrong(name, f"its {what} differ from Tidegate's by up to {difference:.1g}, more than {ALLOWED:g}")
     return f"Checked with {name}: on made-up sequences its {what} differ from Tidegate's by at most {difference:.1g}."

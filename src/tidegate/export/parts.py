@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tidegate.data.preprocessing import Preprocessing
 from tidegate.errors import SettingsError
-from tidegate.model import ModelSpec
-from tidegate.nn import GRU
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # not to load them: `write_layer` needs neither
+    from tidegate.data.preprocessing import Preprocessing
+    from tidegate.model import ModelSpec
+    from tidegate.nn import GRU
     from tidegate.training.run import Run
 
 FORMAT, VERSION = "tidegate-export", 1
+DESCRIPTION = "tidegate.json"
+"""Name of `Parts.description` in an archive, which Keras and PyTorch read past."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Exported:
 
 def take_apart(run: Run) -> Parts:
     """Raises SettingsError for a run whose cell isn't a GRU."""
-    import copy
+    from tidegate.nn import GRU
 
     model, spec = run.model, run.model.spec
     if not isinstance(model.core, GRU):
@@ -99,18 +102,38 @@ def take_apart(run: Run) -> Parts:
         )
     core = copy.deepcopy(model.core).cpu().eval()
     directions = 2 if spec.bidirectional else 1
-    flat = [[_array(w) for w in weights] for weights in core.all_weights]
+    flat = [[array(w.float()) for w in weights] for weights in core.all_weights]
     return Parts(
         run=run,
         spec=spec,
         preprocessing=run.preprocessing,
         core=core,
         layers=[flat[k : k + directions] for k in range(0, len(flat), directions)],
-        embeddings=[_array(e.weight) for e in model.embeddings],
-        head_weight=_array(model.head.weight),
-        head_bias=_array(model.head.bias),
+        embeddings=[array(e.weight.float()) for e in model.embeddings],
+        head_weight=array(model.head.weight.float()),
+        head_bias=array(model.head.bias.float()),
     )
 
 
-def _array(tensor: Any) -> np.ndarray:
-    return tensor.detach().cpu().float().numpy().copy()
+def array(tensor: Any) -> np.ndarray:
+    """A copy, of the same type."""
+    return tensor.detach().cpu().numpy().copy()
+
+
+def check_beside(path: Path, mark: str) -> None:
+    """Raise SettingsError where a file of that name, which nobody named, is not an earlier one of ours: there `mark` is near
+    the beginning."""
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder, and a file beside the export takes that name. Name another file.")
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            ours = mark.encode() in file.read(4096)
+    except OSError:
+        ours = False
+    if not ours:
+        raise SettingsError(
+            f"{path} is there and was not written by an export, which would put a file of that name beside the one you "
+            "named. Name another file, or move that one away."
+        )

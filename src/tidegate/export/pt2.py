@@ -17,11 +17,8 @@ from torch import Tensor, nn
 
 from tidegate import convert
 from tidegate.errors import SettingsError
-from tidegate.export.parts import Exported, Parts
+from tidegate.export.parts import DESCRIPTION, Exported, Parts
 from tidegate.files import replacing
-
-DESCRIPTION = "tidegate.json"
-"""Name of the description in the archive; see `Parts.description`."""
 
 
 def write(parts: Parts, path: Path) -> Exported:
@@ -149,10 +146,10 @@ class _Program(nn.Module):
 
     def encode(self, numbers: Tensor) -> Tensor:
         """numbers [B, T, F] in the table's units -> [B, T, F + masks]."""
-        missing = ~numbers.isfinite()
         # In float64 up to here: of 1 000 050 - 1 000 000 a float32 would leave three digits.
-        values = ((numbers - self.mean) / self.std).masked_fill(missing, 0.0).float()
-        return torch.cat([values, missing[..., self.masked].float()], dim=-1)
+        values = ((numbers - self.mean) / self.std).float()
+        missing = ~values.isfinite()
+        return torch.cat([values.masked_fill(missing, 0.0), missing[..., self.masked].float()], dim=-1)
 
     def recur(self, x: Tensor, lengths: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, E], h_0 [layers*D, B, H] -> output [B, T, D*H], h_n [layers*D, B, H], where padding changes nothing."""
@@ -202,11 +199,12 @@ def _plain(parts: Parts) -> nn.GRU:
     """The core as what `aten.gru` computes."""
     core = copy.copy(parts.core)
     core.recurrent_dropout = 0.0  # falls in training alone
-    try:
+    said = convert.lacks(core, "torch")
+    if not said:
         return convert.to_torch(core)
-    except SettingsError as error:
-        said = str(error).removeprefix("to_torch: ").split(". ")[0]
-        advice = "Train a run without"
-        if core.reset == "before":
-            advice = "to='onnx' and to='keras' can compute reset='before'; or train a run without what is named"
-        raise SettingsError(f"to='pt2': the core of {parts.run.folder}: {said}. {advice}.") from error
+    advice = "Train a run without"
+    if core.reset == "before":
+        advice = "to='onnx' and to='keras' can compute reset='before'; or train a run without what is named"
+    raise SettingsError(
+        f"to='pt2': the core of {parts.run.folder}: torch.nn.GRU has no {' and no '.join(said)}. {advice}."
+    )

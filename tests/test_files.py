@@ -1,0 +1,69 @@
+"""Several files that are all written, or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from tidegate.files import DiskError, replacing_all
+
+
+def state(folder: Path) -> dict[str, str]:
+    return {p.name: p.read_text() if p.is_file() else "a folder" for p in folder.iterdir()}
+
+
+def put(paths: list[Path]) -> None:
+    with replacing_all(paths) as temporaries:
+        for k, temporary in enumerate(temporaries):
+            temporary.write_text(f"new {k}")
+
+
+def test_several_files_take_their_places_together(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    put([tmp_path / "a", tmp_path / "in" / "b"])
+    assert state(tmp_path) == {"a": "new 0", "in": "a folder"}
+    assert state(tmp_path / "in") == {"b": "new 1"}
+
+
+@pytest.mark.parametrize("before", [{"a": "old"}, {}, {"a": "old", "b": "old too"}])
+def test_where_the_last_one_cant_take_its_place_all_are_as_they_were(tmp_path: Path, before: dict[str, str]) -> None:
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(DiskError, match=r"a and .*b and .*c could not be written \(Is a directory\)"):
+        put([tmp_path / name for name in "abc"])
+    assert state(tmp_path) == before | {"c": "a folder"}
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_so_they_are_where_a_rename_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    (tmp_path / "a").write_text("old")
+    replace, calls = Path.replace, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == failing + 1:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        put([tmp_path / "a", tmp_path / "b"])
+    assert state(tmp_path) == {"a": "old"}
+
+
+def test_a_full_disk_leaves_all_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match="the disk is full"):
+        put([tmp_path / "a", tmp_path / "b"])
+    assert state(tmp_path) == {"a": "old"}
