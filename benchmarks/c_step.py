@@ -2,7 +2,7 @@
 
 All are called in turn in one run on one thread, so that a busy machine slows all alike; the medians are printed, and their
 ratios to the native kernel alone (C++ calling C++) and to `layer.step` from Python. The kernel alone needs its library:
-`make test-native` builds it. Before anything is timed, every header's scores are held against the model's.
+`make bench` builds it. Before anything is timed, every header's scores are held against the model's.
 
     python benchmarks/c_step.py [--hidden 64] [--inputs 40] [--rounds 300] [--cc gcc] [--flags "-O3 -march=native"] [--save]
 
@@ -146,7 +146,7 @@ def main() -> None:
             flags = ["-O2", "-std=c++17", f"-I{ROOT / 'csrc'}", str(core), "-lpthread", "-ldl"]
             libraries["native kernel alone"] = build(folder, text, "kernel", "g++", *flags)
         else:
-            print(f"{core} is not there (make test-native builds it): without the kernel alone")
+            print(f"{core} is not there (make bench builds it): without the kernel alone")
         rows = measure(run, x, libraries, args.rounds)
     print(
         f"{machine()}\n{args.cc} {args.flags}, I {args.inputs}, H {args.hidden}, {args.rounds} rounds of {STEPS} steps\n\n{markdown(rows)}"

@@ -196,7 +196,7 @@ CARRIES = {
     "Tidegate: `stream.push`, the model": ("everything", "needs Tidegate; models that read both ways can't stream"),
     "ONNX, ONNX Runtime": (
         "columns to predictions in words; states in and out; metadata",
-        "words in lower case; nothing is refused",
+        "words in lower case; at least one sequence and one step",
     ),
     "ONNX, OpenVINO": ("the same with `--codes`: text stays in a JSON beside it", "computes in float32, inputs too"),
     "Keras on TensorFlow": (

@@ -160,7 +160,8 @@ class Run:
         What was written comes back, and printed says so.
 
         Raises SettingsError: an unknown target or option, or a model that the target can't express (it says which part and
-        what would); nothing is written then.
+        what would); PackageMissingError where its package isn't installed; TidegateError where the written file would not give
+        the model's numbers. Nothing is written then.
         """
         from tidegate.export import export_run  # it stands on this module; only this way leads up
 
