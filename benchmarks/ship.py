@@ -123,6 +123,7 @@ TARGETS = {
     "pt2, PyTorch alone": (pt2_, "torch"),
 }
 C_FLAGS = {"C": (), "C, TIDEGATE_NO_MATH": ("-DTIDEGATE_NO_MATH",)}
+EIGHT = "C, 8-bit weights"
 
 
 # ------------------------------------------------------------------------------------------------ differences
@@ -130,12 +131,14 @@ C_FLAGS = {"C": (), "C, TIDEGATE_NO_MATH": ("-DTIDEGATE_NO_MATH",)}
 
 def differences(here: dict[str, Any], folder: Path) -> dict[str, dict[str, float]]:
     """target -> kind of run -> the biggest difference of a score."""
-    found: dict[str, dict[str, float]] = {name: {} for name in [*here, *C_FLAGS]}
+    found: dict[str, dict[str, float]] = {name: {} for name in [*here, *C_FLAGS, EIGHT]}
     batches = {case: batch_of(run_of(case), table_of(case)) for case in CASES}
     runs = {name_of(case): run_of(case) for case in CASES}
     for name, run in runs.items():
         run.export("c", folder / f"{name}.h")
+        run.export("c", folder / "8" / f"{name}.h", int8=True)
     libraries = {target: Library(folder, runs, "-O2", *flags) for target, flags in C_FLAGS.items()}
+    libraries[EIGHT] = Library(folder / "8", runs, "-O2")
     for case, batch in batches.items():
         run, given = run_of(case), inputs_of(batch)
         inside = batch.inside if run.preprocessing.per == "step" else np.full(len(batch.lengths), True)
@@ -220,7 +223,7 @@ def times(here: dict[str, Any], folder: Path) -> dict[str, tuple[float, float]]:
     for target, make in here.items():
         program = make(run, folder)
         calls[target] = (lambda p=program: p(one), lambda p=program: p(many))
-    for target, flags in {**C_FLAGS, "C, 8-bit weights": ("8-bit",)}.items():
+    for target, flags in {**C_FLAGS, EIGHT: ("8-bit",)}.items():
         library = c_library(run, folder, numbers, *flags)
         calls[target] = (library.step, library.run)
     runners = {f"{what}|{k}": Runner(call, lambda _: {}) for what, both in calls.items() for k, call in enumerate(both)}

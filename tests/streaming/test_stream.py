@@ -159,6 +159,9 @@ def test_a_state_is_a_value_that_can_be_kept_moved_and_put_back(name):
     assert moved.to_bytes() == data
     other.put(moved, "elsewhere")
     assert other.push(rows[10], "elsewhere") == after[0]
+    for part in [*moved.parts.values(), *other.state("elsewhere").parts.values()]:
+        part[:] = 0.5  # whoever writes on a value writes on a copy
+    assert other.push(rows[11], "elsewhere") == after[1]
     assert stream.state("never there") is None
 
 
