@@ -79,6 +79,16 @@ def test_many_rows_at_once_get_the_same_bits_and_leave_the_same_states(name):
         assert all(np.array_equal(a.parts[part], b.parts[part]) for part in a.parts)
 
 
+def test_the_mean_of_a_long_sequence_has_the_bits_that_predict_gives_it():
+    run = run_of("sequence mean")
+    frame = pl.concat([sensors()] * 2).with_columns(device=pl.lit("d"), t=pl.int_range(pl.len()))
+    stream = run.stream(probabilities=True)
+    answers = [stream.push(row) for row in frame.rows(named=True)]
+    for length in (1, 63, 64, 65, 200, frame.height):
+        expected = run.predict(frame[:length], probabilities=True)
+        assert answers[length - 1] == expected.select("prediction", "p_down", "p_up").row(-1, named=True)
+
+
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "none"])
 @pytest.mark.parametrize("per", ["step", "sequence"])
 def test_other_cells_stream_too(tmp_path, cell, per):
@@ -223,6 +233,7 @@ def test_the_fingerprint_is_of_weights_and_preprocessing(tmp_path):
         {"h of": np.array([0, 7])},
         {"h of": np.array([0])},
         {"h": np.zeros((2, 1, 33))},
+        {"h": np.zeros((2, 1, 33), dtype=np.int32)},
         {"h": np.zeros((2, 1, 5), dtype=np.float32)},
         {"c": np.zeros((2, 1, 33), dtype=np.float32), "c of": np.array([0, 1])},
         {"header": {"run": None}},
