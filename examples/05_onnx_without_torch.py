@@ -8,6 +8,7 @@ The file itself knows which columns it reads, what makes a sequence of rows, and
 
 import csv
 import json
+import re
 import sys
 
 import numpy as np
@@ -18,33 +19,51 @@ session = onnxruntime.InferenceSession(path_of_model, providers=["CPUExecutionPr
 metadata = session.get_modelmeta().custom_metadata_map
 about = json.loads(metadata["tidegate"])
 group, time = json.loads(metadata["group"]), json.loads(metadata["time"])  # names of columns; of time perhaps none
-with open(path_of_table, newline="", encoding="utf-8") as file:
-    rows = list(csv.DictReader(file))
+if about["text"] or about["lists"]:
+    sys.exit(f"{path_of_model} reads sentences or lists, and how those are cut into words isn't shown here.")
+with open(path_of_table, newline="", encoding="utf-8-sig") as file:
+    rows = list(csv.DictReader(file, restval=""))
+if not rows:
+    sys.exit(f"{path_of_table} has no rows.")
+reads = [column["name"] for column in about["numbers"] + about["tokens"]]
+for name in [*group, *([time] if time else []), *reads]:
+    if name not in rows[0]:
+        sys.exit(f"{path_of_table} has no column {name!r}.")
+
+MISSING = ("", "NA", "null")
 
 
-def number(cell):
-    known = {"": np.nan, "true": 1.0, "false": 0.0}  # NaN: missing
-    return known[cell] if cell in known else float(cell)
+def number(row, name):
+    known = dict.fromkeys(MISSING, np.nan) | {"true": 1.0, "false": 0.0}
+    try:
+        return known[row[name]] if row[name] in known else float(row[name])
+    except ValueError:
+        sys.exit(f"{path_of_table}, row {rows.index(row) + 1}, column {name!r}: {row[name]!r} is no number.")
 
 
-def text(cell, column):
-    if cell == "":
+def text(row, column):
+    cell = row[column["name"]]
+    if cell in MISSING:
         return metadata["missing_text"]
+    if column["whole_numbers"] and re.fullmatch(r"-?\d{1,15}(\.0*)?", cell):  # a code may be written as 3.0
+        cell = str(int(float(cell)))
     return cell.lower() if column["kind"] == "words" else cell  # words are known in lower case
 
 
-def when(row):
+def in_order(some):
+    if time and any(row[time] in MISSING for row in some):
+        sys.exit(f"{path_of_table}: column {time!r}, which has the rows' order, lacks a value.")
     try:
-        return float(row[time])
+        return sorted(some, key=lambda row: float(row[time])) if time else some
     except ValueError:
-        return row[time]  # dates such as 2026-11-26 have the order of their letters
+        return sorted(some, key=lambda row: row[time])  # dates such as 2026-11-26 have the order of their letters
 
 
 # The rows of one sequence have the same group. Of very many sequences, take some hundred at a time.
 sequences = {}
 for row in rows:
     sequences.setdefault(tuple(row[name] for name in group), []).append(row)
-sequences = [sorted(some, key=when) if time else some for some in sequences.values()]
+sequences = [in_order(some) for some in sequences.values()]
 lengths = np.array([len(some) for some in sequences])
 B, T = len(sequences), max(lengths)
 
@@ -52,8 +71,8 @@ numbers = np.full((B, T, len(about["numbers"])), np.nan)  # what lies past a seq
 tokens = np.full((B, T, len(about["tokens"])), "", dtype=object)
 for b, some in enumerate(sequences):
     for t, row in enumerate(some):
-        numbers[b, t] = [number(row[column["name"]]) for column in about["numbers"]]
-        tokens[b, t] = [text(row[column["name"]], column) for column in about["tokens"]]
+        numbers[b, t] = [number(row, column["name"]) for column in about["numbers"]]
+        tokens[b, t] = [text(row, column) for column in about["tokens"]]
 
 shapes = {value.name: value.shape for value in session.get_inputs()}
 layers, _, H = shapes["h_0"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,48 @@ def test_a_full_disk_leaves_all_as_they_were(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(DiskError, match="the disk is full"):
         put([tmp_path / "a", tmp_path / "b"])
     assert state(tmp_path) == {"a": "old"}
+
+
+def test_threads_that_write_the_same_file_dont_take_each_others(tmp_path: Path) -> None:
+    both, wrong = threading.Barrier(2), []
+
+    def write(text: str) -> None:
+        try:
+            with replacing_all([tmp_path / "a", tmp_path / "b"]) as temporaries:
+                for temporary in temporaries:
+                    both.wait(10)
+                    temporary.write_text(text)
+                both.wait(10)
+                assert [temporary.read_text() for temporary in temporaries] == [text, text]
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert set(state(tmp_path)) == {"a", "b"}
+    assert state(tmp_path)["a"] in ("one", "two")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="who runs is asked in POSIX's way")
+def test_what_killed_processes_left_of_the_same_file_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = [f".a.{gone.pid}.tmp", f".a.{gone.pid}-0123abcd.tmp"]
+    stay = [
+        f".a.{os.getpid()}.tmp",
+        ".a.1-0123abcd.tmp",
+        f".b.{gone.pid}.tmp",
+        f".a.{gone.pid}-0123abcd.old",
+        ".a.x.tmp",
+    ]
+    for name in (*left, *stay):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (1, 1))
+    fresh = f".a.{gone.pid}-89abcdef.tmp"  # of another machine, perhaps
+    (tmp_path / fresh).write_text("half")
+    put([tmp_path / "a"])
+    assert set(state(tmp_path)) == {"a", *stay, fresh}

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tidegate.errors import UserError
+
+STILL = 60
+"""Seconds without a change after which a temporary file of a process that isn't here is a leftover: on a shared disk, that
+process may run on another machine."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -32,13 +39,16 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """The same for several files: all of them take their places, or every one is as it was, or is not there."""
-    temporaries = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    # Other threads may write the same files, too.
+    mine = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporaries = [path.with_name(f".{path.name}.{mine}.tmp") for path in paths]
     # What stood there, until all is in place. Of the last file there is nothing to keep: after it nothing can fail.
-    kept = {path: path.with_name(f".{path.name}.{os.getpid()}.old") for path in paths[:-1]}
+    kept = {path: path.with_name(f".{path.name}.{mine}.old") for path in paths[:-1]}
     begun: list[Path] = []
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
         yield temporaries
         # On the disk before the rename, so that a crash can't leave an empty file under the good name.
         for temporary in temporaries:
@@ -82,6 +92,32 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Temporary files for `path` of processes that were killed. Those of an .old stay: it may be all there is."""
+    if os.name != "posix":  # elsewhere nobody can be asked so simply
+        return
+    names: list[str] = []
+    ending = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(-[0-9a-f]{{8}})?\.tmp")
+    with contextlib.suppress(OSError):
+        names = os.listdir(path.parent)
+    for name in names:
+        with contextlib.suppress(OSError):  # somebody else may be removing them
+            found = ending.fullmatch(name)
+            old = path.with_name(name)
+            if found and not _runs(int(found[1])) and time.time() - old.stat().st_mtime > STILL:
+                _remove(old)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

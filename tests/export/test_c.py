@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,7 +248,7 @@ ARRAYS = ["l0_w_ih", "l0_w_hh", "l0_b_ih", "l0_b_hh", "head_w", "head_b", "t0_ve
 def test_the_self_test_fails_where_any_part_of_the_header_is_changed(folder: Path, tmp_path: Path) -> None:
     header = (folder / "two_numbers.h").read_text(encoding="utf-8")
     shutil.copy(folder / "two_numbers_test.c", tmp_path)
-    broken = {array: broken_array(header, f"two_numbers_{array}") for array in [*ARRAYS, "target_means"]}
+    broken = {array: broken_array(header, f"two_numbers_{array}") for array in [*ARRAYS, "target_mean"]}
     broken["mask"] = header.replace("? 0.0f : 1.0f", "? 0.0f : 0.5f")
     broken["gate"] = header.replace("(1.0f - z) * n + z * h[u]", "z * n + (1.0f - z) * h[u]")
     broken["reset"] = header.replace("state->hidden[l][u] = 0.0f", "(void)state")
@@ -305,13 +308,15 @@ def test_any_text_survives_as_a_class_a_category_and_a_name(tmp_path: Path) -> N
     exported = run.export("c", tmp_path / "3 Ödd-name.h")
     source = exported.path.read_text(encoding="utf-8")
     assert "\u202e" not in source
-    (tmp_path / "model_3_dd_name.h").write_text(source, encoding="utf-8")
-    library = Library(tmp_path, {"model_3_dd_name": run})
+    name = target.identifier("3 Ödd-name")
+    assert re.fullmatch("model_3_dd_name_[0-9a-f]{6}", name)
+    (tmp_path / f"{name}.h").write_text(source, encoding="utf-8")
+    library = Library(tmp_path, {name: run})
     classes = run.preprocessing.target.classes
     assert sorted(classes) == sorted(ODD)
-    assert [library.class_text("model_3_dd_name", k) for k in range(len(ODD))] == list(classes)
+    assert [library.class_text(name, k) for k in range(len(ODD))] == list(classes)
     for k, text in enumerate(run.preprocessing.tokens[0].vocabulary):
-        assert library.find("model_3_dd_name", 0, text.encode()) == k + 1
+        assert library.find(name, 0, text.encode()) == k + 1
     assert run_program(compile_c(exported.beside[0], tmp_path / "a", *STRICT)).returncode == 0
 
 
@@ -324,6 +329,76 @@ def test_all_symbols_begin_with_the_name(folder: Path) -> None:
         )
         assert len(defined) > 30
         assert [d for d in defined if not d.lower().startswith(f"{name}_")] == []
+
+
+def test_no_name_of_a_header_can_be_one_of_another_headers(folder: Path) -> None:
+    ends: set[str] = set()
+    for path in [*folder.glob("*.h"), *(folder / "8").glob("*.h")]:
+        name = path.stem
+        ends |= {s[len(name) + 1 :] for s in re.findall(rf"\b{name}_\w+", path.read_text(encoding="utf-8"), re.I)}
+    assert {"target_mean", "means", "exp", "l0_w_ih", "t0_texts", "IS"} <= ends | {e.split("_")[0] for e in ends}
+    # Those of pump.h and pump_rest.h are the same where pump_END = pump_rest_END.
+    assert [end for end in ends for other in ends if end.endswith(f"_{other}")] == []
+
+
+def including(tmp_path: Path, *names: str, before: str = "") -> str:
+    """What the compiler says of a program that includes these."""
+    lines = "".join(f'#include "{name}"\n' for name in names)
+    (tmp_path / "p.c").write_text(f"{before}{lines}int main(void) {{ return 0; }}\n", encoding="utf-8")
+    command = ["gcc", "-std=c99", "-DTIDEGATE_NO_MATH", "-c", str(tmp_path / "p.c"), "-o", str(tmp_path / "p.o")]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+def test_headers_whose_names_begin_alike_live_in_one_program_or_say_that_they_cant(tmp_path: Path) -> None:
+    need("gcc", "gcc")
+    for case, name in (
+        ("number", "pump"),
+        ("class", "pump_target"),
+        ("class", "pump_exp"),
+        ("class", "a-b"),
+        ("number", "a_b"),
+    ):
+        run_of(case).export("c", tmp_path / f"{name}.h")
+    run_of("class").export("c", tmp_path / "8" / "a-b.h", int8=True)
+    for name in ("模型", "機械"):
+        run_of("class").export("c", tmp_path / f"{name}.h")
+    assert including(tmp_path, "pump.h", "pump_target.h", "pump_exp.h", "pump.h") == ""
+    assert including(tmp_path, "模型.h", "機械.h") == ""
+    for names in (("a-b.h", "a_b.h"), ("a-b.h", "8/a-b.h")):
+        said = including(tmp_path, *names)
+        assert said.count("error") >= 1
+        assert "begin with a_b_, and so do those of another one. Export one of them" in said
+
+
+def test_what_windows_h_defines_is_no_name_of_ours(tmp_path: Path) -> None:
+    need("gcc", "gcc")
+    run_of("sequence mean").export("c", tmp_path / "m.h")
+    words = ("far", "near", "small", "interface", "IN", "OUT", "min(a, b) 0", "max(a, b) 0")
+    before = "".join(f"#define {word}\n" for word in words)
+    for flag in ("", "#undef TIDEGATE_NO_MATH\n"):
+        assert including(tmp_path, "m.h", before=before + flag) == ""
+
+
+def test_a_target_that_no_float_holds_is_refused_where_numbers_are_floats(tmp_path: Path) -> None:
+    need("gcc", "gcc")
+    run = run_of("number")
+    for pre in (
+        run.preprocessing,
+        dataclasses.replace(run.preprocessing, target=dataclasses.replace(run.preprocessing.target, means=(1e300,))),
+    ):
+        parts = dataclasses.replace(take_apart(run), preprocessing=pre)
+        target.write(parts, tmp_path / "m.h")
+        said = including(tmp_path, "m.h", before="#define TIDEGATE_FLOAT_INPUT\n")
+        assert ("a float can't hold the mean or the spread" in said) == (pre is not run.preprocessing)
+
+
+@pytest.mark.parametrize("name", ["-m.h", "a b/m 'n.h", "m;true.h"])
+def test_the_command_of_the_note_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    need("cc", "gcc")
+    monkeypatch.chdir(tmp_path)
+    command = run_of("one number").export("c", Path(name)).notes[-1].split("run: ", 1)[1]
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 LONG_SUM = """
@@ -607,6 +682,17 @@ def test_a_full_disk_leaves_both_files_as_they_were(tmp_path: Path, monkeypatch:
     with pytest.raises(DiskError, match="the disk is full"):
         run_of("labels").export("c", tmp_path / "m.h")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_where_no_temporary_file_can_be_written_the_size_is_unknown(tmp_path: Path) -> None:
+    need("cc", "gcc")
+    run_of("number")  # made before the limit
+    command = f"ulimit -f 8; exec {shlex.quote(sys.executable)} -m tidegate export {folder_of('number')} --to c -o m.h"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "m.h could not be written: the disk is full" in done.stderr
+    assert "should not happen" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:

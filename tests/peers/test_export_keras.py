@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -248,7 +249,8 @@ def test_any_text_may_be_a_word(keras, tmp_path):
     parts = take_apart(run_of("categories alone"))
     words = ["[UNK]", "a\nb", "", "[[UNK]]", " ", "\u2028"]
     done = target.write(with_vocabulary(parts, words), tmp_path / "run.keras")
-    assert "the empty text is a value of its own here. Give a missing one as '[[[UNK]]]'" in str(done)
+    said = "The empty text is a value of its own in some columns. Give a missing one as '[[[UNK]]]' in kind."
+    assert said in done.notes
     model = keras.saving.load_model(tmp_path / "run.keras")
     codes = keras.Model(model.inputs, model.get_layer("codes_0").output)
     tokens = np.array([[[word, "x"] for word in [*words, "[[[UNK]]]", "never seen"]]], dtype=object)
@@ -257,6 +259,25 @@ def test_any_text_may_be_a_word(keras, tmp_path):
 
     found = codes({k: tensorflow.constant(v) for k, v in given.items()}).numpy()
     assert found.tolist() == [[1, 2, 3, 4, 5, 6, 0, 0]]
+
+
+def test_that_the_empty_text_is_a_value_is_said_once_whatever_the_columns_are_called(keras, tmp_path):
+    parts = take_apart(run_of("categories alone"))
+    one, two = parts.preprocessing.features
+    words = ("", *one.vocabulary[1:])
+    features = (dataclasses.replace(one, name="a\nb", vocabulary=words), dataclasses.replace(two, vocabulary=("",)))
+    parts = dataclasses.replace(parts, preprocessing=dataclasses.replace(parts.preprocessing, features=features))
+    notes = [note for note in target.write(parts, tmp_path / "run.keras").notes if "empty text" in note]
+    assert len(notes) == 1
+    assert notes[0].endswith(r"Give a missing one as '[UNK]' in a\nb, '[UNK]' in colour.")
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
+    command = f"ulimit -f 8; exec {shlex.quote(sys.executable)} -m tidegate export {folder_of('class')} --to keras -o run.keras"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "run.keras could not be written: the disk is full" in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_column_that_was_empty_in_training_is_all_unknown(keras, tmp_path):

@@ -336,7 +336,61 @@ def test_words_are_known_in_lower_case_alone_and_the_notes_say_so():
     assert "in lower case: words" in str(run.export("onnx", FOLDER / "words.onnx"))
 
 
+@pytest.mark.parametrize("codes", [False, True])
+def test_the_mean_of_a_long_sequence_is_exact_to_rounding(codes):
+    run, T = cases.run_of("sequence mean"), 100_000
+    session, pre = session_of("sequence mean", codes), run.preprocessing
+    means, stds = (np.array([getattr(c, key) for c in pre.numbers]) for key in ("mean", "std"))
+    drift = np.linspace(-1, 1, T)[:, None] + 0.3 * np.random.default_rng(1).standard_normal((T, len(means)))
+    scaled, code = drift.astype(np.float32), np.ones((T, len(pre.tokens)), np.int64)
+    mask = np.zeros((T, sum(c.mask for c in pre.numbers)), np.float32)
+    encoded = torch.from_numpy(np.concatenate([scaled, mask], axis=1))[:, None]
+    with torch.no_grad():
+        right = run.model(encoded, torch.from_numpy(code)[:, None], torch.tensor([T]))[0].numpy()
+    spec = run.model.spec
+    given = {
+        "lengths": np.array([T]),
+        "h_0": np.zeros((spec.num_layers, 1, spec.hidden_size), np.float32),
+        "codes": code[None],
+    }
+    given["tokens"] = np.array([[c.vocabulary[0] for c in pre.tokens]] * T, object)[None]
+    found = answers(session, given | {"numbers": (means + stds * drift)[None]})["scores"]
+    np.testing.assert_allclose(found, right, rtol=0, atol=CLOSE)
+
+
+def test_classes_beyond_64_bits_are_named_and_their_numbers_can_be_had(tmp_path):
+    frame = cases.sensors().with_columns(id=pl.Series([2**63, 2**63 + 1], dtype=pl.UInt64).sample(
+        cases.sensors().height, with_replacement=True, seed=1))  # fmt: skip
+    run = a_run(tmp_path, frame.with_columns(pl.col("id")), target="id", features=["x"], task="class")
+    with pytest.raises(SettingsError, match=r"classes of id hold 9223372036854775808, .* codes=True"):
+        exported(run, tmp_path)
+    assert exported(run, tmp_path, codes=True)[0].path.is_file()
+
+
+def test_names_with_line_ends_stay_on_the_line_of_their_note(tmp_path):
+    odd = {"x": "x\nInput  evil\x1b[31m", "kind": "kind\r\n", "label": "la\nbel"}
+    run = a_run(tmp_path, cases.sensors().rename(odd), target=odd["label"], features=[odd["x"], odd["kind"]])
+    said = str(exported(run, tmp_path)[0])
+    assert said.splitlines() == said.split("\n")
+    assert len([line for line in said.splitlines() if line.startswith("Input")]) == 4
+    assert r"x\nInput  evil\x1b[31m" in said
+    assert "\x1b" not in said
+
+
 # ------------------------------------------------------------------------------------------------ codes, notes, files
+
+
+@pytest.mark.parametrize("code", [-1, -(2**62), "size", 2**62])
+@pytest.mark.parametrize("name", ["class", "words both ways"])
+def test_a_code_of_no_entry_counts_as_unknown(name, code):
+    batch = copy.deepcopy(batch_for(name, 3, False))
+    sizes = [c.size for c in cases.run_of(name).preprocessing.tokens]
+    session = session_of(name, codes=True)
+    batch.codes[:] = 0
+    right = answers(session, batch)
+    batch.codes[:] = sizes if code == "size" else code
+    for key, value in answers(session, batch).items():
+        np.testing.assert_array_equal(value, right[key], err_msg=key)
 
 
 @pytest.mark.parametrize("name", cases.CASES)
@@ -782,6 +836,51 @@ def test_the_example_predicts_what_the_run_predicts_without_torch_and_tidegate(n
             np.testing.assert_allclose(theirs.cast(pl.Float64), ours, rtol=0, atol=CLOSE * ours.std())
         else:
             assert theirs.str.to_lowercase().to_list() == ours.cast(pl.String).to_list()
+
+
+def example(without_torch, model, table, text):
+    table.write_text(text, encoding="utf-8")
+    return without_torch(ROOT / "examples" / "05_onnx_without_torch.py", model, table)
+
+
+def test_the_example_reads_codes_with_gaps_as_the_run_does(without_torch, tmp_path):
+    rng = np.random.default_rng(1)
+    code = pl.Series([f"{c}.0" if c > 1 else "1.00" for c in rng.choice([1, 2, 3], cases.sensors().height)])
+    frame = cases.sensors().with_columns(code=pl.when(pl.col("x") > 0.5).then(pl.lit("NA")).otherwise(code))
+    (tmp_path / "train.csv").write_text(frame.write_csv(), encoding="utf-8")
+    run = a_run(tmp_path, tmp_path / "train.csv", target="label", features=["code", "x"], categories=["code"])
+    assert take_apart(run).description["tokens"][0]["whole_numbers"]
+    said = example(without_torch, exported(run, tmp_path)[0].path, tmp_path / "t.csv", "\ufeff" + frame.write_csv())
+    assert said.returncode == 0, said.stderr
+    (tmp_path / "answer.csv").write_text(said.stdout, encoding="utf-8")
+    found, right = pl.read_csv(tmp_path / "answer.csv")["prediction"], run.predict(tmp_path / "train.csv")["prediction"]
+    assert found.to_list() == right.to_list()
+    assert len(set(right)) > 1
+
+
+def test_the_example_stops_with_a_sentence_where_it_cant_read(without_torch, tmp_path):
+    class_, table = file_of("class"), tmp_path / "t.csv"
+    head = "device,t,x,far,level,on,kind,colour\n"
+    for text, said in (
+        (head, "has no rows."),
+        ("device,t,x\nd0,1,2\n", "has no column 'far'."),
+        (head + 'd0,1,"1,5",1,1,true,c,c\n', "row 1, column 'x': '1,5' is no number."),
+        (head + "d0,,1,1,1,true,c,c\n", "column 't', which has the rows' order, lacks a value."),
+    ):
+        stopped = example(without_torch, class_, table, text)
+        assert stopped.returncode == 1
+        assert stopped.stderr.strip().endswith(said)
+        assert len(stopped.stderr.splitlines()) == 1
+    whole = example(without_torch, class_, table, head + "d0,1,NA,null,1,true,NA,null\nd0,2,,1,1,true\n")
+    assert whole.returncode == 0, whole.stderr
+    lists = example(without_torch, file_of("words"), table, "words\nplay\n")
+    assert "reads sentences or lists" in lists.stderr
+    assert lists.returncode == 1
+    mood = pl.DataFrame({"sentence": ["play it", "stop the noise"] * 10, "mood": ["happy", "sad"] * 10})
+    settings = QUICK | {"epochs": 1, "target": "mood", "text": ["sentence"], "per": "sequence"}
+    run = tidegate.train(mood, out=tmp_path / "run", **settings)
+    sentences = example(without_torch, exported(run, tmp_path)[0].path, table, mood.write_csv())
+    assert "reads sentences or lists" in sentences.stderr
 
 
 def test_no_case_lacks_a_number_column_that_needs_its_digits():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -139,32 +140,147 @@ def test_a_stack_that_forks_is_two(keras):
         tidegate.load_keras_gru(keras.Model(x, sides))
 
 
-def test_a_model_within_the_model_is_named_with_it(keras):
+def test_a_path_through_a_model_within_the_model_is_one_stack(keras):
     encoder = keras.Sequential(
         [keras.Input((None, I)), keras.layers.GRU(H, return_sequences=True, name="gru")], name="encoder"
     )
-    model = plain(keras, encoder, keras.layers.GRU(H, return_sequences=True, name="gru"))
-    with pytest.raises(SettingsError, match=r"layers=\['encoder/gru'\]; layers=\['gru'\]"):
-        tidegate.load_keras_gru(model)
-    assert_same(tidegate.load_keras_gru(model, layers=["encoder/gru", "gru"]), model)
+    for top in (plain(keras, encoder, keras.layers.GRU(H, return_sequences=True, name="gru")), None):
+        x = keras.Input((None, I))
+        again = keras.layers.GRU(H, return_sequences=True, name="gru")
+        model = top or spread(keras.Model(x, again(encoder(x))))
+        for layers in (None, ["encoder/gru", "gru"]):
+            assert_same(tidegate.load_keras_gru(model, layers=layers), model)
+        assert tidegate.load_keras_gru(model, "encoder/gru").input_size == I
 
 
-def test_of_a_model_that_is_no_graph_the_layers_are_to_be_named(keras):
+def written(keras, H=H):
+    """A model with a call of its own, which nobody sees into."""
+
     class Written(keras.Model):
         def __init__(self):
             super().__init__()
             self.low = keras.layers.GRU(H, return_sequences=True, name="low")
             self.high = keras.layers.GRU(H, return_sequences=True, name="high")
+            sides = [keras.layers.GRU(H, return_sequences=True, name=name) for name in "ab"]
+            self.graph = keras.Sequential([keras.Input((None, H)), *sides], name="graph")
 
         def call(self, x):
-            return self.high(self.low(x))
+            return self.graph(self.high(x[..., ::-1] + self.low(x)))
 
     model = Written()
-    model(x_of())
-    spread(model)
+    model(np.zeros((B, T, H), np.float32))
+    return spread(model)
+
+
+def test_of_a_model_that_is_no_graph_one_layer_or_a_graph_within_can_be_taken(keras):
+    model = written(keras)
     with pytest.raises(SettingsError, match=r"layers=\['low'\]; layers=\['high'\]"):
         tidegate.load_keras_gru(model)
-    assert_same(tidegate.load_keras_gru(model, ["low", "high"]), model)
+    with pytest.raises(
+        SettingsError, match=r"'low' is in a Written, which is no graph, .* layers='low' and layers='high'"
+    ):
+        tidegate.load_keras_gru(model, ["low", "high"])
+    assert tidegate.load_keras_gru(model, "high").num_layers == 1
+    assert_same(tidegate.load_keras_gru(model, ["graph/a", "graph/b"]), model.graph, width=H)
+
+
+def test_a_graph_with_a_call_of_its_own_is_none(keras):
+    class Turned(keras.Model):
+        def call(self, x):
+            return super().call(x[:, ::-1])
+
+    x = keras.Input((None, I))
+    low = keras.layers.GRU(H, return_sequences=True, name="low")(x)
+    with pytest.raises(SettingsError, match="found 2 stacks"):
+        tidegate.load_keras_gru(Turned(x, keras.layers.GRU(H, name="high")(low)))
+
+
+def no_stacks(keras):
+    """Models on [B, T, H] with several GRUs, names of them, and why these are no stack."""
+    L = keras.layers
+    gru = lambda name, **options: L.GRU(H, return_sequences=True, name=name, **options)  # noqa: E731
+    x, h_0 = keras.Input((None, H)), keras.Input((H,))
+    low, last = gru("low", return_state=True)(x)
+    shared = gru("shared")
+    of_x = gru("of_x")
+    inner = keras.Input((None, H)), keras.Input((H,))
+    decoder = keras.Model(inner, gru("dec")(inner[0], initial_state=inner[1]), name="decoder")
+    return {
+        "a layer between": (keras.Model(x, gru("high")(L.Dense(H, name="mid")(low))), ["low", "high"], r"stands mid \(Dense\)"),
+        "an operation between": (keras.Model(x, gru("high")(low[:, ::-1])), ["low", "high"], r"stands \S+ \(GetItem\)"),
+        "a way past": (keras.Model(x, gru("high")(L.Add(name="sum")([x, low]))), ["low", "high"], r"stands sum \(Add\)"),
+        "turned": (keras.Model(x, gru("high")(low)), ["high", "low"], r"'high' reads 'low'.* from below: layers=\['low', 'high'\]"),
+        "twice": (keras.Model(x, gru("high")(low)), ["low", "low"], r"'low' stands in it twice"),
+        "beside": (keras.Model(x, L.Add()([gru("high")(x), low])), ["low", "high"], r"'high' doesn't read 'low'"),
+        "a state": (keras.Model(x, gru("high")(low, initial_state=last)), ["low", "high"], r"'high' begins with a state"),
+        "of its input": (keras.Model(x, gru("high")(low, initial_state=x[:, 0])), ["low", "high"], r"'high' begins with a state"),
+        "a constant": (
+            keras.Model(x, gru("high")(low, initial_state=keras.ops.ones((B, H)))), ["low", "high"], "begins with a state",
+        ),
+        "a state read": (
+            keras.Model(x, gru("high")(L.RepeatVector(T)(last))), ["low", "high"], r"stands the last state of low, repeat_vec",
+        ),
+        "within": (keras.Model(x, [decoder([low, last])]), ["low", "decoder/dec"], r"stands decoder "),
+        "noise always": (keras.Model(x, gru("high")(L.Dropout(0.5, name="noise")(low, training=True))), ["low", "high"], "noise"),
+        "shared": (keras.Model(x, gru("top")(shared(shared(x)))), ["shared", "top"], r"'shared' is called 2 times .* layers='shared'"),
+        "read twice": (keras.Model([x, h_0], [gru("up")(of_x(x)), of_x(low)]), ["of_x", "up"], "'of_x' is called 2 times"),
+    }  # fmt: skip
+
+
+NO_STACKS = [
+    "a layer between", "an operation between", "a way past", "turned", "twice", "beside", "a state", "of its input",
+    "a constant", "a state read", "within", "noise always", "shared", "read twice",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NO_STACKS)
+def test_names_that_are_no_piece_of_one_stack_are_refused_with_what_lies_between(keras, what):
+    every = no_stacks(keras)
+    assert set(every) == set(NO_STACKS)
+    model, names, said = every[what]
+    with pytest.raises(SettingsError, match=said) as caught:
+        tidegate.load_keras_gru(model, names)
+    if what != "turned":
+        assert f"layers={names!r}" not in str(caught.value).split(". ", 1)[1]
+        with pytest.raises(SettingsError) if what != "twice" else contextlib.nullcontext():
+            tidegate.load_keras_gru(model)
+    for name in names:
+        assert tidegate.load_keras_gru(model, name).num_layers == 1
+
+
+def test_a_layer_that_every_call_of_reads_the_same_may_be_called_often(keras):
+    encoder = keras.Sequential(
+        [keras.Input((None, I)), *(keras.layers.GRU(H, return_sequences=True) for _ in range(2))], name="encoder"
+    )
+    a, b = keras.Input((None, I)), keras.Input((None, I))
+    model = spread(keras.Model([a, b], keras.layers.Subtract()([encoder(a), encoder(b)])))
+    assert_same(tidegate.load_keras_gru(model), encoder)
+
+
+def test_what_does_nothing_between_two_layers_is_passed_through(keras):
+    L = keras.layers
+    gru = lambda: L.GRU(H, return_sequences=True)  # noqa: E731
+    model = plain(keras, gru(), L.Identity(), gru(), L.Activation("linear"), gru())
+    assert_same(tidegate.load_keras_gru(model), model)
+    with pytest.raises(SettingsError, match="found 2 stacks"):
+        tidegate.load_keras_gru(plain(keras, gru(), L.Activation("tanh"), gru()))
+
+
+def test_the_activations_may_be_kerases_operations(keras):
+    ops = keras.ops
+    model = plain(
+        keras, keras.layers.GRU(H, activation=ops.tanh, recurrent_activation=ops.sigmoid, return_sequences=True)
+    )
+    assert_same(tidegate.load_keras_gru(model), model)
+
+
+def test_wrong_arguments_are_named(keras):
+    model = plain(keras, keras.layers.GRU(H))
+    for layers in (5, [5], {"gru"}):
+        with pytest.raises(TypeError, match=r"layers is .*, expected a name of a layer, a list of names, or None"):
+            tidegate.load_keras_gru(model, layers)
+    with pytest.raises(SettingsError, match="device='nope' can't be used here"):
+        tidegate.load_keras_gru(model, device="nope")
 
 
 @pytest.mark.parametrize("name", ["class", "labels", "both ways", "sequence last both ways"])
@@ -206,6 +322,18 @@ def wrong(keras):
         "turned": ([turned], backwards + r"Make Bidirectional of a layer that goes forwards"),
         "merged": ([summed], r"layer 'g' has merge_mode='sum'; .* 'concat'"),
         "another second": ([lstm], r"its second direction is a LSTM, expected a GRU"),
+        "backwards wider": (
+            [Bidirectional(GRU(H), backward_layer=GRU(H + 1, go_backwards=True), name="g")],
+            r"layer 'g' has units=5 forwards and 6 backwards",
+        ),
+        "backwards reset": (
+            [Bidirectional(GRU(H), backward_layer=GRU(H, go_backwards=True, reset_after=False), name="g")],
+            r"layer 'g' has reset_after=True forwards and False backwards",
+        ),
+        "backwards biased": (
+            [Bidirectional(GRU(H), backward_layer=GRU(H, go_backwards=True, use_bias=False), name="g")],
+            r"layer 'g' has use_bias=True forwards and False backwards",
+        ),
         "none": ([keras.layers.LSTM(H, name="l")], r"no keras\.layers\.GRU .* has l \(LSTM\)"),
         "a subclass": ([custom(keras)(H, name="m")], r"no keras\.layers\.GRU .* has m \(Mine\)"),
         "sizes": (
@@ -225,7 +353,7 @@ def wrong(keras):
 
 WRONG = [
     "activation", "gates", "activation both ways", "activation backwards", "backwards", "turned", "merged",
-    "another second", "none", "a subclass", "sizes", "resets", "ways",
+    "another second", "backwards wider", "backwards reset", "backwards biased", "none", "a subclass", "sizes", "resets", "ways",
 ]  # fmt: skip
 
 
@@ -243,7 +371,7 @@ def test_names_that_lead_nowhere_are_answered(keras):
         ("hihg", r"'hihg' isn't there\. Did you mean 'high'\? The GRUs are .*'low', 'high'"),
         ("dense", r"'.*' isn't there"),
         ([], "layers is empty"),
-        (["low", "top"], r"layer 'top' reads 6 features, but the one below gives 5"),
+        (["low", "top"], r"'top' doesn't read 'low'"),
         (next(layer.name for layer in model.layers if "embedding" in layer.name), r"is a Embedding, no GRU"),
     ):
         with pytest.raises(SettingsError, match=said):

@@ -12,7 +12,7 @@ This page loads neither torch nor polars, and `onnx.write_layer` needs torch, nu
 `parts.py` takes a run apart into arrays and says in JSON what goes in and what comes out; every target is written from that.
 To add a target: a module with `write(parts, path, **options) -> Exported`, and a line in `TARGETS`.
 
-What all but C take and give (B sequences, T steps, axes in this order; numbers or tokens only where the run has such
+What all but C take and give (B sequences, T steps, at least one sequence and one step; axes in this order; numbers or tokens only where the run has such
 columns), and what their tests hold them to:
 
     numbers   float64 [B, T, F]    the numeric columns in the units of the table; NaN where a value is missing. Infinities, and

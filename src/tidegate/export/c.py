@@ -6,12 +6,16 @@ Every symbol begins with the file's name, so that several models can live in one
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +27,7 @@ import torch
 
 from tidegate import __version__
 from tidegate.data.arrange import Arranged
-from tidegate.data.preprocessing import NumberColumn, encode_features
+from tidegate.data.preprocessing import encode_features
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 from tidegate.export.parts import Exported, Parts, check_beside
@@ -66,7 +70,7 @@ def write(parts: Parts, path: Path, *, int8: bool = False, table: Any = None) ->
     if int8:
         notes.append(_cost_of_rounding(parts, weights.model, table))
     beside = self_test_of(path)
-    notes.append(f"Test it where it will run: cc -std=c99 -O2 {beside.name} -lm && ./a.out")
+    notes.append(f"Test it where it will run: cc -std=c99 -O2 {_pasteable(beside)} -lm && ./a.out")
     with replacing_all([beside, path]) as (temporary_test, temporary):
         temporary_test.write_text(test, encoding="utf-8")
         temporary.write_text(header, encoding="utf-8")
@@ -77,16 +81,25 @@ def self_test_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}_test.c")
 
 
-def identifier(stem: str) -> str:
-    """What every symbol of a file begins with.
+def _pasteable(path: Path) -> str:
+    """The path for a shell's command line, where no option begins with it."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
-    >>> identifier("My model-2"), identifier("3d"), identifier("模型")
-    ('my_model_2', 'model_3d', 'model')
+
+def identifier(stem: str) -> str:
+    """What every symbol of a file begins with; letters that C hasn't are told apart by a few digits of a hash.
+
+    >>> identifier("My model-2"), identifier("3d"), identifier("模型"), identifier("Modèle")
+    ('my_model_2', 'model_3d', 'model_c98e11', 'mod_le_e61bbb')
     """
     name = re.sub("_+", "_", re.sub("[^a-z0-9]", "_", stem.lower())).strip("_")
-    if not name:
-        return "model"
-    return f"model_{name}" if name[0].isdigit() else name
+    if not name or name[0].isdigit():
+        name = f"model_{name}".strip("_")
+    return name if stem.isascii() else f"{name}_{_digits(unicodedata.normalize('NFC', stem), 6)}"
+
+
+def _digits(text: str, count: int) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:count]
 
 
 def _check(parts: Parts, path: Path) -> None:
@@ -287,6 +300,8 @@ def _shared(parts: Parts, weights: _Weights, name: str, path: Path) -> dict[str,
         return listed([f"{name.upper()}_CONSTANT({number(v)})" for v in values], labels)
 
     columns = [c.name for c in pre.numbers]
+    of_target = [target.means, target.stds] if target.task == "number" else [(), ()]
+    no_float = [*_beyond_float(columns, means, stds), *_beyond_float(target.names, *of_target)]
     return {
         "name": name,
         "NAME": name.upper(),
@@ -294,6 +309,7 @@ def _shared(parts: Parts, weights: _Weights, name: str, path: Path) -> dict[str,
         "test_file": self_test_of(path).name,
         "version": __version__,
         "fingerprint": parts.run.fingerprint,
+        "id": _digits(f"{path.name}\0{parts.run.fingerprint}\0{weights.int8}\0{__version__}", 16).upper(),
         "about": _about(parts),
         "int8": weights.int8,
         "both_ways": spec.bidirectional,
@@ -321,7 +337,7 @@ def _shared(parts: Parts, weights: _Weights, name: str, path: Path) -> dict[str,
         # In float64: mean = float32(mean) + rest, and (x - float32(mean)) of a float x near it is exact.
         "mean_rests": listed([real(m - float(np.float32(m))) for m in means], columns),
         "stds": constants(stds, columns),
-        "no_float": _beyond_float([*pre.numbers], means, stds),
+        "no_float": comment(no_float[0]) if no_float else None,
         "target_means": constants(target.means, target.names) if target.task == "number" else "",
         "target_stds": constants(target.stds, target.names) if target.task == "number" else "",
         "arrays": arrays,
@@ -340,14 +356,11 @@ def class_text(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
-def _beyond_float(columns: Sequence[NumberColumn], means: np.ndarray, stds: np.ndarray) -> str | None:
-    """The name of a column whose mean or spread no float can hold."""
-    with np.errstate(over="ignore", under="ignore"):
-        small, large = np.finfo(np.float32).tiny, np.finfo(np.float32).max
-    for column, mean, std in zip(columns, means, stds, strict=True):
-        if abs(mean) > large or not small <= std <= large:
-            return comment(column.name)
-    return None
+def _beyond_float(names: Iterable[str], means: Iterable[float], stds: Iterable[float]) -> list[str]:
+    """Those whose mean or spread no float can hold."""
+    small, large = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    columns = zip(names, means, stds, strict=False)  # no means and stds: nothing to hold
+    return [name for name, mean, std in columns if abs(mean) > large or not small <= std <= large]
 
 
 def _about(parts: Parts) -> list[str]:
@@ -528,9 +541,13 @@ def _code_bytes(header: str, name: str, parts: Parts) -> str:
     uses = ["run"] if parts.spec.bidirectional else ["reset", "step", "run"]
     uses += ["token"] if parts.preprocessing.tokens else []
     pointers = "\n".join(f"void *use_{f}(void) {{ return (void *){name}_{f}; }}" for f in uses)
-    with tempfile.TemporaryDirectory() as folder:
-        source, object_ = Path(folder, "m.c"), Path(folder, "m.o")
-        source.write_text(f"{header}\n{pointers}\n", encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            source, object_ = Path(folder, "m.c"), Path(folder, "m.o")
+            source.write_text(f"{header}\n{pointers}\n", encoding="utf-8")
+        except OSError as error:
+            return f"size unknown (no temporary file could be written to measure it: {error.strerror})"
         try:
             command = [cc, "-std=c99", "-Os", "-fno-asynchronous-unwind-tables", "-c", str(source), "-o", str(object_)]
             subprocess.run(command, check=True, capture_output=True, timeout=30)

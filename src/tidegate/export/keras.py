@@ -18,7 +18,7 @@ import numpy as np
 
 from tidegate import convert
 from tidegate.errors import SettingsError
-from tidegate.export.parts import DESCRIPTION, Exported, Parts
+from tidegate.export.parts import DESCRIPTION, Exported, Parts, one_line
 from tidegate.files import replacing
 from tidegate.keras_models import import_keras
 
@@ -42,24 +42,22 @@ def write(parts: Parts, path: Path) -> Exported:
         )
     keras = import_keras("to='keras'", tensorflow=True)
     model = _model(keras, parts, convert.to_keras(parts.core))
-    with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
+    with replacing(path) as temporary, tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
         whole = Path(folder) / "model.keras"  # Keras wants this ending, which a temporary name doesn't have
         model.save(whole)
         with zipfile.ZipFile(whole, "a") as archive:
             archive.writestr(DESCRIPTION, parts.to_json())
-        with replacing(path) as temporary:
-            shutil.copyfile(whole, temporary)
+        shutil.copyfile(whole, temporary)
     notes = [
         f"keras.saving.load_model({path.name!r}) takes {', '.join(model.input)}; h_0 and h_n are [B, layers*D, H]."
     ]
     words = [c.name for c in parts.preprocessing.tokens if c.kind == "words"]
     if words:
-        notes.append(f"Words ({', '.join(words)}) are compared as they come: give them in lower case.")
-    notes += [
-        f"Column {c.name!r}: the empty text is a value of its own here. Give a missing one as {_unlike(c.vocabulary)!r}."
-        for c in parts.preprocessing.tokens
-        if "" in c.vocabulary
-    ]
+        notes.append(f"Words ({', '.join(map(one_line, words))}) are compared as they come: give them in lower case.")
+    empty = [c for c in parts.preprocessing.tokens if "" in c.vocabulary]
+    if empty:
+        missing = ", ".join(f"{_unlike(c.vocabulary)!r} in {one_line(c.name)}" for c in empty)
+        notes.append(f"The empty text is a value of its own in some columns. Give a missing one as {missing}.")
     return Exported(path, notes=notes)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from tidegate import __version__, convert
 from tidegate.errors import SettingsError, TidegateError, package_missing
-from tidegate.export.parts import FORMAT, Exported, Parts, array, check_beside
+from tidegate.export.parts import FORMAT, Exported, Parts, array, check_beside, one_line
 from tidegate.files import replacing_all
 from tidegate.nn import GRU
 from tidegate.ops.gru.reference import NORM_EPSILON
@@ -40,15 +40,16 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
 
     codes: for programs that know no text, such as OpenVINO: the input `codes` int64 [B, T, C] stands in place of `tokens`,
         a predicted class is its number, and a JSON file beside it, of the same stem, lists vocabularies and classes. Entry i
-        of a vocabulary has the code i + 1; 0 is for what is unknown or missing.
+        of a vocabulary has the code i + 1; 0 is for what is unknown or missing, and any number of no entry counts as 0.
 
     Inputs, B and T open: numbers float64 [B, T, F] and tokens text [B, T, C], each only if there are such columns, lengths
     int64 [B], h_0 float32 [layers*D, B, H]. Outputs: prediction [B, T, K] for a class, in the type of the class, else
     [B, T, K, targets], numbers in float64 and labels in int64; probabilities [B, T, K, outputs], but for numbers; scores,
     of the same shape; h_n. With one prediction a sequence there is no T and K is 1.
 
-    What comes after a sequence's length is read by nobody, and what is predicted there means nothing. A sequence of no
-    steps keeps its h_0. Columns of words are compared as they come: give them in lower case. The metadata hold what
+    Give at least one sequence and one step: at B = 0 or T = 0 ONNX Runtime's GRU ends the whole process. What comes after a
+    sequence's length is read by nobody, and what is predicted there means nothing. A sequence of no
+    steps, among others, keeps its h_0. Columns of words are compared as they come: give them in lower case. The metadata hold what
     another program wants to know: `tidegate` (all of it, JSON), `columns`, `classes`, `group` and `time` (JSON each),
     `missing_text` (what to give for a missing token), `version`.
 
@@ -122,7 +123,7 @@ def write_layer(layer: GRU, path: str | Path) -> Exported:
 
     Inputs: x [B, T, I], or [T, B, I], as the layer's batch_first has it; h_0 [layers*D, B, H]; lengths int64 [B]. Outputs:
     output, laid out like x with D*H features, 0 past a sequence's length; h_n [layers*D, B, H], the state after each
-    sequence's last step. B and T are open, numbers float32, or float64 as the layer is.
+    sequence's last step. B and T are open, but at least 1 (at 0 ONNX Runtime's GRU ends the whole process); numbers float32, or float64 as the layer is.
 
     Zeros for h_0 stand for no state; with learn_initial_state it is what the metadata have as `initial_h`, JSON
     [layers*D, H], repeated for each sequence. (A default value in the file would be simpler, but makes ONNX Runtime warn
@@ -180,8 +181,8 @@ def _start(bidirectional: bool) -> str:
 
 
 def _listed(columns: Sequence[Any]) -> str:
-    """Their names; of many the first ones, as all of them stand in the metadata."""
-    names = [c.name for c in columns]
+    """Their names on one line; of many the first ones, as all of them stand in the metadata."""
+    names = [one_line(c.name) for c in columns]
     return ", ".join(names if len(names) <= 12 else [*names[:10], f"and {len(names) - 10} more"])
 
 
@@ -191,7 +192,7 @@ def _rounded(parts: Parts) -> list[str]:
     worst = {name: share for name, share in lost.items() if share > 1e-5}
     if not worst:
         return []
-    columns = ", ".join(f"{name} ({share:.0e})" for name, share in worst.items())
+    columns = ", ".join(f"{one_line(name)} ({share:.0e})" for name, share in worst.items())
     return [
         "OpenVINO computes in float32, and values far from 0 beside their spread lose digits there: in standard "
         f"deviations, {columns}. ONNX Runtime loses nothing."
@@ -230,7 +231,12 @@ def _vectors(graph: _Graph, parts: Parts, k: int, codes: bool, missing_text: str
     name = f"tokens/{k}_{column.name}"
     which = graph.constant(f"{name}/column", np.array(k, np.int64))
     code = graph.add("Gather", f"{name}/{'code' if codes else 'text'}", "codes" if codes else "tokens", which, axis=2)
-    if not codes:
+    if codes:  # those of no entry are unknown, as in C
+        zero, size = (graph.constant(f"codes/{n}", np.array(n, np.int64)) for n in (0, column.size))
+        below, beyond = graph.add("Less", f"{name}/below", code, zero), graph.add("Less", f"{name}/inside", code, size)
+        known_code = graph.add("And", f"{name}/known", graph.add("Not", f"{name}/not_below", below), beyond)
+        code = graph.add("Where", f"{name}/code_or_unknown", known_code, code, zero)
+    else:
         known = {missing_text: 0} | {entry: code for code, entry in enumerate(column.vocabulary, 1)}
         code = graph.add(
             "LabelEncoder",
@@ -268,9 +274,12 @@ def _pooled(graph: _Graph, parts: Parts, output: str, h_n: str) -> str:
         kept = graph.add("Where", "pool/kept", inside, output, lowest)
         return graph.add("ReduceMax", "pool/max", kept, axes=[1], keepdims=0)
     kept = graph.add("Where", "pool/kept", inside, output, graph.constant("zero", np.array(0, np.float32)))
+    # In float64: of 300 000 steps ONNX Runtime's sum in float32 is off by 2e-4 of the mean.
+    kept = graph.cast("pool/float64", kept, np.float64)
     total = graph.add("ReduceSum", "pool/sum", kept, graph.constant("pool/axis_1", np.array([1], np.int64)), keepdims=0)
     count = graph.add("Unsqueeze", "pool/lengths", "lengths", graph.constant("pool/axis_1", np.array([1], np.int64)))
-    return graph.add("Div", "pool/mean", total, graph.cast("pool/count", count, np.float32))
+    mean = graph.add("Div", "pool/mean", total, graph.cast("pool/count", count, np.float64))
+    return graph.cast("pool/float32", mean, np.float32)
 
 
 def _scores(graph: _Graph, parts: Parts, output: str, numbers: str) -> str:
@@ -295,7 +304,7 @@ def _predict(graph: _Graph, parts: Parts, scores: str, codes: bool) -> list[Any]
     spec, target = parts.spec, parts.preprocessing.target
     leading: list[Any] = ["B", "T"] if spec.per == "step" else ["B"]
     shape = [*leading, max(spec.horizon, 1), spec.outputs]
-    what = ", ".join(target.names)
+    what = ", ".join(map(one_line, target.names))
     if target.task == "number":
         means, stds = (graph.constant(f"target/{n}", np.array(getattr(target, n))) for n in ("means", "stds"))
         wide = graph.add("Mul", "target/scaled", graph.cast("target/float64", scores, np.float64), stds)
@@ -314,6 +323,8 @@ def _predict(graph: _Graph, parts: Parts, scores: str, codes: bool) -> list[Any]
         else:
             kind = type(target.classes[0])
             dtype = TEXT if kind is str else np.dtype(np.bool_) if kind is bool else np.dtype(np.int64)
+            if dtype == np.int64:
+                _check_classes(target)
             classes = graph.constant("target/classes", np.array(target.classes, dtype))
             best = graph.add("ArgMax", "target/best", scores, axis=-1, keepdims=0)
             graph.add("Gather", "prediction", classes, best, axis=0)
@@ -321,6 +332,16 @@ def _predict(graph: _Graph, parts: Parts, scores: str, codes: bool) -> list[Any]
         graph.add("Softmax", "probabilities", scores, axis=-1)
     graph.output("probabilities", np.float32, shape)
     return shape
+
+
+def _check_classes(target: Any) -> None:
+    large = [value for value in target.classes if not -(2**63) <= value < 2**63]
+    if large:
+        raise SettingsError(
+            f"to='onnx': the classes of {', '.join(target.names)} hold {', '.join(map(str, large[:3]))}, beyond the whole numbers "
+            "of 64 bits that the file gives. codes=True (--codes) gives the numbers of the classes in their place; or make "
+            "text of them in the table and train again."
+        )
 
 
 # ------------------------------------------------------------------------------------------------ the recurrence

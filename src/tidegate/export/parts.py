@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +57,20 @@ class Parts:
             "run": self.run.fingerprint,
             "group": list(pre.group),
             "time": pre.time,
+            "text": list(pre.text),  # columns of sentences, which are cut into words
+            "lists": pre.lists,  # a row is a sequence
             "missing_text": self.missing_text,
             "numbers": [{"name": c.name, "mean": c.mean, "std": c.std, "mask": c.mask} for c in pre.numbers],
-            "tokens": [{"name": c.name, "kind": c.kind, "vocabulary": list(c.vocabulary)} for c in pre.tokens],
+            "tokens": [
+                # whole_numbers: 3.0 of a column with gaps is the entry "3"
+                {
+                    "name": c.name,
+                    "kind": c.kind,
+                    "whole_numbers": _whole(c.vocabulary),
+                    "vocabulary": list(c.vocabulary),
+                }
+                for c in pre.tokens
+            ],
             "target": {
                 "names": list(target.names),
                 "task": target.task,
@@ -113,6 +126,15 @@ def take_apart(run: Run) -> Parts:
         head_weight=array(model.head.weight.float()),
         head_bias=array(model.head.bias.float()),
     )
+
+
+def _whole(vocabulary: Sequence[str]) -> bool:
+    return bool(vocabulary) and all(re.fullmatch(r"0|-?[1-9][0-9]*", entry) for entry in vocabulary)
+
+
+def one_line(text: str) -> str:
+    """For a note on the terminal: line ends, and what else can't be seen, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def array(tensor: Any) -> np.ndarray:
