@@ -113,8 +113,8 @@ $(MERMAID): tests/browser/package.json tests/browser/package-lock.json
 	@touch $@
 
 $(VENV)/.bench: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,bench]'
-	@touch $@ $(VENV)/.train
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,bench]'
+	@touch $@ $(VENV)/.train $(VENV)/.test
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,dev]'

@@ -3,7 +3,7 @@
 Differences are of scores, over every kind of run in tests/export/cases.py, all of its sequences in one padded batch (C: one by
 one). Times are of a run that reads six numbers with 64 units and predicts one of two classes, one sequence: a step with the
 state handed on, and 100 steps at once; one thread, all in turns in one run, everything prepared before the clock starts.
-What is not installed is said and left out: pip install 'tidegate[train,bench]'. Writes benchmarks/results/ship.csv.
+What is not installed is said and left out: pip install 'tidegate[test,bench]'. Writes benchmarks/results/ship.csv.
 
     python benchmarks/ship.py
 """
