@@ -19,7 +19,7 @@ help:  ## show this list
 demo: $(VENV)/.train  ## the whole tour: train on real data, score, label a sentence (under two minutes once installed)
 	$(BIN)/tidegate demo
 
-test: $(VENV)/.test  ## all tests that need no other framework (some five minutes once installed)
+test: $(VENV)/.test  ## all tests that need no other framework (some seven minutes once installed)
 	$(BIN)/python -m pytest
 
 test-peers: $(VENV)/.peers  ## our figures held against other people's programs
