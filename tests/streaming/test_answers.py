@@ -317,6 +317,35 @@ def test_a_full_disk_under_the_answers_is_a_sentence(tmp_path):
         run_answers(csv(), out=Full())
 
 
+def test_an_answer_that_could_not_be_written_is_given_again(tmp_path):
+    class Filling(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 600:
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    out, state = Filling(), tmp_path / "s"
+    with pytest.raises(DiskError):
+        run_answers(csv(), out=out, state=state, save_every=3)
+    first = told(out)
+    again, counts = run_answers(csv(), state=state)
+    whole, _ = run_answers(csv())
+    assert 0 < counts.skipped <= len(first)
+    assert first == whole[: len(first)]
+    assert again == whole[counts.skipped :]
+
+
+def test_the_last_answer_of_a_key_that_goes_is_no_bad_row_where_it_can_not_be_written():
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    rows = b'{"device": "a", "far": 1, "x": 2}\n{"device": "b", "far": 1, "x": 2}\n'
+    out = Full()
+    with pytest.raises(DiskError, match="The answers could not be written"):
+        run_answers(rows, "numbers alone", out=out, only_last=True, max_keys=1)
+
+
 def test_a_state_file_that_can_not_be_written_is_told_before_the_first_answer(tmp_path):
     out = io.BytesIO()
     (tmp_path / "file").write_text("")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tidegate.data.lines import Line, RowLines
-from tidegate.errors import DataError, DataWarning, SettingsError, UserError
+from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import DiskError
 from tidegate.streaming.places import Key, plain_key
 from tidegate.streaming.state import read_states
@@ -129,13 +129,9 @@ class Answers:
         with _stoppable() as busy:
             try:
                 self._begin(rows)
-                try:
-                    for line in rows:
-                        with busy:
-                            self._take(line)
-                except UserError:
-                    self._save()  # what came before the bad row
-                    raise
+                for line in rows:
+                    with busy:
+                        self._take(line)
             except _Stop:
                 self.counts.stopped = True
         if self._ready:
@@ -178,7 +174,11 @@ class Answers:
             self._seen_key = True
             self._check_key()
             self._first_row(line)
-        told, bad = self._answer(line)
+        try:
+            told, bad = self._answer(line)
+        except (DataError, SettingsError):
+            self._save()  # what came before the bad row; once a row is in the states, nothing is saved until it counts
+            raise
         if not self._only_last or bad:
             self._write(told)
         else:
@@ -220,7 +220,7 @@ class Answers:
                 )
 
     def _answer(self, line: Line) -> tuple[dict[str, Any], bool]:
-        """The answer to a row, and whether it is an error. Raises UserError for an error where strict."""
+        """The answer to a row, and whether it is an error. Raises DataError or SettingsError for an error where strict."""
         where = f"line {line.number}"
         told: dict[str, Any] = {}
         try:
@@ -241,7 +241,7 @@ class Answers:
                 raise DataError(f"{where}: {error}") from None
             told = {self._name_of_key(name): line.row[name] for name in self._lines.key or ()}
             return told | self.stream.push_from(line.row, key, where), False
-        except UserError as error:
+        except (DataError, SettingsError) as error:
             if self._strict:
                 raise
             return {"line": line.number, **told, "error": str(error)}, True
