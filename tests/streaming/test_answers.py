@@ -336,14 +336,20 @@ def test_an_answer_that_could_not_be_written_is_given_again(tmp_path):
 
 
 def test_the_last_answer_of_a_key_that_goes_is_no_bad_row_where_it_can_not_be_written():
-    class Full(io.BytesIO):
+    class FullOnce(io.BytesIO):
+        failed = False
+
         def write(self, data):
-            raise OSError(28, "No space left on device")
+            if not self.failed:
+                self.failed = True
+                raise OSError(28, "No space left on device")
+            return super().write(data)
 
     rows = b'{"device": "a", "far": 1, "x": 2}\n{"device": "b", "far": 1, "x": 2}\n'
-    out = Full()
+    out = FullOnce()
     with pytest.raises(DiskError, match="The answers could not be written"):
         run_answers(rows, "numbers alone", out=out, only_last=True, max_keys=1)
+    assert out.getvalue() == b""
 
 
 def test_a_state_file_that_can_not_be_written_is_told_before_the_first_answer(tmp_path):
