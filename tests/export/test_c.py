@@ -36,6 +36,7 @@ from tidegate.errors import DataError, SettingsError
 from tidegate.export import c as target
 from tidegate.export import take_apart
 from tidegate.files import DiskError
+from tidegate.nn import GRU
 from tidegate.training import load, train
 from tidegate.training.run import Run
 
@@ -699,3 +700,24 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
     first, second = (load(folder_of("class")).export("c", tmp_path / d / "m.h") for d in "ab")
     assert first.path.read_bytes() == second.path.read_bytes()
     assert first.beside[0].read_bytes() == second.beside[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reset": "before"}, "reset='before'"),
+        ({"layer_norm": True}, "layer_norm=True"),
+        ({"zoneout": 0.1}, "zoneout=0.1"),
+        ({"learn_initial_state": True}, "learn_initial_state=True"),
+        ({"bias": False}, "bias=False"),
+    ],
+)
+def test_a_core_that_computes_something_else_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    run = load(folder_of("numbers alone"))
+    core = run.model.core
+    run.model.core = GRU(core.input_size, core.hidden_size, **options)
+    with pytest.raises(
+        SettingsError, match=rf"the core of .*: what is written in C has no {said}. Train a run without"
+    ):
+        run.export("c", tmp_path / "m.h")
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,7 @@ import polars as pl
 import torch
 
 from tidegate import __version__
+from tidegate.convert import lacks
 from tidegate.data.arrange import Arranged
 from tidegate.data.preprocessing import encode_features
 from tidegate.data.tables import Table
@@ -33,6 +34,7 @@ from tidegate.errors import DataError, SettingsError
 from tidegate.export.parts import Exported, Parts, check_beside
 from tidegate.files import replacing_all
 from tidegate.pages import render
+from tidegate.training.evaluation import in_units, judge, probabilities_of, run_model
 
 if TYPE_CHECKING:
     from tidegate.model import SequenceModel
@@ -106,6 +108,14 @@ def _check(parts: Parts, path: Path) -> None:
     if re.search(r'["\\\x00-\x1f]|\?\?', path.name):
         raise SettingsError(
             f"{path.name!r}: a C file can't include a file of this name. Leave out what is no letter or digit."
+        )
+    core = copy.copy(parts.core)
+    core.recurrent_dropout = 0.0  # falls in training alone
+    said = lacks(core, "torch") + ([] if core.bias else ["bias=False"])
+    if said:
+        raise SettingsError(
+            f"to='c': the core of {parts.run.folder}: what is written in C has no {' and no '.join(said)}. Train a run without; "
+            "to='onnx' computes some of it."
         )
     arrays = [w for layer in parts.layers for direction in layer for w in direction]
     if not all(np.isfinite(w).all() for w in [*arrays, *parts.embeddings, parts.head_weight, parts.head_bias]):
@@ -483,9 +493,9 @@ def _recorded(parts: Parts, weights: _Weights) -> dict[str, Any]:
     apart = np.abs(scores - _scores(model.double(), encoded.astype(np.float64), codes)) / np.maximum(1, np.abs(scores))
     allowed = max(1e-5, 20 * float(apart.max()))
     task = pre.target.task
-    as_tensor = torch.from_numpy(scores)
-    probabilities = (torch.softmax(as_tensor, -1) if task == "class" else torch.sigmoid(as_tensor)).numpy()
-    in_units = scores.astype(np.float64) * (pre.target.stds or 1) + (pre.target.means or 0)
+    # What a task doesn't have is filled in all the same: the test of such a header leaves it out.
+    probabilities = probabilities_of(torch.from_numpy(scores), task).numpy()
+    predicted = in_units(scores.astype(np.float64), pre) if task == "number" else scores
 
     def nested(values: np.ndarray, spell: Any) -> list[str]:
         return [braced(braced(map(spell, k)) for k in row) for row in values.tolist()]
@@ -498,7 +508,7 @@ def _recorded(parts: Parts, weights: _Weights) -> dict[str, Any]:
         "test_codes": [braced(map(str, row)) for row in codes.tolist()],
         "test_scores": nested(scores, real),
         "test_probabilities": nested(probabilities, real),
-        "test_predictions": nested(in_units, number),
+        "test_predictions": nested(predicted, number),
         "tolerance": number(allowed, 2),
     }
 
@@ -595,7 +605,6 @@ def _cost_of_rounding(parts: Parts, rounded: SequenceModel, table: Any) -> str:
 
 def _figures(parts: Parts, rounded: SequenceModel, data: Any, part: int | None) -> tuple[float, float, str]:
     from tidegate.training.comparison import nice
-    from tidegate.training.evaluation import judge, run_model
     from tidegate.training.metrics import primary
     from tidegate.training.resolve import batch_source
 
