@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.tables import separator_of
+from tidegate.data.tables import MISSING, separator_of
 from tidegate.errors import DataError, nearest
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 WHOLE = re.compile(r"-?\d+", re.ASCII)
-MISSING = ("", "NA", "null")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
 PARQUET_SUFFIXES = {".parquet", ".pq"}
 ARROW_SUFFIXES = {".arrow", ".feather", ".ipc"}
 SUFFIXES = sorted(CSV_SUFFIXES | JSON_LINES_SUFFIXES | PARQUET_SUFFIXES | ARROW_SUFFIXES)
+MISSING = ("NA", "null")  # cells of a CSV file that are missing values, beside the empty one
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -234,7 +235,7 @@ def _read_csv(
             separator=separator,
             infer_schema_length=None,
             try_parse_dates=True,
-            null_values=["NA", "null"],
+            null_values=list(MISSING),
             decimal_comma=decimal_comma,
         )
     except pl.exceptions.PolarsError as error:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tidegate.errors import SettingsError
-from tidegate.streaming.rows import kind_of, told
+from tidegate.errors import SettingsError, of_type
+from tidegate.streaming.rows import told
 
 Key = Hashable  # None, or text, a number, or a tuple of these
 
@@ -127,7 +127,7 @@ def _plain(part: Any, key: Any) -> Key:
             return part
         why = "is not finite"
     else:
-        why = f"is {kind_of(part)}"
+        why = f"is {of_type(part)}"
     raise SettingsError(
         f"key={told(key)} {why}; a key is text, a finite number, a tuple of these, or None, so that it can be saved."
     )

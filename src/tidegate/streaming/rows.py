@@ -10,7 +10,7 @@ import numpy as np
 
 from tidegate.data.arrange import ITEM, WORD
 from tidegate.data.preprocessing import NumberColumn, Preprocessing, TokenColumn
-from tidegate.errors import DataError, nearest
+from tidegate.errors import DataError, nearest, of_type
 
 Row = Mapping[str, Any] | Sequence[Any]
 
@@ -80,7 +80,7 @@ class RowReader:
         """A row without names: a value for each column, in the order of `columns`."""
         if isinstance(row, str | bytes) or not hasattr(row, "__len__") or not hasattr(row, "__getitem__"):
             raise DataError(
-                f"{where}: {kind_of(row)}; expected a dict of columns or a list of their values in order: {_listing(self.columns)}."
+                f"{where}: a value {of_type(row)}; expected a dict of columns or a list of their values in order: {_listing(self.columns)}."
             )
         if len(row) != len(self.columns):
             raise DataError(
@@ -141,16 +141,12 @@ class RowReader:
         return known.get(text, 0)
 
 
-def kind_of(value: Any) -> str:
-    return f"a value of type {type(value).__name__}"
-
-
 def told(value: Any) -> str:
     """A value for a message, cut where it is long."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of thousands of digits
-        text = kind_of(value)
+        text = f"a value {of_type(value)}"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
