@@ -155,7 +155,7 @@ def main() -> None:
         save("c_step", rows)
 
 
-def gate(run: tidegate.training.run.Run, x: torch.Tensor, libraries: dict[str, ctypes.CDLL]) -> None:
+def gate(run: tidegate.run.Run, x: torch.Tensor, libraries: dict[str, ctypes.CDLL]) -> None:
     """After STEPS steps the scores must be the model's; to 8 bits' rounding where there are 8."""
     with torch.no_grad():
         truth = run.model(x, torch.zeros(STEPS, 1, 0, dtype=torch.long), torch.tensor([STEPS]))[0][-1, 0, 0].numpy()
@@ -169,7 +169,7 @@ def gate(run: tidegate.training.run.Run, x: torch.Tensor, libraries: dict[str, c
 
 
 def measure(
-    run: tidegate.training.run.Run, x: torch.Tensor, libraries: dict[str, ctypes.CDLL], rounds: int
+    run: tidegate.run.Run, x: torch.Tensor, libraries: dict[str, ctypes.CDLL], rounds: int
 ) -> list[dict[str, object]]:
     layer = run.model.core
     times: dict[str, list[float]] = {}

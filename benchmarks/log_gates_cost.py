@@ -19,13 +19,14 @@ import torch
 from common import machine, markdown, save
 
 from tidegate import datasets
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.tables import read_table
+from tidegate.trained.rows import batch_source
+from tidegate.trained.settings import TrainSettings
 from tidegate.training import loop
 from tidegate.training.gate_log import GateLog
 from tidegate.training.progress import Silent
-from tidegate.training.resolve import batch_source, build, complete, model_spec
-from tidegate.training.settings import TrainSettings
+from tidegate.training.resolve import build, complete, model_spec
 
 CASES = {"snips": 5, "occupancy": 40, "japanese_vowels": 40}  # epochs: the small ones are over in a tenth of a second
 SIDES = ("without", "with")
@@ -33,7 +34,7 @@ SIDES = ("without", "with")
 
 def compare(name: str, epochs: int) -> dict:
     settings = TrainSettings.make(**datasets.describe(name).train)
-    pre, data = fit(read_table(datasets.read(name)), settings, settings.seed)
+    pre, data = fit_preprocessing(read_table(datasets.read(name)), settings, settings.seed)
     full, spec, cpu = complete(settings, data), model_spec(settings, pre, data), torch.device("cpu")
     source = batch_source(data, pre, cpu)
     validated = source.has_targets(loop.VALID)

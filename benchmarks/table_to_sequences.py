@@ -23,7 +23,7 @@ ROWS, RUNS = 1_000_000, 5
 MEASURE = """
 import json, sys, time
 import torch, polars
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
 def peak():  # not ru_maxrss: it starts at what the parent process had
@@ -31,7 +31,7 @@ def peak():  # not ru_maxrss: it starts at what the parent process had
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 before, began = peak(), time.perf_counter()
 table = read_table(sys.argv[1])
-pre, data = fit(table, DataSettings.make(target="y", group="id", time="t"), 0)
+pre, data = fit_preprocessing(table, DataSettings.make(target="y", group="id", time="t"), 0)
 seconds = time.perf_counter() - began
 print(json.dumps({"seconds": seconds, "memory": (peak() - before) / table.frame.estimated_size(), "sequences": len(data)}))
 """

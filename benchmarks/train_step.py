@@ -21,13 +21,14 @@ from common import machine, markdown, save
 from torch import nn
 
 from tidegate import datasets
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
+from tidegate.trained.rows import batch_source
+from tidegate.trained.settings import TrainSettings
 from tidegate.training import loop
 from tidegate.training.progress import Silent
-from tidegate.training.resolve import batch_source, build, complete, model_spec
-from tidegate.training.settings import TrainSettings
+from tidegate.training.resolve import build, complete, model_spec
 
 EPOCHS = 9
 
@@ -68,7 +69,7 @@ def bare_epoch(model, optimizer, batches) -> float:
 
 def compare(title: str, frame: pl.DataFrame, **settings) -> dict:
     chosen = TrainSettings.make(word_dropout=0.0, **settings)
-    pre, data = fit(
+    pre, data = fit_preprocessing(
         read_table(frame), DataSettings.make(**{k: v for k, v in settings.items() if k in DataSettings.model_fields}), 0
     )
     full, spec = complete(chosen, data), model_spec(chosen, pre, data)

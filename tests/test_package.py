@@ -47,7 +47,7 @@ def test_the_installed_version_is_the_one_in_the_package():
 
 
 def test_train_stays_a_function_whatever_is_imported_first():
-    code = "import tidegate.training.settings, tidegate.training.trainer, tidegate; print(callable(tidegate.train))"
+    code = "import tidegate.trained.settings, tidegate.training.trainer, tidegate; print(callable(tidegate.train))"
     assert run(code).stdout.strip() == "True"
 
 

@@ -31,18 +31,19 @@ if TYPE_CHECKING:
     from tidegate import backends, convert, datasets, errors, nn, ops
     from tidegate.keras_models import load_keras_gru
     from tidegate.nn import GRU, GRUCell
-    from tidegate.training import Run, TrainSettings, load, train
+    from tidegate.run import Run, load, train
+    from tidegate.trained import TrainSettings
 
 __getattr__, __dir__ = names_of(
     __name__,
     {
         "GRU": "tidegate.nn",
         "GRUCell": "tidegate.nn",
-        "train": "tidegate.training",
-        "load": "tidegate.training",
-        "Run": "tidegate.training",
+        "train": "tidegate.run",
+        "load": "tidegate.run",
+        "Run": "tidegate.run",
         "load_keras_gru": "tidegate.keras_models",
-        "TrainSettings": "tidegate.training",
+        "TrainSettings": "tidegate.trained",
         "backends": None,
         "convert": None,
         "datasets": None,

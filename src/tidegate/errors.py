@@ -51,6 +51,14 @@ class RunError(UserError):
     """A run folder is missing, taken, incomplete, or not ours."""
 
 
+class Interrupted(TidegateError):
+    """Training was stopped by Ctrl-C (or SIGTERM) and can go on."""
+
+
+class TrainingFailed(TidegateError):
+    """The loss is no longer a number."""
+
+
 def of_type(value: Any) -> str:
     """What a value is, for a message: 'of type torch.nn.modules.rnn.GRU'.
 

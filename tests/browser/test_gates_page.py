@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 import torch
 
+from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter
-from tidegate.gates.trace import Gates
 from tidegate.inspection import Inspection, write_page
 from tidegate.inspection.inspection import MOST_CELLS, MOST_COLUMNS, Layer
 from tidegate.inspection.lean import Lean

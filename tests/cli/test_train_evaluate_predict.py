@@ -17,7 +17,7 @@ from tests.conftest import signal_table
 
 from tidegate.cli import COMMANDS, main
 from tidegate.data.tables import read_table, write_table
-from tidegate.training.settings import TrainSettings
+from tidegate.trained.settings import TrainSettings
 
 QUICK = ["--hidden-size", "8", "--epochs", "2", "--no-baselines", "--device", "cpu"]
 ROLES = ["--target", "label", "--group", "device", "--time", "t"]

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import MISSING_CLASS, TEST, TRAIN, VALID
 from tidegate.data.settings import DataSettings
@@ -17,7 +17,7 @@ from tidegate.errors import RunError
 
 
 def prepare(frame, seed=0, **settings):
-    return fit(read_table(frame), DataSettings.make(**settings), seed)
+    return fit_preprocessing(read_table(frame), DataSettings.make(**settings), seed)
 
 
 ALL_TRAIN = (1.0, 0.0, 0.0)

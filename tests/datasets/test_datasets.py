@@ -76,7 +76,7 @@ def test_no_sequence_is_in_two_splits(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_suggested_settings_are_settings_of_train_and_columns_of_the_table(name):
-    from tidegate.training.settings import TrainSettings
+    from tidegate.trained.settings import TrainSettings
 
     d, columns = datasets.describe(name), datasets.read(name).columns
     settings = TrainSettings.make(**d.train)

@@ -15,10 +15,10 @@ import polars as pl
 import torch
 from tests.conftest import QUICK, signal_table
 
+from tidegate.run import Run
+from tidegate.trained.folder import MODEL
+from tidegate.trained.weights import save_model
 from tidegate.training import load, train
-from tidegate.training.checkpoint import save_model
-from tidegate.training.folder import MODEL
-from tidegate.training.run import Run
 
 ROLES: dict[str, Any] = {"group": "device", "time": "t"}
 

@@ -16,7 +16,7 @@ import pytest
 from tests.export.cases import CASES, run_of
 
 from tidegate.export import c as target
-from tidegate.training.run import Run
+from tidegate.run import Run
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 MOST_STEPS = 64

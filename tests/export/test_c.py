@@ -37,8 +37,8 @@ from tidegate.export import c as target
 from tidegate.export import take_apart
 from tidegate.files import DiskError
 from tidegate.nn import GRU
+from tidegate.run import Run
 from tidegate.training import load, train
-from tidegate.training.run import Run
 
 # By their names: to open the runs here would train them while pytest collects.
 FAST = ("-O3", "-ffast-math")
@@ -595,7 +595,7 @@ def test_without_its_table_the_note_says_how_to_name_one(trained: Path, tmp_path
     run = load(tmp_path / "moved" / "run")
     run.source = str(tmp_path / "moved" / "signals.csv")
     signal_table(groups=3).write_csv(run.source)
-    assert "is not the table of the training any more. Name the table with table= (--table)" in str(
+    assert "has changed since the training. Name the table with table= (--table)" in str(
         run.export("c", tmp_path / "m.h", int8=True)
     )
     Path(run.source).write_bytes(b"\xff\xfe\x00")  # and no table at all: what was asked for is written all the same

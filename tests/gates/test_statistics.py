@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tidegate.gates.gates import Gates
 from tidegate.gates.sentences import described
 from tidegate.gates.statistics import Counter, UnitStatistics, median_wait
-from tidegate.gates.trace import Gates
 
 
 def gates(update: torch.Tensor, reset: torch.Tensor | None = None, hidden: torch.Tensor | None = None) -> Gates:

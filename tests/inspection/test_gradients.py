@@ -15,15 +15,16 @@ from tests.conftest import QUICK, signal_table
 from tests.training.test_training import ROLES, StopAfter
 from torch import nn
 
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.tables import read_table, write_table
 from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.inspection import gradients
 from tidegate.inspection.gradients import Reach, Unrolled, make_plan, measure_gradients, relative_gradients
+from tidegate.model.tasks import TASKS
+from tidegate.trained.rows import batch_source
 from tidegate.training import Interrupted, TrainSettings, train
-from tidegate.training.metrics import loss_sum
 from tidegate.training.progress import Silent
-from tidegate.training.resolve import batch_source, build, complete, model_spec
+from tidegate.training.resolve import build, complete, model_spec
 
 CELLS = ["gru", "lstm", "rnn"]
 SHAPES = [(1, False), (2, False), (1, True), (3, True)]
@@ -33,7 +34,7 @@ TORCH = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
 def prepared(frame: pl.DataFrame, **settings):
     """A new model (larger weights than a new one has, so that every gate matters), its source and its plan."""
     chosen = TrainSettings.make(**(ROLES | {"hidden_size": 5} | settings))
-    pre, data = fit(read_table(frame), chosen, chosen.seed)
+    pre, data = fit_preprocessing(read_table(frame), chosen, chosen.seed)
     source = batch_source(data, pre, torch.device("cpu"))
     model = build(model_spec(chosen, pre, data), pre, complete(chosen, data), torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
@@ -105,7 +106,7 @@ def by_restarting(model, pre, source, piece, t, pooled_last=False):
             scores = double.head(torch.cat([end, backward], dim=-1)).unflatten(-1, (max(spec.horizon, 1), spec.outputs))
             if spec.residual is not None:
                 scores = scores + source.numbers[piece.start + t, list(spec.residual)].double()
-            loss = loss_sum(scores, (y if y.dtype == torch.int64 else y.double())[None], pre.target.task)[0]
+            loss = TASKS[pre.target.task].loss_sum(scores, (y if y.dtype == torch.int64 else y.double())[None])[0]
             sizes[name].append(float(torch.autograd.grad(loss, leaf)[0].norm()))
     return sizes
 
@@ -152,7 +153,7 @@ def test_a_finite_difference_of_the_loss_agrees(signals):
                 moved = h.clone()
                 moved[0, 0, j] += e
                 end = double.core(encoded[t - k + 1 : t + 1], moved)[0][-1] if k else moved[0]
-                ends.append(float(loss_sum(double.head(end)[:, None], y[None], "class")[0]))
+                ends.append(float(TASKS["class"].loss_sum(double.head(end)[:, None], y[None])[0]))
             slopes.append((ends[0] - ends[1]) / 2e-5)
         return float(np.linalg.norm(slopes))
 

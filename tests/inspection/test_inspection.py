@@ -16,9 +16,9 @@ from tests.conftest import QUICK, signal_table
 
 import tidegate
 from tidegate.errors import DataError, DataWarning, SettingsError
+from tidegate.gates.gates import Gates
 from tidegate.gates.sentences import described
 from tidegate.gates.statistics import Counter
-from tidegate.gates.trace import Gates
 from tidegate.inspection.sequence import find
 
 

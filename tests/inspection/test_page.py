@@ -16,8 +16,8 @@ import torch
 from inspection_cases import KINDS
 
 from tidegate.errors import SettingsError
+from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter
-from tidegate.gates.trace import Gates
 from tidegate.inspection import Inspection, write_page
 from tidegate.inspection.inspection import Layer
 from tidegate.inspection.lean import Lean

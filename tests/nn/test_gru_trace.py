@@ -11,8 +11,8 @@ from test_gru_wishes import FORMS, OURS, jagged, layer_of
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import tidegate
+from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter
-from tidegate.gates.trace import Gates
 
 NAMES = ("reset", "update", "candidate", "recurrent", "hidden")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from tidegate.training.metrics import span_scores
+from tidegate.trained.metrics import span_scores
 
 TAGS = ["O", "B-x", "I-x", "B-y", "I-y", "B-z", "I-z"]
 

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tidegate.training.charts import DASHES, LABEL_HEIGHT, LIGHT, line_chart
+from tidegate.report.charts import DASHES, LABEL_HEIGHT, LIGHT, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -111,7 +111,7 @@ def test_colours_can_be_read_on_white_and_on_black():
 
 
 def test_ticks_of_tiny_values_are_not_all_zero():
-    from tidegate.training.charts import nice_ticks
+    from tidegate.report.charts import nice_ticks
 
     assert nice_ticks(1e-120, 3e-120) == [1e-120, 1.5e-120, 2e-120, 2.5e-120, 3e-120]
     assert nice_ticks(2e15, 9e15)[-1] >= 9e15

@@ -11,13 +11,17 @@ import torch
 from tests.conftest import QUICK, signal_table
 from tests.training.test_training import ROLES, StopAfter, same_weights
 
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import TRAIN, VALID
 from tidegate.data.tables import read_table, write_table
 from tidegate.errors import SettingsError
+from tidegate.report.gate_curves import gate_curves
+from tidegate.trained.folder import read_history
+from tidegate.trained.rows import batch_source
 from tidegate.training import Interrupted, TrainSettings, load, loop, train
-from tidegate.training.gate_log import MOST_STEPS, SHARE, GateLog, _of_similar_length, gate_curves
-from tidegate.training.resolve import batch_source, build, complete, model_spec
+from tidegate.training.gate_log import MOST_STEPS, SHARE, GateLog, _of_similar_length
+from tidegate.training.journal import FolderJournal
+from tidegate.training.resolve import build, complete, model_spec
 
 FIELDS = [
     "update_mean",
@@ -33,7 +37,7 @@ FIELDS = [
 def prepared(frame: pl.DataFrame, **settings):
     """The source and a new model for a table."""
     chosen = TrainSettings.make(**(ROLES | {"hidden_size": 8} | settings))
-    pre, data = fit(read_table(frame), chosen, chosen.seed)
+    pre, data = fit_preprocessing(read_table(frame), chosen, chosen.seed)
     source = batch_source(data, pre, torch.device("cpu"))
     model = build(model_spec(chosen, pre, data), pre, complete(chosen, data), torch.device("cpu"))
     return source, model
@@ -62,7 +66,7 @@ def test_columns_stay_as_they_were_for_those_who_do_not_ask(tmp_path, signals):
 def test_what_is_logged_is_what_the_trace_of_the_same_weights_counts(tmp_path):
     frame = signal_table(groups=60)
     run = train(frame, out=tmp_path / "run", log_gates=True, **(QUICK | ROLES | {"epochs": 1}))
-    pre, data = fit(read_table(frame), run.settings, run.settings.seed)
+    pre, data = fit_preprocessing(read_table(frame), run.settings, run.settings.seed)
     log = GateLog(batch_source(data, pre, torch.device("cpu")), run.settings.seed)
     ((numbers, codes, lengths),) = log.batches
     with torch.no_grad():
@@ -124,8 +128,8 @@ def test_a_memory_longer_than_every_sequence_survives_the_file_both_ways(tmp_pat
     row = GateLog(source, 0).row(model)
     assert row["l0_memory_length_steps"] == math.inf
     history = [{"epoch": 1.0, **row}, {"epoch": 2.0, **row, "l0_memory_length_steps": 3.0}]
-    loop._write_history(tmp_path / "metrics.csv", history)
-    assert loop.read_history(tmp_path / "metrics.csv") == history
+    FolderJournal(tmp_path).keep_history(history)
+    assert read_history(tmp_path) == history
     assert pl.read_csv(tmp_path / "metrics.csv")["l0_memory_length_steps"].to_list() == [math.inf, 3.0]
     (_, svg) = gate_curves(history)[-1]
     assert svg.count(">∞<") == 1

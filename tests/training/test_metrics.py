@@ -9,7 +9,8 @@ from torchmetrics.classification import MulticlassF1Score
 
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS
-from tidegate.training.metrics import is_bio, loss_sum, primary, score, span_scores
+from tidegate.model.tasks import TASKS
+from tidegate.trained.metrics import is_bio, primary, score, span_scores
 
 TAGS = ["O", "B-x", "I-x", "B-y", "I-y"]
 
@@ -96,7 +97,7 @@ def test_missing_targets_reach_neither_the_loss_nor_its_gradient(task):
         y = torch.randint(0, 2, (5, 1, 3)).float()
         y[2], y[4] = float("nan"), float("nan")
         missing = torch.isnan(y).all(dim=-1).squeeze(1)
-    loss, count = loss_sum(scores, y, task)
+    loss, count = TASKS[task].loss_sum(scores, y)
     loss.backward()
     assert torch.isfinite(loss)
     assert int(count) == (3 if task == "class" else 9)

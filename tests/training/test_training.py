@@ -19,8 +19,9 @@ from tests.conftest import QUICK, signal_table
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
 from tidegate.files import DiskError
+from tidegate.model.tasks import TASKS
 from tidegate.ops.gru import native_cpu
-from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, loop, train
+from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, train
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete
 
@@ -286,13 +287,13 @@ def test_the_last_value_is_the_start_only_where_it_beats_the_mean(tmp_path, sign
 
 
 def test_what_is_left_open_is_filled_in_by_the_number_of_sequences(tmp_path, signals):
-    from tidegate.data.fitting import fit
+    from tidegate.data.fitting import fit_preprocessing
     from tidegate.data.settings import DataSettings
     from tidegate.data.tables import read_table
 
     def completed(groups, **settings):
         frame = signal_table(groups=groups)
-        data = fit(read_table(frame), DataSettings.make(**ROLES), 0)[1]
+        data = fit_preprocessing(read_table(frame), DataSettings.make(**ROLES), 0)[1]
         return complete(TrainSettings.make(**ROLES, **settings), data)
 
     few, many = completed(20), completed(2000)
@@ -311,9 +312,9 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(tmp_path, signals):
     scores = [(row["valid_accuracy"], -row["valid_loss"]) for row in r.history]
     assert r.resolved["best_epoch"] == scores.index(max(scores)) + 1
     assert len(r.history) == r.resolved["best_epoch"] + 3 < 60
-    from tidegate.training.checkpoint import read_state
+    from tidegate.training.checkpoint import load_checkpoint
 
-    assert read_state(r.folder / "checkpoints/last.safetensors")["best"][0] == max(scores)[0]
+    assert load_checkpoint(r.folder / "checkpoints/last.safetensors").state["best"][0] == max(scores)[0]
 
 
 def test_the_validation_figures_of_an_epoch_are_those_of_its_weights(tmp_path, signals):
@@ -327,14 +328,16 @@ def test_the_validation_figures_of_an_epoch_are_those_of_its_weights(tmp_path, s
 
 
 def test_rules_of_thumb_stay_within_their_sequence():
-    from tidegate.data.fitting import fit
+    from tidegate.data.fitting import fit_preprocessing
     from tidegate.data.settings import DataSettings
     from tidegate.data.tables import read_table
-    from tidegate.training.evaluation import rules_of_thumb
-    from tidegate.training.resolve import batch_source
+    from tidegate.trained.evaluation import rules_of_thumb
+    from tidegate.trained.rows import batch_source
 
     frame = pl.DataFrame({"g": [1] * 5 + [2] * 3, "x": [1.0, 2, 3, 4, 5, 10, 20, 30]})
-    pre, data = fit(read_table(frame), DataSettings.make(target="x", group="g", horizon=2, split=(1.0, 0.0, 0.0)), 0)
+    pre, data = fit_preprocessing(
+        read_table(frame), DataSettings.make(target="x", group="g", horizon=2, split=(1.0, 0.0, 0.0)), 0
+    )
     guesses = rules_of_thumb(pre, batch_source(data, pre, torch.device("cpu")), season=3)
     values = {name: v[..., 0].round(4).tolist() for name, v in guesses.items()}
     assert values["last value"] == [[v, v] for v in (1, 2, 3, 4, 5, 10, 20, 30)]
@@ -481,8 +484,9 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(tmp_path, signals, monkeypatch):
-    real = loop.loss_sum
-    monkeypatch.setattr(loop, "loss_sum", lambda *a: (real(*a)[0] * float("nan"), real(*a)[1]))
+    task = TASKS["class"]
+    real = task.loss_sum
+    monkeypatch.setattr(task, "loss_sum", lambda *a: (real(*a)[0] * float("nan"), real(*a)[1]), raising=True)
     with pytest.raises(TrainingFailed, match="Try a smaller learning rate"):
         train(signals, out=tmp_path / "run", **(QUICK | ROLES))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tidegate.errors import DataWarning, TidegateError, UserError
+from tidegate.errors import DataWarning, Interrupted, TidegateError, UserError
 
 HELP = "Gated recurrent units (GRU): from a table of sequences to a trained model."
 EPILOG = "Every command has its own --help. --debug, anywhere, shows the traceback of an error."
@@ -55,7 +55,7 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
         except UserError as error:
             return _say(error, 2, debug)
         except TidegateError as error:
-            interrupted = type(error).__name__ == "Interrupted"
+            interrupted = isinstance(error, Interrupted)
             return _say(error, 130 if interrupted else 1, debug, "" if interrupted else "Error: ")
         except Exception as error:
             if debug:

@@ -129,7 +129,7 @@ def _step_values(
     run: Path, table: str | None, sequence: str | None, step: int, layer: str, unit: int | None
 ) -> StepValues:
     from tidegate.errors import SettingsError
-    from tidegate.training import load
+    from tidegate.run import load
 
     opened = load(run)
     if table is None and opened.source is None:
@@ -141,7 +141,8 @@ def _step_values(
 def shape_from_run(run: Path) -> ModelShape:
     """The sizes of the model in a run folder, with the names of its columns. Raises RunError as `tidegate.load` does."""
     from tidegate.gates.diagram import Column, ModelShape
-    from tidegate.training import load
+    from tidegate.model.cells import CELLS
+    from tidegate.run import load
 
     opened = load(run)
     preprocessing, spec = opened.preprocessing, opened.model.spec
@@ -164,4 +165,9 @@ def shape_from_run(run: Path) -> ModelShape:
         pooling=spec.pooling,
         horizon=spec.horizon,
         residual=spec.residual is not None,
+        title=CELLS[spec.cell].title,
+        layer_parameters=tuple(
+            sum(p.numel() for name, p in opened.model.named_parameters() if name.endswith(f"_l{k}"))
+            for k in range(spec.num_layers)
+        ),
     )

@@ -27,7 +27,7 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a run on a table, beside the naive baselines on the same rows."""
-    from tidegate.training import load
+    from tidegate.run import load
 
     result = load(run).evaluate(table, rows=rows, batch_size=batch_size)
     if json_:

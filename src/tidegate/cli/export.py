@@ -63,7 +63,7 @@ def export(
 
     Example: tidegate export runs/sensors --to onnx -o sensors.onnx
     """
-    from tidegate.training import load
+    from tidegate.run import load
 
     options: dict[str, Any] = {}
     if codes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tidegate.training.run import Run
+    from tidegate.run import Run
 
 app = typer.Typer(add_completion=False)
 _ELSE = "Also write"
@@ -86,7 +86,7 @@ def inspect(
     Example: tidegate inspect runs/sensors sensors.csv --sequence pump-7 -o gates.html
     """
     from tidegate.errors import SettingsError
-    from tidegate.training import load
+    from tidegate.run import load
 
     page = out or Path("gradients.html" if gradients else "gates.html")
     _check(page, table, {"--png": png, "--json": json_, "--parquet": parquet})

@@ -32,7 +32,7 @@ def predict(
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.data.tables import SUFFIXES, unknown_suffix, write_table
     from tidegate.errors import DataError
-    from tidegate.training import load
+    from tidegate.run import load
 
     if out.suffix.lower() not in SUFFIXES:
         raise unknown_suffix(out)

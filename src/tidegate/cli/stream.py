@@ -74,9 +74,9 @@ def stream(
     import sys
 
     from tidegate.data.lines import RowLines
-    from tidegate.errors import SettingsError
+    from tidegate.errors import Interrupted, SettingsError
+    from tidegate.run import load
     from tidegate.streaming.answers import Answers
-    from tidegate.training import Interrupted, load
 
     if new_rows and state is None:
         raise SettingsError("--new-rows says how to go on from --state FILE. Name the file, or leave --new-rows out.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from tidegate.training.settings import TrainSettings
+from tidegate.trained.settings import TrainSettings
 
 app = typer.Typer(add_completion=False)
 # Column names may repeat an option (--target a --target b); everything else is one value.
@@ -39,7 +39,7 @@ def _command(
 
     Example: tidegate train sensors.csv --target label --group device --time t
     """
-    from tidegate.training import train
+    from tidegate.run import train
 
     given = {name: value for name, value in settings.items() if value is not None and value != []}
     train(table, out=out, config=config, resume=resume, overwrite=overwrite, progress=not quiet, **given)

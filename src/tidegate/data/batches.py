@@ -48,6 +48,12 @@ class BatchSource:
         self.part = torch.from_numpy(data.part).to(device)
         self.device = torch.device(device)
 
+    def to(self, device: torch.device | str) -> BatchSource:
+        """The same on another device."""
+        if self.device == torch.device(device):
+            return self
+        return BatchSource(self.data, per_sequence=self.per_sequence, horizon=self.horizon, device=device)
+
     def cut(
         self,
         starts: Tensor,

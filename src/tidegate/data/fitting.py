@@ -34,7 +34,7 @@ DECIMAL_COMMA = r"^\s*[+-]?\d+(,\d+)?\s*$"
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
-def fit(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing, Sequences]:
+def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[Preprocessing, Sequences]:
     """Decide what each column is, fit what is fitted on the training rows, and encode all rows.
 
     Raises DataError and SettingsError in the words of a user: see tests/data/test_bad_input.py for all of them.

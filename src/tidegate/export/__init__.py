@@ -42,7 +42,7 @@ from tidegate.errors import SettingsError, nearest
 
 if TYPE_CHECKING:
     from tidegate.export.parts import Exported, Parts, take_apart
-    from tidegate.training.run import Run
+    from tidegate.trained import Trained
 
 __getattr__, __dir__ = names_of(__name__, dict.fromkeys(("Exported", "Parts", "take_apart"), "tidegate.export.parts"))
 
@@ -62,7 +62,7 @@ TARGETS = {
 }
 
 
-def export_run(run: Run, to: str, path: str | Path | None = None, **options: Any) -> Exported:
+def export_run(run: Trained, to: str, path: str | Path | None = None, **options: Any) -> Exported:
     """Write `run` for another program; see `Run.export`."""
     from tidegate.export.parts import take_apart
 
@@ -75,7 +75,9 @@ def export_run(run: Run, to: str, path: str | Path | None = None, **options: Any
             has = f"has {', '.join(known)}" if known else "has none"
             raise SettingsError(f"{name}: the target {to!r} {has}.{nearest(name, known)}")
     suffix = TARGETS[to].suffix
-    path = Path(f"{run.folder.resolve().name}{suffix}" if path is None else path)
+    if path is None and run.folder is None:
+        raise SettingsError("The run has no folder to be named after, so name the file to write.")
+    path = Path(f"{run.folder.resolve().name}{suffix}" if path is None and run.folder else path or "")
     if path.suffix != suffix:
         raise SettingsError(f"{path}: a file for {to!r} has a name that ends in {suffix}.")
     if path.is_dir():

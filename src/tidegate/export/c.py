@@ -33,8 +33,12 @@ from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 from tidegate.export.parts import Exported, Parts, check_beside
 from tidegate.files import replacing_all
+from tidegate.model.tasks import TASKS, in_units
 from tidegate.pages import render
-from tidegate.training.evaluation import in_units, judge, probabilities_of, run_model
+from tidegate.trained.comparison import nice
+from tidegate.trained.evaluation import judge, run_model
+from tidegate.trained.metrics import primary
+from tidegate.trained.rows import Rows, scored_rows, training_table
 
 if TYPE_CHECKING:
     from tidegate.model import SequenceModel
@@ -114,13 +118,13 @@ def _check(parts: Parts, path: Path) -> None:
     said = lacks(core, "torch") + ([] if core.bias else ["bias=False"])
     if said:
         raise SettingsError(
-            f"to='c': the core of {parts.run.folder}: what is written in C has no {' and no '.join(said)}. Train a run without; "
+            f"to='c': the core of {parts.run.name}: what is written in C has no {' and no '.join(said)}. Train a run without; "
             "to='onnx' computes some of it."
         )
     arrays = [w for layer in parts.layers for direction in layer for w in direction]
     if not all(np.isfinite(w).all() for w in [*arrays, *parts.embeddings, parts.head_weight, parts.head_bias]):
         raise SettingsError(
-            f"The weights of {parts.run.folder} hold NaN or infinity, which C has no constant for. Train it again."
+            f"The weights of {parts.run.name} hold NaN or infinity, which C has no constant for. Train it again."
         )
     check_beside(self_test_of(path), MARK)
     pre = parts.preprocessing
@@ -292,7 +296,7 @@ def _texts(name: str, texts: Sequence[str]) -> tuple[str, list[str]]:
 def _shared(parts: Parts, weights: _Weights, name: str, path: Path) -> dict[str, Any]:
     """What both templates are filled with."""
     spec, pre, target = parts.spec, parts.preprocessing, parts.preprocessing.target
-    directions, ahead = (2 if spec.bidirectional else 1), max(spec.horizon, 1)
+    directions, ahead = spec.directions, spec.ahead
     means, stds = [np.array([getattr(c, a) for c in pre.numbers]) for a in ("mean", "std")]
     labels = [class_text(c) for c in target.classes]
     long_classes, class_names = _texts(f"{name}_class", labels)
@@ -494,8 +498,9 @@ def _recorded(parts: Parts, weights: _Weights) -> dict[str, Any]:
     allowed = max(1e-5, 20 * float(apart.max()))
     task = pre.target.task
     # What a task doesn't have is filled in all the same: the test of such a header leaves it out.
-    probabilities = probabilities_of(torch.from_numpy(scores), task).numpy()
-    predicted = in_units(scores.astype(np.float64), pre) if task == "number" else scores
+    with_probabilities = TASKS[task].has_probabilities
+    probabilities = TASKS[task].probabilities(torch.from_numpy(scores)).numpy() if with_probabilities else scores
+    predicted = scores if with_probabilities else in_units(scores.astype(np.float64), pre.target)
 
     def nested(values: np.ndarray, spell: Any) -> list[str]:
         return [braced(braced(map(spell, k)) for k in row) for row in values.tolist()]
@@ -577,43 +582,31 @@ def _cost_of_rounding(parts: Parts, rounded: SequenceModel, table: Any) -> str:
     """What 8-bit weights do to the run's figure, in a sentence."""
     run = parts.run
     ask = "Name the table with table= (--table) to see what 8-bit weights cost in accuracy."
-    named = table is not None
-    if not named:
-        if run.source is None:
-            return f"The run was trained on a table in memory. {ask}"
-        if not Path(run.source).is_file():
-            return f"{run.source}, the table of the training, is not there any more. {ask}"
-        table = run.source
     try:
-        read = run.read(table)
-        if not named and read.sha256 != run.resolved.get("table_sha256"):
-            return f"{run.source} is not the table of the training any more. {ask}"
-        try:
-            data, part, what = run.rows_to_score(read, "auto")
-        except DataError:  # no test rows; anything else that is wrong is said again
-            data, part, what = run.rows_to_score(read, "all")
-        before, after, metric = _figures(parts, rounded, data, part)
+        if table is None:
+            read, gone = training_table(run)
+            if read is None:
+                return f"{gone}. {ask}"
+        else:
+            read = run.read(table)
+        rows = scored_rows(run, read)
+        before, after, metric = _figures(parts, rounded, rows)
     except DataError as error:
-        if named:
+        if table is not None:
             raise
         return f"What 8-bit weights cost in accuracy is unknown: {error}"
     return (
-        f"{metric[0].upper()}{metric[1:]} on {what} of {read.name}: {before:.4g} as 32-bit, {after:.4g} as 8-bit "
+        f"{metric[0].upper()}{metric[1:]} on {rows.what}: {before:.4g} as 32-bit, {after:.4g} as 8-bit "
         f"({after - before:+.2g})."
     )
 
 
-def _figures(parts: Parts, rounded: SequenceModel, data: Any, part: int | None) -> tuple[float, float, str]:
-    from tidegate.training.comparison import nice
-    from tidegate.training.metrics import primary
-    from tidegate.training.resolve import batch_source
-
-    pre, run = parts.preprocessing, parts.run
-    source = batch_source(data, pre, next(run.model.parameters()).device)
+def _figures(parts: Parts, rounded: SequenceModel, rows: Rows) -> tuple[float, float, str]:
+    pre = parts.preprocessing
     metric, _ = primary(pre.target, pre.horizon)
     values = []
-    for model in (run.model, rounded):
-        scores = judge(pre, source, part, run_model(model, pre, source, part).values)
+    for model in (parts.run.model, rounded):
+        scores = judge(pre, rows.source, rows.part, run_model(model, pre, rows.source, rows.part).values)
         if not scores.count:
             raise DataError("these rows hold no target value.")
         values.append(float(scores.summary[metric]))

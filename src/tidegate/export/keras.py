@@ -38,7 +38,7 @@ def write(parts: Parts, path: Path) -> Exported:
     said = convert.lacks(parts.core, "keras")
     if said:
         raise SettingsError(
-            f"to='keras': the core of {parts.run.folder}: keras.layers.GRU has no {' and no '.join(said)}. Train a run without."
+            f"to='keras': the core of {parts.run.name}: keras.layers.GRU has no {' and no '.join(said)}. Train a run without."
         )
     keras = import_keras("to='keras'", tensorflow=True)
     model = _model(keras, parts, convert.to_keras(parts.core))
@@ -63,8 +63,8 @@ def write(parts: Parts, path: Path) -> Exported:
 
 def _model(keras: Any, parts: Parts, weights: list[list[np.ndarray]]) -> Any:
     layers, ops, spec, pre = keras.layers, keras.ops, parts.spec, parts.preprocessing
-    D = 2 if spec.bidirectional else 1
-    K = max(spec.horizon, 1)
+    D = spec.directions
+    K = spec.ahead
     # All in float32 whatever policy the user has set for models of their own.
     plain = {"dtype": "float32"}
 

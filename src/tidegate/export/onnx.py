@@ -64,7 +64,7 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
         check_beside(beside, f'"format": "{FORMAT}"')
     graph = _Graph()
     pre, spec = parts.preprocessing, parts.spec
-    layers, H = spec.num_layers * (2 if spec.bidirectional else 1), spec.hidden_size
+    layers, H = spec.states, spec.hidden_size
     missing_text = parts.missing_text
 
     encoded, numbers = [], ""
@@ -254,7 +254,7 @@ def _vectors(graph: _Graph, parts: Parts, k: int, codes: bool, missing_text: str
 def _pooled(graph: _Graph, parts: Parts, output: str, h_n: str) -> str:
     """[B, D*H] of the output [B, T, D*H] over each sequence's own steps."""
     spec = parts.spec
-    D = 2 if spec.bidirectional else 1
+    D = spec.directions
     if spec.pooling == "last":  # the last layer's last states: backwards that is the one at the first step
         last = h_n
         if spec.num_layers > 1:
@@ -289,7 +289,7 @@ def _scores(graph: _Graph, parts: Parts, output: str, numbers: str) -> str:
     bias = graph.constant("head/bias", parts.head_bias)
     flat = graph.add("Add", "head/flat", graph.add("MatMul", "head/product", output, weight), bias)
     leading = [0, 0] if spec.per == "step" else [0]  # 0: as it is
-    shape = graph.constant("head/shape", np.array([*leading, max(spec.horizon, 1), spec.outputs], np.int64))
+    shape = graph.constant("head/shape", np.array([*leading, spec.ahead, spec.outputs], np.int64))
     if spec.residual is None:
         return graph.add("Reshape", "scores", flat, shape)
     change = graph.add("Reshape", "head/change", flat, shape)
@@ -303,7 +303,7 @@ def _predict(graph: _Graph, parts: Parts, scores: str, codes: bool) -> list[Any]
     """Add prediction and probabilities; return the shape of the scores."""
     spec, target = parts.spec, parts.preprocessing.target
     leading: list[Any] = ["B", "T"] if spec.per == "step" else ["B"]
-    shape = [*leading, max(spec.horizon, 1), spec.outputs]
+    shape = [*leading, spec.ahead, spec.outputs]
     what = ", ".join(map(one_line, target.names))
     if target.task == "number":
         means, stds = (graph.constant(f"target/{n}", np.array(getattr(target, n))) for n in ("means", "stds"))
@@ -634,7 +634,7 @@ def _checked(parts: Parts, data: bytes, codes: bool, missing_text: str) -> str:
     numbers[rng.random(numbers.shape) < 0.2] = np.nan
     code = np.stack([rng.integers(0, c.size, (B, T)) for c in pre.tokens] or [np.zeros((B, T, 0), np.int64)], -1)
     code = code.reshape(B, T, len(pre.tokens)).astype(np.int64)
-    directions = 2 if spec.bidirectional else 1
+    directions = spec.directions
     h_0 = rng.uniform(-1, 1, (spec.num_layers * directions, B, spec.hidden_size)).astype(np.float32)
     given: dict[str, Any] = {"lengths": lengths, "h_0": h_0}
     if pre.numbers:

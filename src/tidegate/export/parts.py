@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # not to load them: `write_layer` needs neither
     from tidegate.data.preprocessing import Preprocessing
     from tidegate.model import ModelSpec
     from tidegate.nn import GRU
-    from tidegate.training.run import Run
+    from tidegate.trained import Trained
 
 FORMAT, VERSION = "tidegate-export", 1
 DESCRIPTION = "tidegate.json"
@@ -29,7 +29,7 @@ DESCRIPTION = "tidegate.json"
 class Parts:
     """What a target is written from. Arrays are float32 and copies."""
 
-    run: Run
+    run: Trained
     spec: ModelSpec
     preprocessing: Preprocessing
     core: GRU  # in evaluation mode, on the CPU
@@ -53,7 +53,7 @@ class Parts:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "tidegate": self.run.resolved.get("tidegate"),
+            "tidegate": self.run.resolved.tidegate or None,
             "run": self.run.fingerprint,
             "group": list(pre.group),
             "time": pre.time,
@@ -104,17 +104,17 @@ class Exported:
         return "\n".join([f"{self.path}: {size:,} bytes.{also}", *self.notes])
 
 
-def take_apart(run: Run) -> Parts:
+def take_apart(run: Trained) -> Parts:
     """Raises SettingsError for a run whose cell isn't a GRU."""
     from tidegate.nn import GRU
 
     model, spec = run.model, run.model.spec
     if not isinstance(model.core, GRU):
         raise SettingsError(
-            f"The cell of {run.folder} is {spec.cell!r}; what is exported are GRUs. Train one with cell='gru' (--cell gru)."
+            f"The cell of {run.name} is {spec.cell!r}; what is exported are GRUs. Train one with cell='gru' (--cell gru)."
         )
     core = copy.deepcopy(model.core).cpu().eval()
-    directions = 2 if spec.bidirectional else 1
+    directions = spec.directions
     flat = [[array(w.float()) for w in weights] for weights in core.all_weights]
     return Parts(
         run=run,

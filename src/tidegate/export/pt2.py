@@ -139,7 +139,7 @@ class _Program(nn.Module):
         output, h_n = self.recur(x, lengths, h_0)
         if spec.per == "sequence":
             output = self.pool(output, h_n, lengths)
-        scores = self.head(output).unflatten(-1, (max(spec.horizon, 1), spec.outputs))
+        scores = self.head(output).unflatten(-1, (spec.ahead, spec.outputs))
         if spec.residual is not None:
             scores = scores + x[..., list(spec.residual)].unsqueeze(-2)  # the numbers come first in x
         return {**self.read(scores), "scores": scores, "h_n": h_n}
@@ -158,7 +158,7 @@ class _Program(nn.Module):
         steps = torch.arange(x.shape[1], device=x.device)[:, None]
         # Which step of its sequence the second direction reads at a step: the last first, and padding where it is.
         turned = torch.where(steps <= last, last - steps, steps)  # [B, T, 1]
-        D, states = (2 if self.spec.bidirectional else 1), []
+        D, states = self.spec.directions, []
         for layer in range(0, len(self.names), D):
             sides = []
             for run in range(layer, layer + D):
@@ -174,7 +174,7 @@ class _Program(nn.Module):
     def pool(self, output: Tensor, h_n: Tensor, lengths: Tensor) -> Tensor:
         """output [B, T, D*H], h_n [layers*D, B, H] -> [B, D*H]."""
         if self.spec.pooling == "last":
-            D = 2 if self.spec.bidirectional else 1
+            D = self.spec.directions
             return torch.cat([h_n[k] for k in range(len(self.names) - D, len(self.names))], dim=-1)
         inside = (torch.arange(output.shape[1], device=output.device) < lengths[:, None])[..., None]
         if self.spec.pooling == "mean":
@@ -206,5 +206,5 @@ def _plain(parts: Parts) -> nn.GRU:
     if core.reset == "before":
         advice = "to='onnx' and to='keras' can compute reset='before'; or train a run without what is named"
     raise SettingsError(
-        f"to='pt2': the core of {parts.run.folder}: torch.nn.GRU has no {' and no '.join(said)}. {advice}."
+        f"to='pt2': the core of {parts.run.name}: torch.nn.GRU has no {' and no '.join(said)}. {advice}."
     )

@@ -13,9 +13,6 @@ from typing import Literal
 
 __all__ = ["Column", "ModelShape", "StepValues", "flow_diagram", "sequence_diagram"]
 
-# Matrices stacked in one layer: parameters = that many times H * (I + H + 2), with torch's two biases.
-_BLOCKS = {"gru": 3, "lstm": 4, "rnn": 1}
-_CELL_NAMES = {"gru": "GRU", "lstm": "LSTM", "rnn": "RNN"}
 _POOLING = {"last": "last step", "mean": "mean over the steps", "max": "maximum over the steps"}
 _LONGEST_NAME = 60
 _MOST_COLUMNS = 12  # a picture with more boxes than this in a row can't be read
@@ -32,18 +29,24 @@ class Column:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a model: feature encoder -> recurrent core -> head."""
+    """The sizes of a model: feature encoder -> recurrent core -> head.
+
+    cell: "none" where there is no core. title: the cell's name; None: the cell in capitals. layer_parameters: how many a direction of
+    each layer has; empty: as in `torch.nn.GRU`.
+    """
 
     inputs: tuple[Column, ...]
     outputs: tuple[Column, ...]
     hidden_size: int
     num_layers: int = 1
     bidirectional: bool = False
-    cell: Literal["gru", "lstm", "rnn", "none"] = "gru"
+    cell: str = "gru"
     per: Literal["step", "sequence"] = "step"
     pooling: Literal["last", "mean", "max"] = "mean"  # with per="sequence"
     horizon: int = 0  # values predicted ahead, in one go
     residual: bool = False  # a forecast that is added to the last known value
+    title: str | None = None
+    layer_parameters: tuple[int, ...] = ()
 
     @property
     def input_size(self) -> int:
@@ -198,11 +201,13 @@ def flow_diagram(shape: ModelShape) -> str:
     if shape.cell != "none":
         directions = ("forward", "backward") if shape.bidirectional else ("forward",)
         for layer in range(1, shape.num_layers + 1):
-            parameters = _BLOCKS[shape.cell] * shape.hidden_size * (width + shape.hidden_size + 2)
+            parameters = 3 * shape.hidden_size * (width + shape.hidden_size + 2)  # r, z, n, with torch's two biases
+            if shape.layer_parameters:
+                parameters = shape.layer_parameters[layer - 1]
             joined = []
             for direction in directions:
                 # Its own state goes back into it, but an arrow from a box to itself is drawn over the boxes below.
-                title = f"{_CELL_NAMES[shape.cell]} layer {layer}"
+                title = f"{shape.title or shape.cell.upper()} layer {layer}"
                 reads = "from first step to last" if direction == "forward" else "from last step to first"
                 sizes = f"{width} → {shape.hidden_size} hidden units"
                 joined.append(node(f"layer{layer}{direction}", title, reads, sizes, f"{parameters:,} parameters"))

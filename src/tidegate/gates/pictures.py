@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tidegate.gates.trace import Gates
+    from tidegate.gates.gates import Gates
 
 ROWS = (("update", "update gate z"), ("reset", "reset gate r"), ("candidate", "candidate n"), ("hidden", "state h"))
 FALLBACKS = (

@@ -24,7 +24,7 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
 
     >>> import torch
     >>> from tidegate.gates.statistics import Counter
-    >>> from tidegate.gates.trace import Gates
+    >>> from tidegate.gates.gates import Gates
     >>> counter, gate = Counter(), torch.full((40, 1, 8), 0.9)        # 0.9 to the power of 7 is a little less than 1/2
     >>> counter.add(Gates(gate, gate, gate, gate, torch.rand(40, 1, 8)))
     >>> for sentence, _ in described(counter.result()):

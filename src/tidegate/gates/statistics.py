@@ -17,6 +17,7 @@ STILL = 0.01  # a state, which lies in -1..1, that moves no further than this is
 _HALF = float(np.log(2.0)) - 1e-7  # a hair less: gates of float32 whose product is 1/2 should be found to be there
 _ROUND = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
+MEMORY = "memory_length_steps"
 # In the order in which `Counter.add` sums them up.
 SHARES = ("update_mean", "update_near_0", "update_near_1", "reset_mean", "reset_near_0", "reset_near_1")
 
@@ -90,7 +91,7 @@ class UnitStatistics:
 
     def columns(self) -> dict[str, Any]:
         """A column a figure, a row a unit."""
-        names = ("memory_length_steps", *SHARES, "low", "high")
+        names = (MEMORY, *SHARES, "low", "high")
         return {"unit": np.arange(self.units), "kind": self.kinds()} | {name: getattr(self, name) for name in names}
 
 

@@ -11,27 +11,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from tidegate.errors import SettingsError
+from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter, UnitStatistics
 
 if TYPE_CHECKING:
     import polars
     from matplotlib.figure import Figure
-
-
-class Gates(NamedTuple):
-    """One layer in one direction. Each field has the layout of the layer's output, with H features."""
-
-    reset: Any
-    """r_t in (0, 1): how much of the old state the candidate sees."""
-    update: Any
-    """z_t in (0, 1): **1 keeps the old state**, 0 replaces it. Before zoneout, which may keep more."""
-    candidate: Any
-    """n_t in (-1, 1): what the state moves towards."""
-    recurrent: Any
-    """The state's part of the candidate before the tanh: W_hn h + b_hn, which r_t scales; with reset="before"
-    W_hn (r ⊙ h) + b_hn. With layer norm, normalised."""
-    hidden: Any
-    """h_t: the state after the step."""
 
 
 class Saturation(NamedTuple):

@@ -21,26 +21,25 @@ from torch.nn.functional import linear
 
 from tidegate import __version__
 from tidegate.data.batches import BatchSource
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import MISSING_CLASS
-from tidegate.data.tables import Table, read_table
-from tidegate.errors import DataError, RunError, SettingsError
+from tidegate.data.tables import Table
+from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.files import write_text
 from tidegate.model import ModelSpec, SequenceModel
+from tidegate.model.tasks import TASKS
 from tidegate.ops.gru.reference import gru_cell
 from tidegate.pages import render
-from tidegate.training.charts import line_chart
-from tidegate.training.comparison import nice, number
-from tidegate.training.folder import CONFIG, PREPROCESSING, read_config
-from tidegate.training.gate_log import DEFINITIONS, gate_curves
-from tidegate.training.loop import Interrupted
-from tidegate.training.metrics import loss_sum
+from tidegate.report.charts import line_chart
+from tidegate.report.gate_curves import DEFINITIONS, gate_curves
+from tidegate.trained import Trained, TrainSettings
+from tidegate.trained.comparison import nice, number
+from tidegate.trained.folder import CONFIG, PREPROCESSING
+from tidegate.trained.rows import scored_rows, training_table
+from tidegate.trained.trained import open_folder, read_settings
 from tidegate.training.progress import Silent, make
-from tidegate.training.resolve import batch_source
-from tidegate.training.run import Run, load
-from tidegate.training.settings import TrainSettings
-from tidegate.training.trainer import threads_at_most, train
+from tidegate.training.trainer import fit, threads_at_most, train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +131,7 @@ class CellFlow:
     """
 
     cell: str
-    folder: Path
+    folder: Path | None
     parameters: int
     scored_on: str
     score: float
@@ -330,7 +329,7 @@ class GradientFlow:
             "metric": self.metric,
             "cells": {
                 name: {
-                    "folder": str(flow.folder),
+                    "folder": str(flow.folder) if flow.folder else None,
                     "parameters": flow.parameters,
                     "score": flow.score,
                     "scored_on": flow.scored_on,
@@ -347,7 +346,7 @@ class GradientFlow:
         from matplotlib.ticker import MaxNLocator
 
         from tidegate.gates.pictures import new_figure
-        from tidegate.training.charts import LIGHT
+        from tidegate.report.charts import LIGHT
 
         figure = new_figure(figsize=(8.5, 4.6), layout="constrained")
         axis = figure.subplots()
@@ -401,7 +400,7 @@ class GradientFlow:
         write_text(Path(path), self.html())
 
 
-def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -> GradientFlow:
+def measure_gradients(run: Trained, table: Any, *, progress: bool | Silent = True) -> GradientFlow:
     """Measure how the gradient of a prediction fares on its way back through a GRU, an LSTM and a plain RNN.
 
     run: one of the three; the other two are trained on first use, with the run's own settings, seed and table, into
@@ -421,16 +420,16 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
     """
     if run.model.spec.cell not in WORDS:
         raise SettingsError(
-            f"{run.folder} has cell={run.model.spec.cell!r}: without a recurrence no gradient goes back in time. Take a run of a GRU, LSTM or RNN."
+            f"{run.name} has cell={run.model.spec.cell!r}: without a recurrence no gradient goes back in time. Take a run of a GRU, LSTM or RNN."
         )
     results = run.results
     if results is None:
-        raise RunError(f"{run.folder} is not finished. Go on with: tidegate train --resume --out {run.folder}")
+        raise RunError(f"{run.name} is not finished. Go on with: tidegate train --resume --out {run.folder}")
     shown = make(progress)
     given = run.read(table)
-    data, part, what = _rows(run, given)
-    source = batch_source(data, run.preprocessing, torch.device("cpu"))
-    plan = make_plan(run.model.spec, source, part, f"{what} of {given.name}")
+    rows = scored_rows(run, given)
+    source, part = rows.source.to("cpu"), rows.part
+    plan = make_plan(run.model.spec, source, part, rows.what)
     training = _training_table(run, given)
     own = run.model.spec.cell
     others = [cell for cell in WORDS if cell != own]
@@ -443,7 +442,7 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
     moved = np.logical_and.reduce([~np.isnan(states["h"][:, 0]) for states in ratios.values()])
     if not moved.any():
         raise DataError(
-            f"No prediction on {what} of {given.name} has a gradient in all three cells: each is as good as it can be."
+            f"No prediction on {rows.what} has a gradient in all three cells: each is as good as it can be."
         )
     reaches = np.array([min(t, FARTHEST) for piece in plan for t in piece.at])[moved]
     counts = (reaches[:, None] >= np.arange(reaches.max() + 1)).sum(axis=0)
@@ -456,7 +455,7 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
         cells[cell] = CellFlow(
             cell,
             one.folder,
-            one.resolved["parameters"],
+            one.resolved.parameters,
             scored.what,
             scored.model.summary[results.metric],
             states["h"],
@@ -465,11 +464,11 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
     spec = run.model.spec
     used = sum(moved[i : i + len(p.at)].any() for p, i in zip(plan, _offsets(plan), strict=True))
     return GradientFlow(
-        run=run.folder.name,
-        title=f"{run.resolved['table_name']}: predicting {', '.join(run.preprocessing.target.names)}",
+        run=run.folder.name if run.folder else run.name,
+        title=f"{run.resolved.table_name}: predicting {', '.join(run.preprocessing.target.names)}",
         described=f"{spec.num_layers} layer{'s' * (spec.num_layers > 1)} of {spec.hidden_size} units{', both directions' * spec.bidirectional}",
-        what=f"{what} of {given.name}",
-        place=_place(run, int(moved.sum()), int(used), f"{what} of {given.name}", int((~moved).sum())),
+        what=rows.what,
+        place=_place(run, int(moved.sum()), int(used), rows.what, int((~moved).sum())),
         sequences=int(used),
         predictions=int(moved.sum()),
         unmoved=int((~moved).sum()),
@@ -477,12 +476,12 @@ def measure_gradients(run: Run, table: Any, *, progress: bool | Silent = True) -
         metric=results.metric,
         more_is_better=results.more_is_better,
         cells=cells,
-        history=run.history if (run.folder / "metrics.csv").is_file() else [],
-        best_epoch=run.resolved.get("best_epoch"),
+        history=run.history,
+        best_epoch=run.resolved.best_epoch,
     )
 
 
-def _place(run: Run, predictions: int, sequences: int, what: str, unmoved: int) -> str:
+def _place(run: Trained, predictions: int, sequences: int, what: str, unmoved: int) -> str:
     spec = run.model.spec
     many = f"{predictions:,} prediction{'s' * (predictions != 1)} in {sequences:,} sequence{'s' * (sequences != 1)} of {what}"
     if spec.per == "sequence":
@@ -522,20 +521,13 @@ def _offsets(plan: Sequence[Piece]) -> np.ndarray:
     return np.cumsum([0, *(len(p.at) for p in plan)])[:-1]
 
 
-def _rows(run: Run, table: Table) -> tuple[Any, int | None, str]:
-    try:
-        return run.rows_to_score(table, "auto")
-    except DataError:  # no test rows; whatever else may be wrong with the table is found again
-        return run.rows_to_score(table, "all")
-
-
 def make_plan(spec: ModelSpec, source: BatchSource, part: int | None, what: str) -> list[Piece]:
     """Up to 200 predictions, each with a target and with a step before it."""
     data = source.data
     if source.y is None:
         raise DataError(f"Nothing to score: {what} hold no target.")
     y = source.all_targets(part).flatten(1)
-    known = ((y != MISSING_CLASS) if y.dtype == torch.int64 else ~torch.isnan(y)).any(dim=1).numpy()
+    known = (y != MISSING_CLASS if y.dtype == torch.int64 else ~torch.isnan(y)).any(dim=1).numpy()
     if not known.any():
         raise DataError(f"Nothing to score: {what} hold no target value.")
     scored: dict[int, np.ndarray] = {}  # of each sequence: the steps, from its beginning
@@ -570,53 +562,50 @@ def make_plan(spec: ModelSpec, source: BatchSource, part: int | None, what: str)
 # --- the three runs --------------------------------------------------------------------------------------------
 
 
-def _training_table(run: Run, given: Table) -> Table:
+def _training_table(run: Trained, given: Table) -> Table:
     """The table the run was trained on. Raises SettingsError where it can't be had."""
-    sha256 = run.resolved.get("table_sha256")
-    if sha256 is None:
-        if given.frame.height == run.resolved.get("rows") and _refits(run, given):
+    if run.resolved.table_sha256 is None:
+        if given.frame.height == run.resolved.rows and _refits(run, given):
             return given
         raise SettingsError(
-            f"{run.folder} was trained on a table in memory, and {given.name} is another one. To train the other cells alike, pass the table of the training."
+            f"{run.name} was trained on a table in memory, and {given.name} is another one. To train the other cells alike, pass the table of the training."
         )
-    if given.sha256 == sha256:
+    if given.sha256 == run.resolved.table_sha256:
         return given
-    if run.source and Path(run.source).is_file():
-        own = read_table(run.source, **run.settings.reading)
-        if own.sha256 == sha256:
-            return own
-        gone = f"{run.source} has changed since"
-    else:
-        gone = f"{run.source} is not there any more"
+    own, gone = training_table(run)
+    if own is not None:
+        return own
     raise SettingsError(
-        f"To train the other cells alike, the table that {run.folder} was trained on is needed: {gone}, and {given.name} is another one. "
+        f"To train the other cells alike, the table that {run.name} was trained on is needed: {gone}, and {given.name} is another one. "
         "Bring the file back, or name it as the table."
     )
 
 
-def _refits(run: Run, table: Table) -> bool:
+def _refits(run: Trained, table: Table) -> bool:
     """Whether fitting on this table finds what the run found on its own: every mean, word and count."""
     try:
-        pre, _ = fit(table, run.settings, run.settings.seed)
+        pre, _ = fit_preprocessing(table, run.settings, run.settings.seed)
     except (DataError, SettingsError):
         return False
     return pre.to_json() == run.preprocessing.to_json()
 
 
-def _other(run: Run, cell: str, table: Table, shown: Silent, number_: str) -> Run:
+def _other(run: Trained, cell: str, table: Table, shown: Silent, number_: str) -> Trained:
     """The run of another cell on the same table with the same settings: the one that is there, or a new one."""
+    wanted = run.settings.with_cell(cell, baselines=False)
+    article = "an" if cell == "lstm" else "a"
+    what = f"Training {article} {WORDS[cell]} of the same size on {table.name}, to compare with ({number_})."
+    if run.folder is None:
+        shown.note(what)
+        return fit(table, wanted, progress=shown)
     folder = run.folder / OTHERS / cell
-    wanted = run.settings.model_copy(update={"cell": cell, "baselines": False, "log_gates": False})
     source = table if table.path is None else table.path
     begun = (folder / CONFIG).exists()
     fits, finished = _state_of(folder, wanted, run, table) if begun else (False, False)
     if finished:
-        return load(folder)
+        return open_folder(folder)
     again = " Going on with it." if fits else ""
-    size = f"of the same size on {table.name}, to compare with"
-    shown.note(
-        f"Training {'an' if cell == 'lstm' else 'a'} {WORDS[cell]} {size} ({number_}). This is done once and kept in {folder}.{again}"
-    )
+    shown.note(f"{what} This is done once and kept in {folder}.{again}")
     try:
         if fits:
             return train(source, out=folder, resume=True, progress=shown)
@@ -627,22 +616,20 @@ def _other(run: Run, cell: str, table: Table, shown: Silent, number_: str) -> Ru
         ) from None
 
 
-def _state_of(folder: Path, wanted: TrainSettings, run: Run, table: Table) -> tuple[bool, bool]:
+def _state_of(folder: Path, wanted: TrainSettings, run: Trained, table: Table) -> tuple[bool, bool]:
     """Whether the run in the folder was begun as is wanted now, and whether it is also finished."""
-    stored = read_config(folder)
-    resolved = stored.pop("resolved")
     try:
-        settings = TrainSettings.make(**{k: v for k, v in stored.items() if k not in {"table", "out"}})
-    except SettingsError:
+        settings, resolved, _ = read_settings(folder)
+    except RunError:
         return False, False  # of another version of Tidegate
     path = folder / PREPROCESSING
     fits = (
         settings == wanted
-        and resolved.get("table_sha256") == table.sha256
+        and resolved.table_sha256 == table.sha256
         and path.is_file()
-        and path.read_bytes() == (run.folder / PREPROCESSING).read_bytes()
+        and path.read_text(encoding="utf-8") == run.preprocessing.to_json()
     )
-    return fits, fits and bool(resolved.get("finished"))
+    return fits, fits and resolved.finished
 
 
 # --- the gradients ---------------------------------------------------------------------------------------------
@@ -752,10 +739,8 @@ def relative_gradients(
             h = chain[-1][0]
             if backward is not None:  # with per="sequence" it has read everything at the first step
                 h = torch.cat([h, backward[torch.zeros_like(t) if per_sequence else t, b]], dim=-1)
-            scores = model.head(h).unflatten(-1, (max(model.spec.horizon, 1), model.spec.outputs))
-            if model.spec.residual is not None:
-                scores = scores + numbers[t, b][:, list(model.spec.residual)].unsqueeze(-2)
-            loss, _ = loss_sum(scores, y[y_of[i : i + chunk]], pre.target.task)
+            scores = model.score(h, numbers[t, b])
+            loss, _ = TASKS[pre.target.task].loss_sum(scores, y[y_of[i : i + chunk]])
             nodes = [state[n] for n in range(len(names)) for state in reversed(chain)]
             sizes = torch.stack([g.norm(dim=-1) for g in torch.autograd.grad(loss, nodes)])
             sizes = sizes.view(len(names), len(chain), len(b))

@@ -21,20 +21,22 @@ from tidegate.data.tables import Table
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import write_text
 from tidegate.gates.diagram import StepValues, shortened
+from tidegate.gates.gates import Gates
 from tidegate.gates.sentences import described
 from tidegate.gates.statistics import Counter, UnitStatistics
-from tidegate.gates.trace import Gates, gates_frame
+from tidegate.gates.trace import gates_frame
 from tidegate.inspection.lean import WHOLE, Lean, lean
 from tidegate.inspection.sequence import InputColumn, columns_of, find, sequence_names, stretch
 from tidegate.model import ModelSpec, SequenceModel
-from tidegate.nn import GRU
-from tidegate.training.evaluation import in_units, truth_of
-from tidegate.training.resolve import batch_source
+from tidegate.model.cells import CELLS
+from tidegate.model.tasks import in_units
+from tidegate.trained.evaluation import truth_of
+from tidegate.trained.rows import batch_source, warn_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tidegate.training.run import Run
+    from tidegate.trained import Trained
 
 MOST_STATES = 60_000_000  # states of a sequence that are looked at: with their gates and parts some 4 GB
 MOST_COLUMNS = 400  # steps drawn at most
@@ -248,13 +250,19 @@ class Inspection:
 
 
 def inspect_run(
-    run: Run, table: Any, sequence: Any, steps: Any, most_counted: int | None, on_progress: Callable[[float], None]
+    run: Trained,
+    table: Any,
+    *,
+    sequence: Any = None,
+    steps: Any = None,
+    most_counted: int | None = 20_000,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Inspection:
     """What `Run.inspect` does; the arguments and their defaults are told there."""
     model, pre = run.model, run.preprocessing
-    if not isinstance(model.core, GRU):
+    if not CELLS[model.spec.cell].gates:
         raise SettingsError(
-            f"{run.folder} has the cell {model.spec.cell!r}, which has no update and reset gate to look at. Inspect a run "
+            f"{run.name} has the cell {model.spec.cell!r}, which has no update and reset gate to look at. Inspect a run "
             "trained with --cell gru."
         )
     if most_counted is not None and most_counted < 1:
@@ -269,11 +277,10 @@ def inspect_run(
         data = pre.apply(read, with_target=False)  # raises again where the target is not what is wrong
         warnings.warn(f"No true values are shown: {error}", DataWarning, stacklevel=3)
         with_target = False
-    for note in data.notes:
-        warnings.warn(note, DataWarning, stacklevel=3)
+    warn_of(data.notes)
     if not len(data) or not len(data.rows):
         raise DataError(f"{read.name} has no sequence with a step in it.")
-    source = batch_source(data, pre, next(model.parameters()).device)
+    source = batch_source(data, pre, run.device)
     names = sequence_names(read, pre, data)
     chosen = find(sequence, names, read, pre)
     begin, end = int(data.offsets[chosen]), int(data.offsets[chosen + 1])
@@ -310,7 +317,7 @@ def inspect_run(
     if truth is not None:
         truth = truth[chosen : chosen + 1] if pre.per == "sequence" else truth[begin + first : begin + last]
     return Inspection(
-        run=str(run.folder),
+        run=run.name,
         described=_sizes(model.spec),
         table=read.name,
         per=pre.per,
@@ -357,8 +364,7 @@ class _Seen(NamedTuple):
 
 def _trace(model: SequenceModel, source: BatchSource, sequence: int, first: int, last: int) -> _Seen:
     """Run the model over a sequence and keep the steps first:last, and before them what `lean` needs."""
-    core = model.core
-    assert isinstance(core, GRU)
+    core: Any = model.core
     D = 2 if core.bidirectional else 1
     start, end = (int(v) for v in source.data.offsets[sequence : sequence + 2])
     whole = core.bidirectional or model.spec.per == "sequence"
@@ -405,8 +411,7 @@ def _count(
     model: SequenceModel, source: BatchSource, sequence: int, most: int | None, on_progress: Callable[[float], None]
 ) -> tuple[dict[str, Counter], str]:
     """The units' counters over whole sequences of the table, the shown one among them, and what was counted in words."""
-    core = model.core
-    assert isinstance(core, GRU)
+    core: Any = model.core
     lengths = source.data.lengths
     everything = np.flatnonzero(lengths > 0)
     chosen = everything
@@ -463,7 +468,7 @@ def _outputs(scores: Tensor, truth: np.ndarray | None, pre: Preprocessing) -> li
                 true = [None if np.isnan(v) else int(v) for v in truth[:, 0, w]]
             out.append(Output(name, "label", [int(v > 0.5) for v in p], true, None, p, (0, 1)))
         else:
-            numbers = in_units(scores.double().numpy(), pre)[..., w].tolist()
+            numbers = in_units(scores.double().numpy(), target)[..., w].tolist()
             out.append(Output(name, "number", numbers, None if truth is None else truth[..., w].tolist()))
     return out
 

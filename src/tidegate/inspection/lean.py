@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tidegate.gates.trace import Gates
+from tidegate.gates.gates import Gates
 from tidegate.model import SequenceModel
 
 WHOLE = 512  # sequences up to here are derived from end to end; in longer ones a prediction looks back so many steps

@@ -2,7 +2,6 @@
 
 | file | what it does |
 | --- | --- |
-| `rows.py` | encodes one row as `Preprocessing.apply` encodes a table |
 | `places.py` | where each key stands, and which of them go |
 | `state.py` | `StreamState`, and the file of all states |
 | `stream.py` | `Stream`: `push`, `push_many`, saving and restoring |

@@ -18,9 +18,10 @@ from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import DiskError
 from tidegate.streaming.places import Key, plain_key
 from tidegate.streaming.state import read_states
+from tidegate.streaming.stream import Stream
 
 if TYPE_CHECKING:
-    from tidegate.training.run import Run
+    from tidegate.trained import Trained
 
 
 class _Stop(BaseException):
@@ -38,7 +39,7 @@ class Counts:
     stopped: bool = False
 
 
-class Progress:
+class Intake:
     """How much of an input a state file has taken in, and whether an input is that one: digests of its first row and of all
     rows so far."""
 
@@ -98,7 +99,7 @@ class Answers:
 
     def __init__(
         self,
-        run: Run,
+        run: Trained,
         lines: RowLines,
         out: BinaryIO,
         *,
@@ -109,17 +110,17 @@ class Answers:
         strict: bool = False,
         **options: Any,
     ):
-        self.stream = run.stream(on_forget=self._forget, **options)
+        self.stream = Stream(run, on_forget=self._forget, **options)
         self.counts = Counts()
         self._run, self._lines, self._out = run, lines, out
         self._state, self._save_every, self._new_rows = state, save_every, new_rows
         self._only_last, self._strict = only_last, strict
         self._last: dict[Key, dict[str, Any]] = {}  # with only_last: the answers that wait
-        self._progress = Progress(lines)
-        self._ready = False  # whether the states are those after the rows that `_progress` counts
+        self._intake = Intake(lines)
+        self._ready = False  # whether the states are those after the rows that `_intake` counts
         self._key: list[str] | None = None  # the key columns of the state file
         self._seen_key = False
-        self._before: Progress | None = None  # with new_rows: of the input before this one
+        self._before: Intake | None = None  # with new_rows: of the input before this one
 
     def all(self) -> Counts:
         """Answer all rows. Raises DataError: a state file of another run or input; a bad row, where strict; SettingsError: a
@@ -157,11 +158,11 @@ class Answers:
             self._key = kept.get("key")
             self.stream.take_up(saved, str(path))  # after: with fewer keys some go, and want their last answers
         if self._new_rows:
-            self._before = Progress(self._lines, kept.get("input"))
+            self._before = Intake(self._lines, kept.get("input"))
         else:
-            self._progress = Progress(self._lines, kept.get("input"))
-            self._progress.skip(rows, path or Path())
-            self.counts.skipped = self._progress.rows
+            self._intake = Intake(self._lines, kept.get("input"))
+            self._intake.skip(rows, path or Path())
+            self.counts.skipped = self._intake.rows
             if self.counts.skipped:
                 self._check_key()
         self._ready = True
@@ -183,7 +184,7 @@ class Answers:
             self._write(told)
         else:
             self._last[self._key_of(line)] = told
-        self._progress.take(line)
+        self._intake.take(line)
         self.counts.rows += 1
         self.counts.bad += bad
         if not self.counts.rows % self._save_every:
@@ -209,7 +210,7 @@ class Answers:
                 stacklevel=2,
             )
         if self._before is not None and self._before.rows:
-            new = Progress(self._lines)
+            new = Intake(self._lines)
             new.take(line)
             if new.first == self._before.first:
                 warnings.warn(
@@ -273,7 +274,7 @@ class Answers:
     def _save(self) -> None:
         if self._state is None:
             return
-        more: dict[str, Any] = {"input": self._progress.to_dict(), "key": self._key, "only_last": self._only_last}
+        more: dict[str, Any] = {"input": self._intake.to_dict(), "key": self._key, "only_last": self._only_last}
         if self._only_last:
             more["last"] = [[list(k) if isinstance(k, tuple) else k, told] for k, told in self._last.items()]
         self.stream.save(self._state, more=more)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tidegate.data.rows import told
 from tidegate.errors import SettingsError, of_type
-from tidegate.streaming.rows import told
 
 Key = Hashable  # None, or text, a number, or a tuple of these
 

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tidegate.data.rows import Row, RowReader
 from tidegate.errors import DataError, SettingsError, ShapeError
-from tidegate.nn import GRU
+from tidegate.model.cells import CELLS, State, parts_of, state_of
+from tidegate.model.pooling import POOLINGS
+from tidegate.model.tasks import TASKS, predicted_columns
 from tidegate.ops.affine import one_row
 from tidegate.streaming.places import Key, Place, Places
-from tidegate.streaming.rows import Row, RowReader
 from tidegate.streaming.state import Parts, Saved, StreamState, check_parts, read_states, write_states
-from tidegate.training.evaluation import predicted_columns, probabilities_of
+from tidegate.trained.predict import check_probabilities
 
 if TYPE_CHECKING:
-    from tidegate.training.run import Run
+    from tidegate.trained import Trained
 
 
 class Stream:
@@ -43,7 +45,7 @@ class Stream:
 
     def __init__(
         self,
-        run: Run,
+        run: Trained,
         *,
         probabilities: bool = False,
         max_keys: int | None = None,
@@ -54,38 +56,37 @@ class Stream:
         pre, spec = run.preprocessing, run.model.spec
         if spec.bidirectional:
             raise SettingsError(
-                f"{run.folder} reads each sequence in both directions, so it needs the end before it can answer. "
+                f"{run.name} reads each sequence in both directions, so it needs the end before it can answer. "
                 "Train with bidirectional=False (--no-bidirectional) to stream, or use predict."
             )
-        if probabilities and pre.target.task == "number":
-            raise SettingsError("probabilities are for classes and labels; this run predicts numbers.")
+        check_probabilities(pre, probabilities)
         if max_keys is not None and (isinstance(max_keys, bool) or not isinstance(max_keys, int) or max_keys < 1):
             raise SettingsError(f"max_keys={max_keys!r}: expected a whole number of at least 1, or None.")
         if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
             raise SettingsError(f"ttl={ttl!r}: expected seconds, more than 0, or None.")
-        on_cpu = next(run.model.parameters()).device.type == "cpu"
-        model = (run.model if on_cpu else copy.deepcopy(run.model).cpu()).eval()
+        model = (run.model if run.device.type == "cpu" else copy.deepcopy(run.model).cpu()).eval()
         self.run = run
         self.fingerprint = run.fingerprint
         self.probabilities = probabilities
         self._clock, self._on_forget = clock, on_forget
         self._core, self._spec, self._target = model.core, spec, pre.target
+        self._row, self._task = CELLS[spec.cell], TASKS[pre.target.task]
+        self._cell = self._row.load()
         self._reader = RowReader(pre, [e.weight.detach().numpy() for e in model.embeddings])  # type: ignore[union-attr, operator]
         self._x = torch.zeros(1, self._reader.width, dtype=torch.float32)
         self._x_row = self._x.numpy()[0]
         self._head = one_row(model.head.weight.detach(), model.head.bias.detach())
         self._model_head = model.head
-        self._columns = predicted_columns(pre, probabilities)
-        self._pooling = spec.pooling if spec.per == "sequence" else "last"
-        self._horizon = max(spec.horizon, 1)
+        self._columns = predicted_columns(pre.target, pre.horizon, probabilities)
+        self._pooling = POOLINGS[spec.pooling if spec.per == "sequence" else "last"]
         self._residual = None if spec.residual is None else list(spec.residual)
-        self._plain = pre.target.task == "class" and self._horizon == 1 and not probabilities and not self._residual
+        self._plain = pre.target.task == "class" and spec.ahead == 1 and not probabilities and not self._residual
         self._places = Places(max_keys, ttl)
         self._shapes = self._shapes_of_parts()
         self._lock, self._saving = threading.Lock(), threading.Lock()
 
     def __repr__(self) -> str:
-        return f"Stream({str(self.run.folder)!r}: {len(self)} key{'s' * (len(self) != 1)})"
+        return f"Stream({self.run.name!r}: {len(self)} key{'s' * (len(self) != 1)})"
 
     def __len__(self) -> int:
         return len(self._places)
@@ -185,94 +186,64 @@ class Stream:
         y, states = self._step_many(rows, [place.state for place in places])
         for place, state in zip(places, states, strict=True):
             place.state = state
-        if self._pooling != "last":
+        if self._pooling.carries:
             y = torch.from_numpy(np.stack([self._pool(p, v) for p, v in zip(places, y.numpy(), strict=True)]))
         scores = self._model_head(y).numpy()
         for k, place, answer in zip(wave, places, self._answers(scores, rows.numpy()), strict=True):
             place.rows += 1
             answers[k] = answer
 
-    def _step_many(self, x: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
-        core = self._core
-        if core is None:
-            return x, states
-        fresh = self._fresh()
-        parts = [fresh if state is None else state for state in states]
-        if isinstance(core, GRU):
-            y, h = core.step(x, torch.cat(parts, dim=1))
-            return y, [one.clone() for one in h.split(1, dim=1)]
-        if isinstance(fresh, tuple):
-            y, (h, c) = core(x.unsqueeze(0), tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
-            pairs = zip(h.split(1, dim=1), c.split(1, dim=1), strict=True)
-            return y[0], [(a.clone(), b.clone()) for a, b in pairs]
-        y, h = core(x.unsqueeze(0), torch.cat(parts, dim=1))
-        return y[0], [one.clone() for one in h.split(1, dim=1)]
+    def _step_many(self, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        """A step of several streams side by side: x [B, E], a state each."""
+        parts = [parts_of(self._fresh() if state is None else state) for state in states]
+        together = state_of(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+        y, after = self._cell.step(self._core, x, together)
+        apart = [part.split(1, dim=1) for part in parts_of(after)]
+        return y, [state_of(tuple(part[k].clone() for part in apart)) for k in range(len(states))]
 
-    def _fresh(self) -> Any:
+    def _fresh(self) -> State:
         """The state of a stream that begins."""
-        core = self._core
-        if isinstance(core, GRU):
-            return core.initial_state(1).detach().clone()
-        zeros = torch.zeros(self._spec.num_layers, 1, self._spec.hidden_size, dtype=torch.float32)
-        return (zeros, zeros) if self._spec.cell == "lstm" else zeros
+        return self._cell.fresh(self._core, self._spec)
 
     def _advance(self, place: Place) -> np.ndarray:
         """The row in `_x` goes into a place; its scores [K * outputs], which the next row overwrites."""
-        core = self._core
         was = torch.is_grad_enabled()
         torch._C._set_grad_enabled(False)  # torch.no_grad() takes a microsecond more
         try:
-            if isinstance(core, GRU):
-                if place.state is None:
-                    place.state = self._fresh()
-                y, place.state = core.step(self._x, place.state)
-            elif core is None:
-                y = self._x
-            else:
-                y, place.state = core(self._x.unsqueeze(0), self._fresh() if place.state is None else place.state)
-                y = y[0]
-            if self._pooling != "last":
+            state = self._fresh() if place.state is None else place.state
+            y, place.state = self._cell.step(self._core, self._x, state)
+            if self._pooling.carries:
                 y = torch.from_numpy(self._pool(place, y.numpy()[0])[None])
             return self._head(y)
         finally:
             torch._C._set_grad_enabled(was)
 
     def _pool(self, place: Place, y: np.ndarray) -> np.ndarray:
-        """What the head reads after this row: the sequence's mean or maximum so far."""
-        if self._pooling == "max":
-            place.pooled = y.copy() if place.pooled is None else np.maximum(place.pooled, y)
-            return place.pooled
-        # The model's evaluation adds up in the same way (SequenceModel._pool).
-        place.pooled = y.astype(np.float64) if place.pooled is None else place.pooled + y
-        return (place.pooled / (place.rows + 1)).astype(np.float32)
+        """What the head reads after this row, of its sequence so far."""
+        place.pooled, value = self._pooling.running(place.pooled, y, place.rows)
+        return value
 
     def _answers(self, scores: np.ndarray, x: np.ndarray) -> list[dict[str, Any]]:
         """Predictions of rows that were read as x [rows, width] and got these scores [rows, K * outputs]."""
         if self._plain:
             classes = self._target.classes
             return [{"prediction": classes[of.index(max(of))]} for of in scores.tolist()]
-        target = self._target
-        scores = scores.reshape(len(scores), self._horizon, -1)
+        scores = scores.reshape(len(scores), self._spec.ahead, -1)
         if self._residual is not None:
             scores = scores + x[:, None, self._residual]
         rows = scores.tolist()
         probable: Any = [None] * len(rows)
         if self.probabilities:
-            probable = probabilities_of(torch.from_numpy(scores), target.task).tolist()
+            probable = self._task.probabilities(torch.from_numpy(scores)).tolist()
         return [self._named_answer(*both) for both in zip(rows, probable, strict=True)]
 
     def _named_answer(self, scores: list[list[float]], probabilities: list[list[float]]) -> dict[str, Any]:
-        target, answer = self._target, {}
+        answer: dict[str, Any] = {}
         for name, ahead, which, probability in self._columns:
-            of = scores[ahead]
             if probability:
                 answer[name] = probabilities[ahead][which]
-            elif target.task == "class":
-                answer[name] = target.classes[of.index(max(of))]
-            elif target.task == "labels":
-                answer[name] = int(of[which] > 0)
             else:
-                answer[name] = of[which] * target.stds[which] + target.means[which]
+                answer[name] = self._task.decide_one(scores[ahead], which, self._target)
         return answer
 
     # -------------------------------------------------------------------------------------------- keys
@@ -306,10 +277,8 @@ class Stream:
         self._tell()
 
     def _parts(self, place: Place) -> dict[str, np.ndarray]:
-        parts: dict[str, np.ndarray] = {}
-        if place.state is not None:
-            several = place.state if isinstance(place.state, tuple) else (place.state,)
-            parts |= {name: s.squeeze(1).numpy().copy() for name, s in zip(("h", "c"), several, strict=False)}
+        several = zip(self._row.state, parts_of(place.state), strict=False)
+        parts = {name: part.squeeze(1).numpy().copy() for name, part in several}
         if place.pooled is not None:
             parts["pooled"] = place.pooled.copy()
         return parts
@@ -318,25 +287,23 @@ class Stream:
         check_parts(parts, self._shapes, what)
         place = Place()
         place.rows, place.seen = rows, seen
-        several = tuple(torch.from_numpy(parts[name].copy()).unsqueeze(1) for name in ("h", "c") if name in parts)
-        if several:
-            place.state = several if len(several) > 1 else several[0]
+        names = [name for name in self._row.state if name in parts]
+        place.state = state_of(tuple(torch.from_numpy(parts[name].copy()).unsqueeze(1) for name in names))
         if "pooled" in parts:
             place.pooled = parts["pooled"].copy()
         return place
 
     def _shapes_of_parts(self) -> dict[str, tuple[int, ...]]:
         spec = self._spec
-        names = {"none": (), "lstm": ("h", "c")}.get(spec.cell, ("h",))
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (spec.num_layers, spec.hidden_size))
-        if self._pooling != "last":
-            shapes["pooled"] = (self._model_head.in_features,)
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self._row.state, (spec.num_layers, spec.hidden_size))
+        if self._pooling.carries:
+            shapes[self._pooling.carries] = (self._model_head.in_features,)
         return shapes
 
     def _check_run(self, fingerprint: str, what: str) -> None:
         if fingerprint != self.fingerprint:
             raise DataError(
-                f"{what} is of another run: it was written for {fingerprint[:12]}, and {self.run.folder} is {self.fingerprint[:12]} "
+                f"{what} is of another run: it was written for {fingerprint[:12]}, and {self.run.name} is {self.fingerprint[:12]} "
                 "(the fingerprint of weights and preprocessing). Use the run it was written for, or begin anew without it."
             )
 

@@ -1,4 +1,12 @@
-"""From a table to a trained model: settings, the loop, figures and the run folder.
+"""The training of a model: what is worked out, the loop, what is written on the way.
+
+| file | what it does |
+| --- | --- |
+| `trainer.py` | `fit` in memory, `train` with a run folder, `--resume` |
+| `resolve.py` | every setting that was left open, the sizes of the model, the device |
+| `loop.py` | epochs, updates, validation, the best weights |
+| `journal.py` | everything that is written |
+| `checkpoint.py`, `gate_log.py`, `progress.py` | where a training stands; the gates after every epoch; what a person sees |
 
 Lazy, so that the command line can show every setting without loading torch.
 """
@@ -9,24 +17,25 @@ from typing import TYPE_CHECKING
 
 from tidegate._lazy import names_of
 
-__all__ = ["Evaluation", "Interrupted", "Run", "TrainSettings", "TrainingFailed", "load", "train"]
+__all__ = ["Evaluation", "Interrupted", "Run", "TrainSettings", "TrainingFailed", "fit", "load", "train"]
 
 if TYPE_CHECKING:
-    from tidegate.training.comparison import Evaluation
-    from tidegate.training.loop import Interrupted, TrainingFailed
-    from tidegate.training.run import Run, load
-    from tidegate.training.settings import TrainSettings
-    from tidegate.training.trainer import train
+    from tidegate.errors import Interrupted, TrainingFailed
+    from tidegate.run import Run, load, train
+    from tidegate.trained import Evaluation, TrainSettings
+    from tidegate.training.trainer import fit
 
+# Some of these live elsewhere by now and are still found here, where they were.
 __getattr__, __dir__ = names_of(
     __name__,
     {
-        "Evaluation": "tidegate.training.comparison",
-        "Run": "tidegate.training.run",
-        "load": "tidegate.training.run",
-        "train": "tidegate.training.trainer",
-        "TrainSettings": "tidegate.training.settings",
-        "Interrupted": "tidegate.training.loop",
-        "TrainingFailed": "tidegate.training.loop",
+        "Evaluation": "tidegate.trained.comparison",
+        "Run": "tidegate.run",
+        "load": "tidegate.run",
+        "train": "tidegate.run",
+        "fit": "tidegate.training.trainer",
+        "TrainSettings": "tidegate.trained.settings",
+        "Interrupted": "tidegate.errors",
+        "TrainingFailed": "tidegate.errors",
     },
 )

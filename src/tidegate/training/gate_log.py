@@ -1,4 +1,4 @@
-"""log_gates=True: what the gates of a model do, counted after every epoch for metrics.csv, and drawn for the report."""
+"""log_gates=True: what the gates of a model do, counted after every epoch for metrics.csv. `report.gate_curves` draws it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import torch
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.sequences import TRAIN, VALID
-from tidegate.gates.sentences import MEMORY as MEMORY_LENGTH
-from tidegate.gates.sentences import RESET, UPDATE
-from tidegate.gates.statistics import SHARES, Counter
+from tidegate.gates.statistics import MEMORY, SHARES, Counter
 from tidegate.model import SequenceModel
-from tidegate.training.charts import line_chart
 
 MOST_STEPS = 4_096
 SHARE = 0.02  # of an epoch's training steps: so that an epoch gets at most a twentieth slower (benchmarks/log_gates_cost.py)
 FEWEST_STEPS = 64  # a sample this small costs milliseconds
-MEMORY = "memory_length_steps"
-DEFINITIONS = [UPDATE, RESET, MEMORY_LENGTH]
 
 
 class GateLog:
@@ -81,35 +76,3 @@ def _of_similar_length(pieces: Sequence[tuple[int, int]]) -> list[list[tuple[int
             longest = end - start
         batches[-1].append((start, end))
     return batches
-
-
-def places(history: Sequence[dict[str, float]]) -> list[str]:
-    """The layers and directions whose gates were logged: "l0", "l0_reverse" ...; none where log_gates was off."""
-    end = f"_{SHARES[0]}"
-    return [key.removesuffix(end) for key in (history[0] if history else {}) if key.endswith(end)]
-
-
-def in_words(place: str) -> str:
-    """
-    >>> in_words("l1_reverse")
-    'layer 2 backward'
-    """
-    layer, _, direction = place.partition("_")
-    return f"layer {int(layer[1:]) + 1}{' backward' if direction else ''}"
-
-
-def gate_curves(history: Sequence[dict[str, float]], mark: float | None = None) -> list[tuple[str, str]]:
-    """(title, SVG) of the gates over the epochs of a run's history; none where they were not logged."""
-
-    def of(field: str) -> dict[str, list[tuple[float, float]]]:
-        return {in_words(p): [(r["epoch"], r[f"{p}_{field}"]) for r in history] for p in places(history)}
-
-    z, r, memory = (of(field) for field in ("update_mean", "reset_mean", MEMORY))
-    if len(z) == 1:
-        gates = {"Mean gates": {"update z": next(iter(z.values())), "reset r": next(iter(r.values()))}}
-        memory = {"middle unit": next(iter(memory.values()))}
-    else:
-        gates = {"Mean update gate z": z, "Mean reset gate r": r}
-    charts = {**gates, "Memory length in steps": memory}
-    found = [(title, line_chart(title, lines, mark)) for title, lines in charts.items()]
-    return [(title, svg) for title, svg in found if svg]

@@ -7,43 +7,35 @@ run repeats exactly, and one that was interrupted goes on as if it had not been.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import TRAIN, VALID
-from tidegate.errors import TidegateError
-from tidegate.files import write_text
+from tidegate.errors import Interrupted, TrainingFailed
 from tidegate.model import SequenceModel
-from tidegate.training.checkpoint import load_checkpoint, save_checkpoint, save_model
-from tidegate.training.evaluation import judge, run_model
+from tidegate.model.tasks import TASKS
+from tidegate.trained.evaluation import judge, run_model
+from tidegate.trained.metrics import primary
+from tidegate.trained.settings import CompleteSettings
+from tidegate.trained.weights import weights_of
+from tidegate.training.checkpoint import Checkpoint
 from tidegate.training.gate_log import GateLog
-from tidegate.training.metrics import loss_sum, primary
+from tidegate.training.journal import Journal
 from tidegate.training.progress import Silent
-from tidegate.training.settings import CompleteSettings
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
 CHECKPOINT_SECONDS = 300.0  # within a long epoch: what a power cut can cost at most
-
-
-class Interrupted(TidegateError):
-    """Training was stopped by Ctrl-C (or SIGTERM) and can go on."""
-
-
-class TrainingFailed(TidegateError):
-    """The loss is no longer a number."""
 
 
 @dataclass
@@ -64,137 +56,174 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def fit(
-    model: SequenceModel,
-    pre: Preprocessing,
-    source: BatchSource,
-    settings: CompleteSettings,
-    folder: Path,
-    progress: Silent,
-    title: str,
-) -> State:
-    """Train `model` and leave its best weights in folder/model.safetensors, its history in folder/metrics.csv.
+class Loop:
+    """The training of one model. What stays as it is over its epochs stands here; where it is, in `state`.
 
-    settings: complete ones (see `resolve.complete`). An earlier checkpoint in the folder is taken up.
-    Raises Interrupted after Ctrl-C, TrainingFailed at a NaN loss, DiskError where the disk is full.
+    settings: complete ones (see `resolve.complete`). journal: what is written, and from where an earlier training goes on.
     """
-    fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
-    kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-    optimizer = kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
-    path = folder / "checkpoints" / "last.safetensors"
-    state, rng = State(), None
-    if path.exists():
-        rng, saved = load_checkpoint(path, model, optimizer)
-        state = State(**saved)
-        if state.finished:
-            return state
-    validated = source.has_targets(VALID)
-    gate_log = GateLog(source, settings.seed) if settings.log_gates else None
-    batches = _epoch_batches(source, settings, state.epoch)
-    progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
-    try:
-        with _stop_signal() as stopped, torch.random.fork_rng(devices=_cuda(source)):
-            while state.epoch < settings.epochs:
-                batches = _epoch_batches(source, settings, state.epoch)
-                torch.manual_seed(_mix(settings.seed, state.epoch))
-                if rng is not None and state.step:  # go on inside an epoch; a new one has its own seed
-                    _set_random_state(rng)
-                rng = None
-                done = _one_epoch(model, pre, source, settings, optimizer, batches, state, progress, stopped, path)
-                if not done:
-                    raise Interrupted
-                _close_epoch(model, pre, source, settings, state, validated, folder, progress, gate_log)
-                if settings.patience and validated and state.epoch - state.best_epoch >= settings.patience:
-                    break
-                save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
-                if stopped.is_set() and state.epoch < settings.epochs:
-                    raise Interrupted
-    finally:
-        progress.end()
-    state.finished = True
-    save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
-    return state
 
+    def __init__(
+        self,
+        model: SequenceModel,
+        pre: Preprocessing,
+        source: BatchSource,
+        settings: CompleteSettings,
+        *,
+        journal: Journal,
+        progress: Silent,
+    ) -> None:
+        self.model, self.pre, self.source, self.settings = model, pre, source, settings
+        self.journal, self.progress = journal, progress
+        self.state = State()
+        self.task = TASKS[pre.target.task]
+        self.validated = source.has_targets(VALID)
+        self.parameters = list(model.parameters())
+        fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
+        kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+        self.optimizer = kind(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        self.gate_log = GateLog(source, settings.seed) if settings.log_gates else None
+        self._best: Mapping[str, Tensor] | None = None
 
-def _one_epoch(model, pre, source, settings, optimizer, batches, state: State, progress, stopped, path) -> bool:
-    """Train on the rest of an epoch's batches; False when it was interrupted (and saved)."""
-    model.train()
-    parameters = list(model.parameters())
-    began = time.perf_counter() - state.seconds
-    saved_at = time.perf_counter()
-    for arguments in batches[state.step :]:
-        rate = settings.lr * _factor(settings, state, len(batches))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        state.lr = rate
-        batch = source.training_batch(arguments)
-        scores, _ = model(batch.numbers, batch.codes, batch.lengths)
-        loss, count = loss_sum(scores, batch.y, pre.target.task)
-        optimizer.zero_grad(set_to_none=True)
+    def run(self, title: str) -> State:
+        """Train, and leave the model with the weights of its best epoch.
+
+        Raises Interrupted after Ctrl-C, TrainingFailed at a NaN loss, DiskError where the disk is full.
+        """
+        rng = self._take_up()
+        state, settings = self.state, self.settings
+        if not state.finished:
+            batches = self.batches()
+            self.progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
+            try:
+                with _stop_signal() as stopped, torch.random.fork_rng(devices=_cuda(self.source)):
+                    self._epochs(rng, stopped)
+            finally:
+                self.progress.end()
+            state.finished = True
+            self._checkpoint()
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+        self.model.eval()
+        return state
+
+    def _take_up(self) -> dict[str, Tensor] | None:
+        """Go on where an earlier training stopped; its random state."""
+        last = self.journal.last()
+        if last is None:
+            return None
+        checkpoint, name = last
+        checkpoint.put_into(self.model, self.optimizer, name)
+        self.state = State(**checkpoint.state)
+        self._best = self.journal.best()
+        return checkpoint.random
+
+    def _epochs(self, rng: dict[str, Tensor] | None, stopped: threading.Event) -> None:
+        state, settings = self.state, self.settings
+        while state.epoch < settings.epochs:
+            torch.manual_seed(_mix(settings.seed, state.epoch))
+            if rng is not None and state.step:  # go on inside an epoch; a new one has its own seed
+                _set_random_state(rng)
+            rng = None
+            if not self.epoch(self.batches(), stopped):
+                raise Interrupted
+            self.close_epoch()
+            if settings.patience and self.validated and state.epoch - state.best_epoch >= settings.patience:
+                break
+            self._checkpoint()
+            if stopped.is_set() and state.epoch < settings.epochs:
+                raise Interrupted
+
+    def epoch(self, batches: Sequence[tuple[Tensor, ...]], stopped: threading.Event) -> bool:
+        """Train on the rest of an epoch's batches; False when it was interrupted (and saved)."""
+        self.model.train()
+        state = self.state
+        began = time.perf_counter() - state.seconds
+        saved_at = time.perf_counter()
+        for arguments in batches[state.step :]:
+            state.lr = self.settings.lr * _factor(self.settings, state, len(batches))
+            total, count = self._step(arguments)
+            state.step += 1
+            if not math.isfinite(total):
+                raise TrainingFailed(
+                    f"The loss became {total} in epoch {state.epoch + 1}, batch {state.step}. "
+                    f"Try a smaller learning rate (lr, --lr) or stronger clipping (clip, --clip){self.journal.kept}."
+                )
+            state.loss += total
+            state.targets += count
+            self.progress.step(state.loss / max(state.targets, 1))
+            state.seconds = time.perf_counter() - began
+            late = time.perf_counter() - saved_at > CHECKPOINT_SECONDS
+            if late or stopped.is_set():
+                self._checkpoint()
+                saved_at = time.perf_counter()
+                if stopped.is_set():
+                    return False
+        return True
+
+    def _step(self, arguments: tuple[Tensor, ...]) -> tuple[float, int]:
+        """One update; the batch's summed loss and how many targets it had."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.state.lr
+        batch = self.source.training_batch(arguments)
+        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
+        assert batch.y is not None
+        loss, count = self.task.loss_sum(scores, batch.y)
+        self.optimizer.zero_grad(set_to_none=True)
         (loss / count.clamp(min=1)).backward()
-        if settings.clip:
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
-        optimizer.step()
-        state.step += 1
-        total, n = float(loss.detach()), int(count)
-        if not math.isfinite(total):
-            raise TrainingFailed(
-                f"The loss became {total} in epoch {state.epoch + 1}, batch {state.step}. "
-                "Try a smaller learning rate (lr, --lr) or stronger clipping (clip, --clip); the best epoch so far is kept."
-            )
-        state.loss += total
-        state.targets += n
-        progress.step(state.loss / max(state.targets, 1))
-        state.seconds = time.perf_counter() - began
-        late = time.perf_counter() - saved_at > CHECKPOINT_SECONDS
-        if late or stopped.is_set():
-            save_checkpoint(path, model, optimizer, _random_state(source), asdict(state))
-            saved_at = time.perf_counter()
-            if stopped.is_set():
-                return False
-    return True
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        self.optimizer.step()
+        return float(loss.detach()), int(count)
 
+    def close_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, print and record the epoch."""
+        state, settings = self.state, self.settings
+        name, more_is_better = primary(self.pre.target, self.pre.horizon)
+        row: dict[str, float] = {
+            "epoch": state.epoch + 1,
+            "lr": state.lr,
+            "train_loss": state.loss / max(state.targets, 1),
+        }
+        began = time.perf_counter()
+        if self.validated:
+            outcome = run_model(self.model, self.pre, self.source, VALID)
+            row["valid_loss"] = outcome.loss
+            row |= {f"valid_{k}": v for k, v in judge(self.pre, self.source, VALID, outcome.values).summary.items()}
+            figure = row[f"valid_{name}"]
+            # The loss decides between equal scores: accuracies of small sets often tie.
+            rank = [figure if more_is_better else -figure, -outcome.loss]
+        else:
+            rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
+        gates = self.gate_log.row(self.model) if self.gate_log else {}
+        row["seconds"] = state.seconds + time.perf_counter() - began
+        row |= gates
+        better = not state.best or rank > state.best
+        state.epoch += 1
+        if better:
+            state.best, state.best_epoch, state.rested = rank, state.epoch, 0
+            self._best = weights_of(self.model)
+            self.journal.keep_best(self.model)
+        else:
+            state.rested += 1
+            if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 30) // 5):
+                state.factor, state.rested = state.factor / 2, 0
+        state.history.append(row)
+        state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
+        self.journal.keep_history(state.history)
+        width = len(str(settings.epochs))
+        text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
+        if self.validated:
+            text += f"  valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
+        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and self.validated else ''}")
 
-def _close_epoch(
-    model, pre, source, settings, state: State, validated: bool, folder: Path, progress, gate_log: GateLog | None
-) -> None:
-    """Validate, keep the weights if they are the best so far, print and record the epoch."""
-    name, more_is_better = primary(pre.target, pre.horizon)
-    row: dict[str, float] = {
-        "epoch": state.epoch + 1,
-        "lr": state.lr,
-        "train_loss": state.loss / max(state.targets, 1),
-    }
-    began = time.perf_counter()
-    if validated:
-        outcome = run_model(model, pre, source, VALID)
-        row["valid_loss"] = outcome.loss
-        row |= {f"valid_{k}": v for k, v in judge(pre, source, VALID, outcome.values).summary.items()}
-        figure = row[f"valid_{name}"]
-        # The loss decides between equal scores: accuracies of small sets often tie.
-        rank = [figure if more_is_better else -figure, -outcome.loss]
-    else:
-        rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
-    gates = gate_log.row(model) if gate_log else {}
-    row["seconds"] = state.seconds + time.perf_counter() - began
-    row |= gates
-    better = not state.best or rank > state.best
-    state.epoch += 1
-    if better:
-        state.best, state.best_epoch, state.rested = rank, state.epoch, 0
-        save_model(model, folder / "model.safetensors")
-    else:
-        state.rested += 1
-        if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 30) // 5):
-            state.factor, state.rested = state.factor / 2, 0
-    state.history.append(row)
-    state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
-    _write_history(folder / "metrics.csv", state.history)
-    width = len(str(settings.epochs))
-    text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
-    if validated:
-        text += f"  valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
-    progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and validated else ''}")
+    def batches(self) -> list[tuple[Tensor, ...]]:
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, 2, self.state.epoch])
+        return self.source.training_batches(TRAIN, settings.batch_size, settings.window, rng)
+
+    def _checkpoint(self) -> None:
+        random = _random_state(self.source)
+        self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, asdict(self.state)))
 
 
 def _factor(settings: CompleteSettings, state: State, batches: int) -> float:
@@ -207,37 +236,19 @@ def _factor(settings: CompleteSettings, state: State, batches: int) -> float:
     return state.factor
 
 
-def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(path, out.getvalue())
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _epoch_batches(source: BatchSource, settings: CompleteSettings, epoch: int) -> list[tuple[torch.Tensor, ...]]:
-    rng = np.random.default_rng([settings.seed, 2, epoch])
-    return source.training_batches(TRAIN, settings.batch_size, settings.window, rng)
-
-
 def _mix(seed: int, epoch: int) -> int:
     """One number from two, so that seed 0, epoch 1 and seed 1, epoch 0 draw differently."""
     return int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _random_state(source: BatchSource) -> dict[str, torch.Tensor]:
+def _random_state(source: BatchSource) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if source.device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(source.device)
     return state
 
 
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+def _set_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])
@@ -256,7 +267,7 @@ def _stop_signal() -> Iterator[threading.Event]:
         return
     previous: dict[Any, Any] = {}
 
-    def stop(number, frame):
+    def stop(number: int, frame: Any) -> None:
         event.set()
         for one, handler in previous.items():
             signal.signal(one, handler)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
 
 import numpy as np
 import torch
 
 from tidegate import __version__
-from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import PART_NAMES, TRAIN, Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import SettingsError
-from tidegate.model import ModelSpec, SequenceModel, default_embedding_dim
-from tidegate.training.settings import CompleteSettings, TrainSettings
+from tidegate.model import ModelSpec, SequenceModel
+from tidegate.model.model import default_embedding_dim
+from tidegate.trained import Resolved
+from tidegate.trained.settings import CompleteSettings, TrainSettings
 
 LONG, WINDOW = 256, 128  # window=None: sequences above LONG rows are cut into WINDOW
 MOST_IN_BATCH, LEAST_IN_BATCH = 32, 4
@@ -68,6 +68,7 @@ def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> 
         horizon=pre.horizon,
         outputs=pre.target.width,
         residual=tuple(names.index(n) for n in pre.target.names) if residual else None,
+        core=settings.core,
     )
 
 
@@ -93,11 +94,6 @@ def build(spec: ModelSpec, pre: Preprocessing, settings: TrainSettings, device: 
     model.to(device)
     model.set_noise(word_dropout=settings.word_dropout, counts=[c.counts for c in pre.tokens], numbers=settings.noise)
     return model
-
-
-def batch_source(data: Sequences, pre: Preprocessing, device: torch.device) -> BatchSource:
-    """The sequences on the device, ready to be cut into batches."""
-    return BatchSource(data, per_sequence=pre.per == "sequence", horizon=pre.horizon, device=device)
 
 
 def _window(settings: TrainSettings, data: Sequences) -> int | None:
@@ -131,53 +127,36 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def summary(
-    table: Table, pre: Preprocessing, data: Sequences, settings: TrainSettings, spec: ModelSpec, device: torch.device
-) -> dict[str, Any]:
+def resolve(
+    table: Table, pre: Preprocessing, data: Sequences, *, settings: CompleteSettings, model: SequenceModel
+) -> Resolved:
     """What stands under `resolved` in config.yaml. settings: those that `complete` returned."""
-    parts = {}
-    for name, part in PART_NAMES.items():
-        parts[name] = {"sequences": len(data.containing(part)), "rows": int((data.part == part).sum())}
-    with torch.device("meta"):
-        count = sum(p.numel() for p in SequenceModel(spec).parameters())
-    return {
-        "tidegate": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "device": str(device),
-        "threads": settings.threads or torch.get_num_threads(),
-        "table_name": table.name,
-        "table_sha256": table.sha256,
-        "rows": table.frame.height,
-        "parts": parts,
-        "longest": int(data.lengths.max()),
-        "task": pre.target.task,
-        "classes": len(pre.target.classes),
-        "numbers": [c.name for c in pre.numbers],
-        "categories": {c.name: c.size - 1 for c in pre.tokens},
-        "bidirectional": spec.bidirectional,
-        "embedding_dims": list(spec.embedding_dims),
-        "residual": spec.residual is not None,
-        "window": settings.window,
-        "batch_size": settings.batch_size,
-        "epochs": settings.epochs,
-        "patience": settings.patience,
-        "parameters": count,
-        "notes": data.notes,
-        "finished": False,
-    }
-
-
-def describe(resolved: dict[str, Any]) -> list[str]:
-    """What was made of the table and the settings, in a few lines."""
-    parts = ", ".join(
-        f"{p['sequences']} {n} ({p['rows']:,} rows)" for n, p in resolved["parts"].items() if p["sequences"]
+    spec = model.spec
+    return Resolved(
+        tidegate=__version__,
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        device=str(next(model.parameters()).device),
+        threads=settings.threads or torch.get_num_threads(),
+        table_name=table.name,
+        table_sha256=table.sha256,
+        rows=table.frame.height,
+        parts={
+            name: {"sequences": len(data.containing(part)), "rows": int((data.part == part).sum())}
+            for name, part in PART_NAMES.items()
+        },
+        longest=int(data.lengths.max()),
+        task=pre.target.task,
+        classes=len(pre.target.classes),
+        numbers=tuple(c.name for c in pre.numbers),
+        categories={c.name: c.size - 1 for c in pre.tokens},
+        bidirectional=spec.bidirectional,
+        embedding_dims=spec.embedding_dims,
+        residual=spec.residual is not None,
+        window=settings.window,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        parameters=sum(p.numel() for p in model.parameters()),
+        notes=tuple(data.notes),
     )
-    task = {"class": f"one of {resolved['classes']} classes", "labels": "several 0/1 labels", "number": "numbers"}
-    reads = [f"{len(resolved['numbers'])} numbers"] if resolved["numbers"] else []
-    reads += [f"{name} ({size:,} known values)" for name, size in resolved["categories"].items()]
-    lines = [
-        f"{resolved['table_name']}: sequences: {parts}; the longest has {resolved['longest']:,} steps.",
-        f"Reads {', '.join(reads)}; predicts {task[resolved['task']]}. {resolved['parameters']:,} parameters, on {resolved['device']}.",
-    ]
-    return lines + list(resolved["notes"])

@@ -1,63 +1,43 @@
-"""`tidegate.train`: from a table to a run folder, and on from where it was interrupted."""
+"""From a table to a trained model: `fit` in memory, `train` with a run folder, and on from where it was interrupted."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from tidegate.data.fitting import fit
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
-from tidegate.data.tables import read_table
-from tidegate.errors import DataError, RunError, SettingsError
-from tidegate.files import write_text
-from tidegate.training import loop
-from tidegate.training.folder import (
-    CONFIG,
-    NO_MEMORY,
-    PREPROCESSING,
-    RESULTS,
-    begin,
-    choose,
-    plain,
-    read_config,
-    write_config,
-)
+from tidegate.data.tables import Table, read_table
+from tidegate.errors import DataError, Interrupted, RunError, SettingsError
+from tidegate.trained import Trained
+from tidegate.trained.evaluation import evaluate_rows
+from tidegate.trained.folder import NO_MEMORY
+from tidegate.trained.rows import Rows, batch_source
+from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
+from tidegate.trained.trained import read_settings
+from tidegate.training.journal import FolderJournal, Journal, choose
+from tidegate.training.loop import Loop
 from tidegate.training.progress import Silent, make
-from tidegate.training.report import write_report
-from tidegate.training.resolve import batch_source, build, complete, describe, find_device, model_spec, summary
-from tidegate.training.run import Run, evaluate_run
-from tidegate.training.settings import CompleteSettings, TrainSettings, read_settings_file
+from tidegate.training.resolve import build, complete, find_device, model_spec, resolve
 
 
 def train(
     table: Any = None,
     target: str | list[str] | None = None,
     *,
-    out: str | Path | None = None,
+    out: str | Path | Literal[False] | None = None,
     config: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool | Silent = True,
     **settings: Any,
-) -> Run:
-    """Train a GRU on a table of sequences and write a run folder.
-
-    table: a path (CSV, Parquet, JSON lines, Arrow) or a polars, pandas or pyarrow table.
-    target, **settings: see `tidegate train --help` or `TrainSettings`; config: a YAML file with the same names
-        (arguments win over it).
-    out: the run folder; None: runs/NAME after the table, numbered where that is taken.
-    resume: go on with the run in `out` from its last checkpoint, with the settings it began with.
-    overwrite: replace a run that is there.
-
-    Returns the Run with the weights of the best epoch. Raises DataError, SettingsError or RunError before anything
-    is written; Interrupted after Ctrl-C (then `resume` goes on exactly where it stopped).
-    """
+) -> Trained:
+    """What `tidegate.train` does, which see."""
     shown = make(progress)
     if target is not None:
         settings["target"] = target
@@ -69,24 +49,27 @@ def train(
     chosen = TrainSettings.make(**({k: v for k, v in values.items() if k not in {"table", "out"}} | settings))
     if source is None:
         raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
-    folder = choose(out, source, overwrite)
-    return _train(source, chosen, folder, overwrite, shown)
+    if out is False:
+        if overwrite:
+            raise SettingsError("overwrite replaces a run folder, and out=False writes none. Leave one of them out.")
+        return fit(source, chosen, progress=shown)
+    if out is True:
+        raise SettingsError("out=True: expected the run folder, None for one named after the table, or False for none.")
+    journal = FolderJournal(choose(out, source, overwrite), overwrite=overwrite)
+    return fit(source, chosen, journal=journal, progress=shown)
 
 
-def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Run:
-    if out is None:
+def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Trained:
+    if out is None or out is False:
         raise SettingsError("resume needs the run folder: name it with out (--out).")
     if overwrite or config:
         raise SettingsError(
             "resume goes on with the settings of the run; it can't be combined with overwrite or config."
         )
     folder = Path(out)
-    stored = read_config(folder)
-    resolved = stored.pop("resolved", {})
-    source = table if table is not None else stored.get("table")
-    stored = {k: v for k, v in stored.items() if k not in {"table", "out"}}
-    chosen = TrainSettings.make(**stored)
-    asked = TrainSettings.make(**(stored | settings))
+    chosen, resolved, stored = read_settings(folder)
+    source = table if table is not None else stored
+    asked = TrainSettings.make(**(chosen.model_dump() | settings))
     changed = [name for name in TrainSettings.model_fields if getattr(asked, name) != getattr(chosen, name)]
     if changed:
         raise SettingsError(
@@ -94,23 +77,33 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
         )
     if source is None:
         raise SettingsError(f"{folder} was trained on a table in memory: pass the same table again to resume.")
-    if resolved.get("finished"):
+    if resolved.finished:
         raise RunError(
             f"{folder} is finished; there is nothing to resume. For a new run choose another folder or overwrite it."
         )
-    return _train(source, chosen, folder, False, shown, expected=resolved.get("table_sha256"))
-
-
-def _train(
-    source: Any, settings: TrainSettings, folder: Path, overwrite: bool, shown: Silent, expected: str | None = None
-) -> Run:
-    began = time.perf_counter()
-    table = read_table(source, **settings.reading)
-    if expected and table.sha256 != expected:
+    read = read_table(source, **chosen.reading)
+    if resolved.table_sha256 and read.sha256 != resolved.table_sha256:
         raise RunError(
-            f"{table.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
+            f"{read.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
         )
-    pre, data = fit(table, settings, settings.seed)
+    return fit(read, chosen, journal=FolderJournal(folder), progress=shown)
+
+
+def fit(
+    table: Any, settings: TrainSettings, *, journal: Journal | None = None, progress: bool | Silent = False
+) -> Trained:
+    """Train a model on a table, and score it beside its baselines.
+
+    table: as `tidegate.train` takes it. settings: all of them, as one object. journal: what is written on the way, and from
+    where an interrupted training goes on; None: nothing is written, and what comes back lives in memory.
+
+    Returns the model with the weights of the best epoch and all that belongs to it. Raises DataError and SettingsError before
+    anything is written; Interrupted after Ctrl-C; TrainingFailed where the loss is no longer a number.
+    """
+    began = time.perf_counter()
+    shown, journal = make(progress), journal or Journal()
+    table = table if isinstance(table, Table) else read_table(table, **settings.reading)
+    pre, data = fit_preprocessing(table, settings, settings.seed)
     device = find_device(settings.device)
     spec = model_spec(settings, pre, data)
     full = complete(settings, data)
@@ -122,44 +115,63 @@ def _train(
         )
     if not batches.has_targets(VALID):
         data.notes.append("No validation row has a target to score: the weights of the last epoch are kept.")
-    resolved = summary(table, pre, data, full, spec, device)
-    path = {"table": str(Path(source).resolve())} if isinstance(source, str | Path) else {}
-    config = path | settings.model_dump(mode="json")
-    with threads_at_most(settings.threads), _enough_memory(full), contextlib.ExitStack() as undo:
+    with threads_at_most(settings.threads), _enough_memory(full):
         model = build(spec, pre, full, device)
-        if overwrite or not (folder / CONFIG).exists():
-            begin(folder, overwrite, undo)
-        write_config(folder, config, resolved)
-        write_text(folder / PREPROCESSING, pre.to_json())
-        undo.pop_all()  # from here on there is something to resume
-        for line in describe(resolved):
+        trained = Trained(
+            settings=settings,
+            resolved=resolve(table, pre, data, settings=full, model=model),
+            preprocessing=pre,
+            model=model,
+            source=str(table.path.resolve()) if table.path else None,
+            folder=journal.folder,
+        )
+        journal.begin(trained)
+        for line in trained.resolved.lines():
             shown.note(line)
-        try:
-            state = loop.fit(model, pre, batches, full, folder, shown, f"Training {spec.cell}:")
-            if settings.baselines and settings.cell != "none":
-                bare = full.model_copy(update={"cell": "none", "log_gates": False})
-                plain_model = build(model_spec(bare, pre, data), pre, bare, device)
-                title = "Training the same head without a recurrence:"
-                loop.fit(plain_model, pre, batches, bare, folder / NO_MEMORY, shown, title)
-        except loop.Interrupted:
-            where = f"{folder / 'checkpoints'}"
-            again = f"tidegate train --resume --out {folder}"
-            raise loop.Interrupted(f"Interrupted; all is saved in {where}. Go on with: {again}") from None
-        resolved |= {"finished": True, "best_epoch": state.best_epoch, "epochs_run": state.epoch}
-        resolved["seconds"] = round(sum(r["seconds"] for r in state.history), 1)
-        run = Run(folder)
-        run.model.to(device)
         part = next(p for p in (TEST, VALID, TRAIN) if batches.has_targets(p))
         name = {v: k for k, v in PART_NAMES.items()}[part]
-        evaluation = evaluate_run(run, batches, part, f"the {name} rows of {table.name}", None)
-        write_text(folder / RESULTS, json.dumps(evaluation.to_dict(), indent=1, default=plain) + "\n")
-        write_config(folder, config, resolved)
-        run.resolved = resolved
-        write_report(run)
-        shown.note(
-            f"\n{evaluation}\n\nWhole time {time.perf_counter() - began:.0f} s. Report: {folder / 'report.html'}"
+        try:
+            loop = Loop(model, pre, batches, full, journal=journal, progress=shown)
+            state = loop.run(f"Training {spec.cell}:")
+            trained._history = state.history
+            if settings.baselines and settings.cell != "none":
+                trained._no_memory = _without_recurrence(trained, full, data, batches, journal, shown)
+        except Interrupted:
+            raise Interrupted(journal.interrupted()) from None
+        trained.resolved = trained.resolved.with_(
+            finished=True,
+            best_epoch=state.best_epoch,
+            epochs_run=state.epoch,
+            seconds=round(sum(r["seconds"] for r in state.history), 1),
         )
-    return run
+        rows = Rows(data, batches, part, f"the {name} rows of {table.name}")
+        evaluation = trained._results = evaluate_rows(trained, rows)
+        journal.finish(trained)
+        report = f" Report: {journal.folder / 'report.html'}" if journal.folder else ""
+        shown.note(f"\n{evaluation}\n\nWhole time {time.perf_counter() - began:.0f} s.{report}")
+    return trained
+
+
+def _without_recurrence(
+    trained: Trained, settings: CompleteSettings, data: Any, batches: Any, journal: Journal, shown: Silent
+) -> Trained:
+    """The baseline: the same head on the inputs themselves, trained alike."""
+    pre, device = trained.preprocessing, trained.device
+    bare = settings.with_cell("none")
+    model = build(model_spec(bare, pre, data), pre, bare, device)
+    own = journal.part(NO_MEMORY)
+    state = Loop(model, pre, batches, bare, journal=own, progress=shown).run(
+        "Training the same head without a recurrence:"
+    )
+    return Trained(
+        settings=trained.settings.with_cell("none"),
+        resolved=trained.resolved,
+        preprocessing=pre,
+        model=model,
+        source=trained.source,
+        folder=own.folder,
+        history=state.history,
+    )
 
 
 @contextlib.contextmanager

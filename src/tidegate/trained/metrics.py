@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torchmetrics.functional import (
     mean_absolute_error,
     mean_squared_error,
@@ -46,25 +44,7 @@ def is_bio(classes: Sequence[Any]) -> bool:
 
 def primary(target: Target, horizon: int) -> tuple[str, bool]:
     """The figure that chooses the best epoch, and whether more of it is better."""
-    if target.task == "class":
-        # Several values ahead are predicted at each step: they overlap, and don't line up to spans.
-        return ("span_f1" if is_bio(target.classes) and horizon <= 1 else "accuracy"), True
-    return ("micro_f1", True) if target.task == "labels" else ("rmse", False)
-
-
-def loss_sum(scores: Tensor, y: Tensor, task: str) -> tuple[Tensor, Tensor]:
-    """The summed loss over the targets that are there, and their number.
-
-    Cross-entropy for classes, binary cross-entropy for labels, squared error (in standard deviations) for numbers.
-    scores [..., outputs]; y [...] classes or [..., outputs], missing ones MISSING_CLASS or NaN.
-    """
-    if task == "class":
-        loss = F.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=MISSING_CLASS, reduction="sum")
-        return loss, (y != MISSING_CLASS).sum()
-    known = ~torch.isnan(y)
-    y = torch.where(known, y, 0.0)  # NaN must not reach the loss: its gradient would be NaN even where masked
-    each = F.binary_cross_entropy_with_logits(scores, y, reduction="none") if task == "labels" else (scores - y) ** 2
-    return torch.where(known, each, 0.0).sum(), known.sum()
+    return FIGURES[target.task].primary(target, horizon)
 
 
 def score(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
@@ -73,11 +53,19 @@ def score(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np
     Classes: [M, K] whole numbers (truth MISSING_CLASS where there is none). Labels and numbers: [M, K, W] with NaN
     where there is none; numbers in the units of the table. sequence [M]: which sequence each step is of (for spans).
     """
-    if target.task == "class":
-        return _score_classes(target, predicted, truth, sequence)
-    if target.task == "labels":
-        return _score_labels(target, predicted, truth)
-    return _score_numbers(target, predicted, truth)
+    return FIGURES[target.task].score(target, predicted, truth, sequence)
+
+
+class Figures(NamedTuple):
+    """What is measured of a task: the figure that counts most, and all of them."""
+
+    primary: Callable[[Target, int], tuple[str, bool]]
+    score: Callable[[Target, np.ndarray, np.ndarray, np.ndarray], Scores]
+
+
+def _primary_of_classes(target: Target, horizon: int) -> tuple[str, bool]:
+    # Several values ahead are predicted at each step: they overlap, and don't line up to spans.
+    return ("span_f1" if is_bio(target.classes) and horizon <= 1 else "accuracy"), True
 
 
 def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
@@ -163,7 +151,7 @@ def _spans(classes: Sequence[str], tags: np.ndarray, sequence: np.ndarray) -> se
     return {(int(a), int(b), kinds[kind[a]]) for a, b in zip(firsts, ends, strict=True)}
 
 
-def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray) -> Scores:
+def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
     known = ~np.isnan(truth).any(axis=-1)
     if not known.any():
         return Scores({"micro_f1": float("nan")})
@@ -189,7 +177,7 @@ def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray) -> S
     return Scores(summary, rows, int(known.sum()))
 
 
-def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray) -> Scores:
+def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
     rows, errors = [], []
     for k, name in enumerate(target.names):
         known = ~np.isnan(truth[..., k])
@@ -215,3 +203,11 @@ def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray) -> 
     return Scores(
         {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": r2}, rows, int((~np.isnan(truth)).any(axis=-1).sum())
     )
+
+
+# To add a figure: compute it in the task's function, and give it a name to be shown in `comparison.NICE`.
+FIGURES = {
+    "class": Figures(_primary_of_classes, _score_classes),
+    "labels": Figures(lambda target, horizon: ("micro_f1", True), _score_labels),
+    "number": Figures(lambda target, horizon: ("rmse", False), _score_numbers),
+}

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.sequences import MISSING_CLASS
-from tidegate.errors import SettingsError
+from tidegate.data.sequences import MISSING_CLASS, PART_NAMES
+from tidegate.errors import DataError, SettingsError
 from tidegate.model import SequenceModel
-from tidegate.training.metrics import Scores, loss_sum, score
-
-
-class Column(NamedTuple):
-    """A column that a prediction adds: its name, how many steps ahead (from 0), which target it predicts, or which class or
-    label it is a probability of."""
-
-    name: str
-    ahead: int
-    which: int
-    probability: bool
-
-
-def predicted_columns(pre: Preprocessing, probabilities: bool) -> list[Column]:
-    """What `Run.predict` adds to a table, in order: see there."""
-    target, columns = pre.target, []
-    for ahead in range(max(pre.horizon, 1)):
-        end = f"_{ahead + 1}" if pre.horizon > 1 else ""
-        if target.task == "class":
-            columns.append(Column(f"prediction{end}", ahead, 0, False))
-            if probabilities:
-                columns += [Column(f"p_{name}{end}", ahead, k, True) for k, name in enumerate(target.classes)]
-        else:
-            for k, name in enumerate(target.names):
-                label = f"prediction_{name}" if len(target.names) > 1 else "prediction"
-                columns.append(Column(label + end, ahead, k, False))
-                if probabilities:
-                    columns.append(Column(f"p_{name}{end}", ahead, k, True))
-    return columns
-
+from tidegate.model.tasks import TASKS
+from tidegate.trained.comparison import Evaluation
+from tidegate.trained.metrics import Scores, primary, score
+from tidegate.trained.rows import Rows, rows_to_score
+from tidegate.trained.trained import Trained
 
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
+
+
+def evaluate(trained: Trained, table: Any, *, rows: str, batch_size: int | None) -> Evaluation:
+    """What `Run.evaluate` does; see there."""
+    if rows not in {"auto", "all", *PART_NAMES}:
+        raise SettingsError(f"rows={rows!r}: expected auto, all, train, valid or test.")
+    return evaluate_rows(trained, rows_to_score(trained, trained.read(table), rows), batch_size)
+
+
+def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> Evaluation:
+    """The model's figures on some rows, beside those of the baselines. Raises DataError where none has a target."""
+    pre, settings, source, part = trained.preprocessing, trained.settings, rows.source, rows.part
+    outcome = run_model(trained.model, pre, source, part, batch_size=batch_size)
+    scores = judge(pre, source, part, outcome.values)
+    if not scores.count:
+        raise DataError(f"Nothing to score: {rows.what} hold no target value.")
+    metric, more = primary(pre.target, pre.horizon)
+    baselines = {
+        name: judge(pre, source, part, values) for name, values in rules_of_thumb(pre, source, settings.season).items()
+    }
+    if trained.no_memory is not None:
+        bare = trained.no_memory.model.to(source.device)
+        values = run_model(bare, pre, source, part, batch_size=batch_size).values
+        baselines["same head, no recurrence"] = judge(pre, source, part, values)
+    return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
 
 
 @dataclass
@@ -77,7 +76,7 @@ def run_model(
     """
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
-    task, per_sequence = pre.target.task, pre.per == "sequence"
+    task, per_sequence = TASKS[pre.target.task], pre.per == "sequence"
     values, proba = _blank(pre, source, probabilities)
     total, count = 0.0, 0
     chunk = None if per_sequence or model.spec.bidirectional else CHUNK
@@ -87,57 +86,30 @@ def run_model(
             for batch in chunks:
                 scores, state = model(batch.numbers, batch.codes, batch.lengths, state)
                 if batch.y is not None:
-                    loss, n = loss_sum(scores, batch.y, task)
+                    loss, n = task.loss_sum(scores, batch.y)
                     total, count = total + float(loss), count + int(n)
                 if per_sequence:
                     assert batch.sequences is not None
                     at, scores = batch.sequences.numpy(), scores.cpu()
                 else:
                     at, scores = batch.steps[batch.inside].cpu().numpy(), scores[batch.inside].cpu()
-                values[at] = _decide(scores, pre)
+                values[at] = task.decide(scores, pre.target)
                 if proba is not None:
-                    proba[at] = probabilities_of(scores, task).numpy()
+                    proba[at] = task.probabilities(scores).numpy()
     return Outcome(values, proba, total / count if count else float("nan"))
 
 
 def _blank(pre: Preprocessing, source: BatchSource, probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:
     rows = len(source.data) if pre.per == "sequence" else len(source.data.rows)
-    horizon, width = max(pre.horizon, 1), pre.target.width
-    if pre.target.task == "class":
-        values = np.full((rows, horizon), -1, dtype=np.int64)
-    else:
-        values = np.full((rows, horizon, width), np.nan)
-    wanted = probabilities and pre.target.task != "number"
-    return values, np.full((rows, horizon, width), np.nan, dtype=np.float32) if wanted else None
-
-
-def _decide(scores: Tensor, pre: Preprocessing) -> np.ndarray:
-    if pre.target.task == "class":
-        return scores.argmax(dim=-1).numpy()
-    if pre.target.task == "labels":
-        return (scores > 0).numpy()
-    return in_units(scores.double().numpy(), pre)
-
-
-def probabilities_of(scores: Tensor, task: str) -> Tensor:
-    """Of classes softmax(scores), of labels σ(score) each; a row's bits don't depend on the rows beside it."""
-    if task == "class":
-        return torch.softmax(scores, -1)
-    # PyTorch rounds σ otherwise at the end of an array than within; over pairs, σ(s) = softmax(0, s), it doesn't.
-    return torch.softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)[..., 1]
-
-
-def in_units(standardised: np.ndarray, pre: Preprocessing) -> np.ndarray:
-    """Standard deviations back to the units of the table."""
-    return standardised * np.array(pre.target.stds) + np.array(pre.target.means)
+    task, ahead, width = TASKS[pre.target.task], max(pre.horizon, 1), pre.target.width
+    wanted = probabilities and task.has_probabilities
+    values = task.blank((rows, ahead), width)
+    return values, np.full((rows, ahead, width), np.nan, dtype=np.float32) if wanted else None
 
 
 def truth_of(pre: Preprocessing, source: BatchSource, part: int | None) -> np.ndarray:
     """The targets as `Outcome.values` has the predictions; missing ones are MISSING_CLASS or NaN."""
-    truth = source.all_targets(part).cpu().numpy()
-    if pre.target.task == "number":
-        truth = in_units(truth.astype(np.float64), pre)
-    return truth
+    return TASKS[pre.target.task].truth(source.all_targets(part).cpu().numpy(), pre.target)
 
 
 def owners(pre: Preprocessing, source: BatchSource) -> np.ndarray:
@@ -158,16 +130,8 @@ def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) 
     with `season`, the value one season before the one to predict.
     """
     values, _ = _blank(pre, source, False)
-    target = pre.target
-    if target.task == "class":
-        name, constant = "majority class", np.full_like(values, int(np.argmax(target.counts)))
-    elif target.task == "labels":
-        name, constant = (
-            "majority of each label",
-            np.broadcast_to(np.array(target.means) > 0.5, values.shape).astype(float),
-        )
-    else:
-        name, constant = "training mean", np.broadcast_to(np.array(target.means), values.shape).astype(float)
+    name, value = TASKS[pre.target.task].rule_of_thumb(pre.target)
+    constant = np.broadcast_to(value, values.shape).astype(values.dtype)
     out = {name: constant}
     if pre.horizon:
         out["last value"] = _shifted(pre, source, constant, season=None)
@@ -178,9 +142,7 @@ def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) 
 
 def _shifted(pre: Preprocessing, source: BatchSource, otherwise: np.ndarray, season: int | None) -> np.ndarray:
     assert source.data.y is not None
-    y = source.data.y
-    if pre.target.task == "number":
-        y = in_units(y.astype(np.float64), pre)
+    y = TASKS[pre.target.task].truth(source.data.y, pre.target)
     first = np.repeat(source.data.offsets[:-1], source.data.lengths)
     step = np.arange(len(y))
     out = otherwise.copy()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 
-from tidegate.training.comparison import number
+from tidegate.trained.comparison import number
 
 MOST_DOTS = 40  # a line of more points is drawn without dots
 LABEL_HEIGHT = 13

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
-from tidegate.nn import GRU
+from tidegate.model.cells import CELLS
+from tidegate.model.pooling import POOLINGS
+from tidegate.model.spec import ModelSpec
 from tidegate.ops.affine import affine
 
 EMBEDDING_STD = 0.3
-CELLS = {"gru": GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """The sizes of a SequenceModel, as they stand in the header of model.safetensors.
-
-    number_width: numeric inputs with their masks; vocabularies: entries of each token column, the unknown one
-    included; embedding_dims: one a token column; outputs: scores a predicted value; horizon: values predicted
-    ahead, 0 for the step itself; residual: for a forecast, the numeric input that each output starts from.
-    """
-
-    number_width: int
-    vocabularies: tuple[int, ...]
-    embedding_dims: tuple[int, ...]
-    cell: Literal["gru", "lstm", "rnn", "none"]
-    hidden_size: int
-    num_layers: int
-    bidirectional: bool
-    dropout: float
-    per: Literal["step", "sequence"]
-    pooling: Literal["last", "mean", "max"]
-    horizon: int
-    outputs: int
-    residual: tuple[int, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> ModelSpec:
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return ModelSpec(**known)
 
 
 def default_embedding_dim(vocabulary: int) -> int:
@@ -76,7 +44,7 @@ class SequenceModel(nn.Module):
     """A recurrent network over sequences of numbers and categories.
 
         e_t = [numbers_t ; E_1[code_1t] ; E_2[code_2t] ; ...]
-        o_t = core(e_t)                      GRU, LSTM or RNN; the identity for cell="none"
+        o_t = core(e_t)                      a cell of `tidegate.model.cells`; the identity for cell="none"
         y_t = W o_t + b                      per="step"
         y   = W pool(o_1 .. o_L) + b         per="sequence"; pool is the last output, the mean or the maximum
 
@@ -96,18 +64,8 @@ class SequenceModel(nn.Module):
             # on SNIPS the span F1 falls from .91 to .88.
             nn.init.normal_(embedding.weight, std=EMBEDDING_STD)  # type: ignore[arg-type]
         self.drop = nn.Dropout(spec.dropout)
-        width = spec.number_width + sum(spec.embedding_dims)
-        self.core: nn.Module | None = None
-        if spec.cell != "none":
-            self.core = CELLS[spec.cell](
-                width,
-                spec.hidden_size,
-                num_layers=spec.num_layers,
-                dropout=spec.dropout if spec.num_layers > 1 else 0.0,
-                bidirectional=spec.bidirectional,
-            )
-            width = spec.hidden_size * (2 if spec.bidirectional else 1)
-        self.head = Head(width, max(spec.horizon, 1) * spec.outputs)
+        self.core = CELLS[spec.cell].load().make(spec)
+        self.head = Head(spec.output_width, spec.ahead * spec.outputs)
         self.noise = 0.0
         self._unknown_rate: list[Tensor] = []
 
@@ -154,10 +112,11 @@ class SequenceModel(nn.Module):
         Arguments and the numbers are those of `forward`. Gates and states past a sequence's end are 0.
         Raises SettingsError where the core has no gates to show: a cell other than "gru".
         """
-        if not isinstance(self.core, GRU):
-            raise SettingsError(f"The cell is {self.spec.cell!r}, which has no update and reset gate; only 'gru' has.")
+        if not CELLS[self.spec.cell].gates:
+            raise SettingsError(no_gates(self.spec.cell))
         encoded = self.encode(numbers, codes)
-        gates = self.core.trace(encoded, state, lengths=lengths)
+        core: Any = self.core
+        gates: GateTrace = core.trace(encoded, state, lengths=lengths)
         return Traced(self._read(gates.output, numbers, lengths), gates.h_n, encoded, gates)
 
     @contextlib.contextmanager
@@ -178,10 +137,16 @@ class SequenceModel(nn.Module):
     def _read(self, output: Tensor, numbers: Tensor, lengths: Tensor) -> Tensor:
         """The head on the core's output."""
         if self.spec.per == "sequence":
-            output = self._pool(output, lengths)
+            output = POOLINGS[self.spec.pooling].whole(output, lengths.to(output.device), self.spec)
         if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
             output = self.drop(output)
-        scores = self.head(output).unflatten(-1, (max(self.spec.horizon, 1), self.spec.outputs))
+        return self.score(output, numbers)
+
+    def score(self, read: Tensor, numbers: Tensor) -> Tensor:
+        """The head on what it reads, [..., width]: scores [..., K, outputs]. numbers [..., F]: of the same steps, from which a
+        forecast with `residual` starts.
+        """
+        scores = self.head(read).unflatten(-1, (self.spec.ahead, self.spec.outputs))
         if self.spec.residual is not None:
             scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
         return scores
@@ -195,29 +160,9 @@ class SequenceModel(nn.Module):
         output, state = self.core(packed, state)
         return nn.utils.rnn.pad_packed_sequence(output, total_length=x.shape[0])[0], state
 
-    def _pool(self, output: Tensor, lengths: Tensor) -> Tensor:
-        steps, batch, _ = output.shape
-        lengths = lengths.to(output.device)
-        if self.spec.pooling == "last":
-            last = output[lengths - 1, torch.arange(batch, device=output.device)]
-            if self.core is None or not self.spec.bidirectional:
-                return last
-            # The backward direction has read the whole sequence at its first step.
-            return torch.cat([last[:, : self.spec.hidden_size], output[0, :, self.spec.hidden_size :]], dim=-1)
-        inside = (torch.arange(steps, device=output.device)[:, None] < lengths)[..., None]
-        if self.spec.pooling == "mean":
-            if not torch.is_grad_enabled() and output.is_cpu:
-                return (_running_sum(output, inside) / lengths[:, None]).to(output.dtype)
-            return torch.where(inside, output, 0).sum(dim=0) / lengths[:, None]
-        return torch.where(inside, output, -torch.inf).amax(dim=0)
 
-
-def _running_sum(output: Tensor, inside: Tensor) -> Tensor:
-    """The sum over time [B, H], float64, one step after the other, as a stream adds them up: the same bits. A block of steps at a
-    time, as all sums so far are there for a moment."""
-    total = output.new_zeros(output.shape[1:], dtype=torch.float64)
-    for first in range(0, len(output), 64):
-        block = torch.where(inside[first : first + 64], output[first : first + 64], 0).double()
-        block[0] += total
-        total = block.cumsum_(dim=0)[-1]
-    return total
+def no_gates(cell: str) -> str:
+    """Why a model of this cell can't be traced."""
+    have = " and ".join(repr(name) for name, row in CELLS.items() if row.gates)
+    verb = "has" if sum(row.gates for row in CELLS.values()) == 1 else "have"
+    return f"The cell is {cell!r}, which has no update and reset gate; only {have} {verb}."

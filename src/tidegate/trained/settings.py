@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
 from tidegate.errors import SettingsError, nearest
+from tidegate.model.cells import CELLS
+from tidegate.model.spec import CoreOptions
+
+RECURRENCE = "The recurrence, beyond torch.nn.GRU"
+
+
+def _pair(value: Any) -> Any:
+    """'20' is a number and '2,50' a pair of them, as the command line has them."""
+    if not isinstance(value, str):
+        return value
+    parts = value.split(",")
+    if len(parts) > 2:
+        return value
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except ValueError:
+        return value
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+Kind = TypeVar("Kind", bound="TrainSettings")
 
 
 class TrainSettings(DataSettings):
     """The table's columns, the model and its training. Names and defaults are those of `tidegate train --help`."""
 
-    cell: Literal["gru", "lstm", "rnn", "none"] = setting(
-        "gru", MODEL, "The recurrence. none: the same head without one, the no-memory baseline."
+    cell: Literal[tuple(CELLS)] = setting(  # type: ignore[valid-type]
+        "gru", MODEL, f"The recurrence. {'; '.join(f'{name}: {row.about}' for name, row in CELLS.items())}."
     )
     hidden_size: int = setting(128, MODEL, "Hidden units of each layer and direction.", ge=1)
     num_layers: int = setting(1, MODEL, "Layers of the recurrence.", ge=1)
@@ -44,6 +66,46 @@ class TrainSettings(DataSettings):
         None,
         MODEL,
         "Predict the change from the last value instead of the value. None: for a forecast of numbers, where the last value is a better guess than the mean.",
+    )
+
+    reset: Literal["after", "before"] = setting(
+        "after",
+        RECURRENCE,
+        "Where the reset gate falls: after the product with the state, as in torch, cuDNN and Keras, or before it, as in the papers.",
+    )
+    layer_norm: bool = setting(
+        False, RECURRENCE, "Normalise the four sums of every step (Ba et al. 2016); steadier training of large layers."
+    )
+    recurrent_dropout: float = setting(
+        0.0,
+        RECURRENCE,
+        "Share of the state that is masked on its way into the gates in training, the same at every step (Gal and Ghahramani 2016).",
+        ge=0,
+        le=1,
+    )
+    zoneout: float = setting(
+        0.0,
+        RECURRENCE,
+        "Probability with which a unit keeps its state at a step in training (Krueger et al. 2017).",
+        ge=0,
+        le=1,
+    )
+    learn_initial_state: bool = setting(
+        False, RECURRENCE, "The state before the first step is learned; else it is zeros."
+    )
+    init: Literal["torch", "orthogonal"] = setting(
+        "torch", RECURRENCE, "First weights: uniform as in torch, or orthogonal for the state and Glorot for the input."
+    )
+    update_bias: Annotated[str | float | tuple[float, float] | None, BeforeValidator(_pair)] = setting(
+        None,
+        RECURRENCE,
+        "How many steps the memory is to begin with: a number above 1, or a shortest and a longest such as 2,50 (chrono initialisation). None: as the weights fall.",
+    )
+    checkpoint_every: int = setting(
+        0,
+        RECURRENCE,
+        "Store states alone for the backward pass and compute the gates again, so many steps at a time: a fifth of the memory for a quarter more time. 0: store all.",
+        ge=0,
     )
 
     epochs: int | None = setting(
@@ -94,11 +156,35 @@ class TrainSettings(DataSettings):
             raise ValueError(
                 "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
             )
-        if self.log_gates and self.cell != "gru":
+        if self.log_gates and not CELLS[self.cell].gates:
             raise ValueError(
                 f"log_gates=True needs cell='gru': {self.cell!r} has no update and reset gate. Leave log_gates out."
             )
+        for name, value in self.core.changed().items():
+            if name not in CELLS[self.cell].options:
+                able = " or ".join(f"cell={cell!r}" for cell, row in CELLS.items() if name in row.options)
+                raise ValueError(f"{name}={value!r} needs {able}: {self.cell!r} has no such option. Leave {name} out.")
+        if self.update_bias is not None:
+            shortest, longest = self.update_bias if isinstance(self.update_bias, tuple) else (self.update_bias,) * 2
+            if isinstance(self.update_bias, str) or not 1 < shortest <= longest < float("inf"):
+                raise ValueError(
+                    f"update_bias={self.update_bias!r}: expected a number of steps above 1, or a shortest and a longest such as 2,50."
+                )
         return self
+
+    @property
+    def core(self) -> CoreOptions:
+        """What changes the recurrence, as the model takes it."""
+        return CoreOptions(**{f.name: getattr(self, f.name) for f in fields(CoreOptions)})
+
+    def with_cell(self: Kind, cell: str, **changes: Any) -> Kind:
+        """The same for another cell, without the options that it doesn't know and without `log_gates`: to compare with."""
+        lost = {
+            name: type(self).model_fields[name].default
+            for name in self.core.changed()
+            if name not in CELLS[cell].options
+        }
+        return self.model_copy(update={"cell": cell, "log_gates": False} | lost | changes)
 
 
 class CompleteSettings(TrainSettings):

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tidegate.training.metrics import Scores
+from tidegate.trained.metrics import Scores
 
 NICE = {
     "span_f1": "span F1", "span_precision": "span precision", "span_recall": "span recall", "macro_f1": "macro F1",

@@ -1,0 +1,100 @@
+"""The table of poolings: what the head reads of a whole sequence, and, row by row, of a sequence so far.
+
+Both forms of a pooling stand side by side and give the same bits on a CPU without gradients, so that a stream answers what
+`predict` would, were the sequence to end there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tidegate.model.spec import ModelSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Pooled(NamedTuple):
+    """carried: what the next row needs of the rows so far; None where nothing is. value [H]: what the head reads."""
+
+    carried: Array | None
+    value: Array
+
+
+class Pooling(Protocol):
+    """carries: the name of what the running form hands on from row to row; None where it hands on nothing."""
+
+    @property
+    def carries(self) -> str | None: ...
+
+    def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
+        """output [T, B, D·H], lengths [B] >= 1 on its device -> [B, D·H]. Padded steps are not looked at."""
+
+    def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
+        """With one more row's output y [H], float32, after `rows` rows whose part was `carried` (None: the first row)."""
+
+
+class _Last:
+    """The last output. The backward direction has read the whole sequence at its first step."""
+
+    carries = None
+
+    def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
+        last = output[lengths - 1, torch.arange(output.size(1), device=output.device)]
+        if spec.cell == "none" or not spec.bidirectional:
+            return last
+        return torch.cat([last[:, : spec.hidden_size], output[0, :, spec.hidden_size :]], dim=-1)
+
+    def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
+        return Pooled(None, y)
+
+
+class _Mean:
+    """The mean over the steps, added up one after the other in float64."""
+
+    carries = "pooled"
+
+    def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
+        inside = _inside(output, lengths)
+        if not torch.is_grad_enabled() and output.is_cpu:
+            return (_sum_in_order(output, inside) / lengths[:, None]).to(output.dtype)
+        return torch.where(inside, output, 0).sum(dim=0) / lengths[:, None]
+
+    def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
+        total = y.astype(np.float64) if carried is None else carried + y
+        return Pooled(total, (total / (rows + 1)).astype(np.float32))
+
+
+class _Max:
+    """Each unit's largest output."""
+
+    carries = "pooled"
+
+    def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
+        return torch.where(_inside(output, lengths), output, -torch.inf).amax(dim=0)
+
+    def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
+        largest = y.copy() if carried is None else np.maximum(carried, y)
+        return Pooled(largest, largest)
+
+
+POOLINGS: dict[str, Pooling] = {"last": _Last(), "mean": _Mean(), "max": _Max()}
+
+
+def _inside(output: Tensor, lengths: Tensor) -> Tensor:
+    """[T, B, 1]: False where padded."""
+    return (torch.arange(len(output), device=output.device)[:, None] < lengths)[..., None]
+
+
+def _sum_in_order(output: Tensor, inside: Tensor) -> Tensor:
+    """The sum over time [B, H], float64, one step after the other, as a stream adds them up: the same bits. A block of steps at a
+    time, as all sums so far are there for a moment."""
+    total = output.new_zeros(output.shape[1:], dtype=torch.float64)
+    for first in range(0, len(output), 64):
+        block = torch.where(inside[first : first + 64], output[first : first + 64], 0).double()
+        block[0] += total
+        total = block.cumsum_(dim=0)[-1]
+    return total

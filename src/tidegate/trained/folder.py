@@ -1,0 +1,61 @@
+"""The folder of a run: what is in it, and how it is read. `training.journal` writes it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tidegate.errors import RunError
+from tidegate.trained.comparison import Evaluation
+
+CONFIG, MODEL, PREPROCESSING, RESULTS = "config.yaml", "model.safetensors", "preprocessing.json", "results.json"
+METRICS = "metrics.csv"
+NO_MEMORY = "no_memory"  # the folder of the baseline without a recurrence, within the run
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings as given, `table` where it was a file, and `resolved`. Raises RunError: no run, or a damaged one."""
+    path = folder / CONFIG
+    if not folder.exists():
+        raise RunError(f"There is no run folder {folder}.")
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run: it has no {CONFIG}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
+    if not isinstance(values, dict) or not isinstance(values.get("resolved"), dict):
+        raise RunError(f"{path} was not written by Tidegate.")
+    return values
+
+
+def read_preprocessing(folder: Path) -> tuple[str, str]:
+    """The text of the file and its name. Raises RunError where it is not there."""
+    path = folder / PREPROCESSING
+    if not path.is_file():
+        raise RunError(f"{path} is missing: the run is not complete.")
+    return path.read_text(encoding="utf-8"), str(path)
+
+
+def read_results(folder: Path) -> Evaluation | None:
+    """The figures written at the end of training; None before it."""
+    path = folder / RESULTS
+    if not path.is_file():
+        return None
+    try:
+        return Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged or was written by a later version of Tidegate ({error}).") from error
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """A dict an epoch; none where nothing was written yet."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]

@@ -1,0 +1,97 @@
+"""What a training works out for itself, as it stands under `resolved` in config.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from tidegate.errors import RunError, nearest
+from tidegate.model.tasks import TASKS
+
+VERSION = 2  # of config.yaml and all that lies beside it; 1, up to November 2026, wrote no number
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Every setting that was left to the training, the sizes of the model, and how it went.
+
+    version: of the run's files. tidegate, torch, python: the versions that trained it. device, threads: where. table_name,
+    table_sha256, rows: the table; the digest is None for one in memory. parts: of train, valid and test the number of
+    sequences and rows. longest: steps of the longest sequence. task, classes, numbers, categories: what was found in the table. bidirectional ...
+    patience: what the settings came to. parameters: how many numbers were learned. notes: what was told of the table.
+    finished, best_epoch, epochs_run, seconds: how it ended.
+    """
+
+    version: int = VERSION
+    tidegate: str = ""
+    torch: str = ""
+    python: str = ""
+    device: str = "cpu"
+    threads: int = 1
+    table_name: str = ""
+    table_sha256: str | None = None
+    rows: int = 0
+    parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    longest: int = 0
+    task: str = "class"
+    classes: int = 0
+    numbers: tuple[str, ...] = ()
+    categories: Mapping[str, int] = field(default_factory=dict)
+    bidirectional: bool = False
+    embedding_dims: tuple[int, ...] = ()
+    residual: bool = False
+    window: int | None = None
+    batch_size: int = 0
+    epochs: int = 0
+    patience: int = 0
+    parameters: int = 0
+    notes: tuple[str, ...] = ()
+    finished: bool = False
+    best_epoch: int | None = None
+    epochs_run: int | None = None
+    seconds: float | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        """`run.resolved["epochs"]` is `run.resolved.epochs`."""
+        if name not in self.__dataclass_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def with_(self, **changes: Any) -> Resolved:
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known, as JSON and YAML have it."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k in ("table_sha256", "window")}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], name: str) -> Resolved:
+        """What `to_dict` gave. Raises RunError: from a later version, or with a field that this one doesn't know."""
+        version = values.get("version", 1)
+        if not isinstance(version, int) or version > VERSION:
+            raise RunError(
+                f"{name} was written by a later version of Tidegate ({values.get('tidegate', '?')}; its files have version {version}, "
+                f"and up to {VERSION} can be read here). Update this one."
+            )
+        known = [f.name for f in fields(Resolved)]
+        for key in values:
+            if key not in known:
+                raise RunError(
+                    f"{name} has the unknown field {str(key)!r} under resolved.{nearest(str(key), known)} A later version of Tidegate may "
+                    "have written it: update this one."
+                )
+        known_values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Resolved(**known_values)
+
+    def lines(self) -> list[str]:
+        """What was made of the table and the settings, in a few lines."""
+        parts = ", ".join(f"{p['sequences']} {n} ({p['rows']:,} rows)" for n, p in self.parts.items() if p["sequences"])
+        reads = [f"{len(self.numbers)} numbers"] if self.numbers else []
+        reads += [f"{name} ({size:,} known values)" for name, size in self.categories.items()]
+        predicts = TASKS[self.task].about(self.classes)
+        return [
+            f"{self.table_name}: sequences: {parts}; the longest has {self.longest:,} steps.",
+            f"Reads {', '.join(reads)}; predicts {predicts}. {self.parameters:,} parameters, on {self.device}.",
+            *self.notes,
+        ]

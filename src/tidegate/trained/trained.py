@@ -1,0 +1,136 @@
+"""`Trained`: what a training leaves, in memory or as a folder on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tidegate.data.preprocessing import Preprocessing
+from tidegate.data.tables import Table, read_table
+from tidegate.errors import RunError, SettingsError
+from tidegate.model import SequenceModel
+from tidegate.trained import folder as files
+from tidegate.trained.comparison import Evaluation
+from tidegate.trained.resolved import Resolved
+from tidegate.trained.settings import TrainSettings
+from tidegate.trained.weights import load_model
+
+
+class Trained:
+    """A trained model with all that belongs to it.
+
+    settings: as given. resolved: what the training worked out. preprocessing: fitted on the training rows. model: with the weights
+    of the best epoch. source: the path of the table; None: it was in memory. folder: where all this lies on disk; None: in
+    memory alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: TrainSettings,
+        resolved: Resolved,
+        preprocessing: Preprocessing,
+        model: SequenceModel,
+        source: str | None = None,
+        folder: Path | None = None,
+        history: list[dict[str, float]] | None = None,
+        results: Evaluation | None = None,
+        no_memory: Trained | None = None,
+    ) -> None:
+        self.settings, self.resolved = settings, resolved
+        self.preprocessing, self.model = preprocessing, model
+        self.source, self.folder = source, folder
+        self._history, self._results, self._no_memory = history, results, no_memory
+
+    def __repr__(self) -> str:
+        target = ", ".join(self.preprocessing.target.names)
+        where = repr(str(self.folder)) if self.folder else "in memory"
+        return f"{type(self).__name__}({where}: {self.model.spec.cell} for {target!r})"
+
+    @property
+    def name(self) -> str:
+        """How messages and pages call it: its folder, or that it has none."""
+        return str(self.folder) if self.folder else "the run in memory"
+
+    @property
+    def results(self) -> Evaluation | None:
+        """The figures at the end of training; None where it was interrupted."""
+        if self._results is None and self.folder is not None:
+            self._results = files.read_results(self.folder)
+        return self._results
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The figures of training, a dict an epoch."""
+        if self._history is None:
+            self._history = [] if self.folder is None else files.read_history(self.folder)
+        return self._history
+
+    @property
+    def no_memory(self) -> Trained | None:
+        """The same head without a recurrence, trained to compare with; None where it wasn't."""
+        if self._no_memory is None and self.folder is not None:
+            folder = self.folder / files.NO_MEMORY
+            if (folder / files.MODEL).is_file():
+                self._no_memory = Trained(
+                    settings=self.settings.with_cell("none"),
+                    resolved=self.resolved,
+                    preprocessing=self.preprocessing,
+                    model=load_model(folder / files.MODEL).to(self.device),
+                    source=self.source,
+                    folder=folder,
+                )
+        return self._no_memory
+
+    @property
+    def device(self) -> Any:
+        return next(self.model.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, over sizes, weights and preprocessing: runs that predict alike share it, no others. All weights
+        are read at every call.
+        """
+        digest = hashlib.sha256(self.preprocessing.to_json().encode())
+        digest.update(json.dumps(self.model.spec.to_dict()).encode())
+        for name, weight in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def read(self, table: Any) -> Table:
+        """A table as the one of the training was read."""
+        return read_table(table, **self.settings.reading)
+
+
+def open_folder(folder: str | Path) -> Trained:
+    """What lies in a run's folder. Opening never runs code from it: weights are safetensors, the rest is JSON and YAML.
+
+    Raises RunError: no such folder, not a run, of a later version, or a file of it is missing, cut off or foreign.
+    """
+    folder = Path(folder)
+    settings, resolved, source = read_settings(folder)
+    return Trained(
+        settings=settings,
+        resolved=resolved,
+        preprocessing=Preprocessing.from_json(*files.read_preprocessing(folder)),
+        model=load_model(folder / files.MODEL),
+        source=source,
+        folder=folder,
+    )
+
+
+def read_settings(folder: Path) -> tuple[TrainSettings, Resolved, str | None]:
+    """What config.yaml says: the settings as given, what was worked out, and the table's path."""
+    name = str(folder / files.CONFIG)
+    config = files.read_config(folder)
+    resolved = Resolved.from_dict(config.pop("resolved"), name)
+    source = config.pop("table", None)
+    config.pop("out", None)
+    try:
+        return TrainSettings.make(**config), resolved, source
+    except SettingsError as error:
+        by = f" It was written by Tidegate {resolved.tidegate}." if resolved.tidegate else ""
+        raise RunError(f"{name}: {error}{by} Where that is a later version, update this one.") from error

@@ -1,0 +1,213 @@
+"""Everything that a training writes, and only here: the folder of a run, its checkpoints, its best weights, its history.
+
+`Journal` keeps nothing, for a training in memory; `FolderJournal` writes the files of `trained.folder`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tidegate.errors import RunError
+from tidegate.files import write_text
+from tidegate.model import SequenceModel
+from tidegate.report import write_report
+from tidegate.trained import Trained
+from tidegate.trained.folder import CONFIG, METRICS, MODEL, NO_MEMORY, PREPROCESSING, RESULTS
+from tidegate.trained.weights import load_model, save_model, weights_of
+from tidegate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+History = list[dict[str, float]]
+
+
+class Journal:
+    """What the loop tells while it trains. This one writes nothing."""
+
+    folder: Path | None = None
+    kept = ""
+    """What is said after a failure of the best epoch so far."""
+
+    def begin(self, trained: Trained) -> None:
+        """Settings, preprocessing and what was resolved are known; nothing is trained yet. Raises RunError, DiskError."""
+
+    def part(self, name: str) -> Journal:
+        """The journal of another model that is trained with this one, to compare with."""
+        return self
+
+    def last(self) -> tuple[Checkpoint, str] | None:
+        """Where an earlier training stopped, and the name of that; None where there was none."""
+        return None
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Where training stands now."""
+
+    def best(self) -> Mapping[str, Any] | None:
+        """The weights of the best epoch that an earlier training kept."""
+        return None
+
+    def keep_best(self, model: SequenceModel) -> None:
+        """The model has the best weights so far."""
+
+    def keep_history(self, history: History) -> None:
+        """The figures of all epochs so far."""
+
+    def interrupted(self) -> str:
+        """What is said after Ctrl-C."""
+        return "Interrupted. The training was in memory alone (out=False), so nothing of it is left."
+
+    def finish(self, trained: Trained) -> None:
+        """Training is over; results and resolved are whole."""
+
+
+class FolderJournal(Journal):
+    """Writes a run's folder. overwrite: replace a run that is there."""
+
+    folder: Path
+    kept = "; the best epoch so far is kept"
+
+    def __init__(self, folder: Path, *, overwrite: bool = False):
+        self.folder, self.overwrite = folder, overwrite
+        self._last = folder / "checkpoints" / "last.safetensors"
+
+    def begin(self, trained: Trained) -> None:
+        with contextlib.ExitStack() as undo:
+            if self.overwrite or not (self.folder / CONFIG).exists():
+                _begin(self.folder, self.overwrite, undo)
+            self._write_settings(trained)
+            undo.pop_all()  # from here on there is something to resume
+
+    def _write_settings(self, trained: Trained) -> None:
+        write_config(self.folder, trained)
+        write_text(self.folder / PREPROCESSING, trained.preprocessing.to_json())
+
+    def part(self, name: str) -> FolderJournal:
+        return FolderJournal(self.folder / name)
+
+    def last(self) -> tuple[Checkpoint, str] | None:
+        return (load_checkpoint(self._last), str(self._last)) if self._last.exists() else None
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        save_checkpoint(checkpoint, self._last)
+
+    def best(self) -> Mapping[str, Any] | None:
+        path = self.folder / MODEL
+        return weights_of(load_model(path)) if path.exists() else None
+
+    def keep_best(self, model: SequenceModel) -> None:
+        save_model(model, self.folder / MODEL)
+
+    def keep_history(self, history: History) -> None:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.folder / METRICS, out.getvalue())
+
+    def interrupted(self) -> str:
+        return f"Interrupted; all is saved in {self.folder / 'checkpoints'}. Go on with: tidegate train --resume --out {self.folder}"
+
+    def finish(self, trained: Trained) -> None:
+        assert trained.results is not None
+        results = json.dumps(trained.results.to_dict(), indent=1, default=plain)
+        write_text(self.folder / RESULTS, results + "\n")
+        write_config(self.folder, trained)
+        write_report(trained)
+
+
+def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
+    """Write a run that is in memory as the folder that training would have written, but for its checkpoints.
+
+    Raises RunError where something is there that may not be replaced, or the run isn't finished; DiskError.
+    """
+    if trained.results is None:
+        raise RunError(f"{trained.name} is not finished, so there is nothing whole to save.")
+    check_free(folder, overwrite)
+    journal = FolderJournal(folder, overwrite=overwrite)
+    no_memory = trained.no_memory  # read while the old folder, if there is one, is still its own
+    before, trained.folder = trained.folder, folder  # the report shows the commands to go on with
+    try:
+        journal.begin(trained)
+        for part, own in ((trained, journal), (no_memory, journal.part(NO_MEMORY))):
+            if part is not None:
+                own.keep_best(part.model)
+                own.keep_history(part.history)
+        journal.finish(trained)
+    except BaseException:
+        trained.folder = before
+        raise
+    if no_memory is not None:
+        no_memory.folder = folder / NO_MEMORY
+
+
+def choose(out: str | Path | None, source: Any, overwrite: bool) -> Path:
+    """Where a new run goes. Raises RunError where something is there that may not be replaced."""
+    if out is None:
+        stem = Path(source).stem if isinstance(source, str | Path) else "run"
+        folder, number = Path("runs") / stem, 2
+        while folder.exists():
+            folder, number = Path("runs") / f"{stem}-{number}", number + 1
+        return folder
+    return check_free(Path(out), overwrite)
+
+
+def check_free(folder: Path, overwrite: bool) -> Path:
+    """The folder, where a run may be written to it. Raises RunError."""
+    if folder.is_file():
+        raise RunError(f"{folder} is a file; a run needs a folder.")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / CONFIG).exists():
+            raise RunError(f"{folder} exists and is not a run; nothing in it is touched. Choose another folder.")
+        if not overwrite:
+            raise RunError(
+                f"{folder} already holds a run. Choose another folder, go on with it (resume), or replace it (overwrite)."
+            )
+    return folder
+
+
+def _begin(folder: Path, overwrite: bool, undo: contextlib.ExitStack) -> None:
+    """Make the folder, replacing a run that may be; `undo` removes what was begun until its callbacks are popped."""
+    if overwrite and (folder / CONFIG).exists():
+        shutil.rmtree(folder)
+    made = [p for p in [folder, *folder.parents] if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} can't be made ({error.strerror}).") from error
+
+    def remove() -> None:  # nothing half-written stays when the first files can't be written
+        for name in (CONFIG, PREPROCESSING):
+            (folder / name).unlink(missing_ok=True)
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+    undo.callback(remove)
+
+
+def write_config(folder: Path, trained: Trained) -> None:
+    """The settings as given, from which the run can be repeated, and what was worked out from them."""
+    config = {"table": trained.source} if trained.source else {}
+    config |= trained.settings.model_dump(mode="json")
+    head = "# This run's settings: `tidegate train --config THIS_FILE --out NEW` repeats it.\n"
+    told = "# What the run worked out for itself (not read again).\n"
+    text = head + yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    text += told + yaml.safe_dump({"resolved": plain(trained.resolved.to_dict())}, sort_keys=False, allow_unicode=True)
+    write_text(folder / CONFIG, text)
+
+
+def plain(value: Any) -> Any:
+    """Tuples and numpy numbers as what YAML and JSON know."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
