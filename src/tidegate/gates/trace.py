@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -173,12 +174,13 @@ class GateTrace(Mapping[str, Gates]):
         """For each layer the share of steps, unit by unit, at which its gates are nearly shut (below 0.1) or open (above
         0.9), after Karpathy, Johnson and Li 2015 (arXiv:1506.02078).
         """
-        return {
-            name: Saturation(
-                *(torch.from_numpy(s.shares[field]) if field in s.shares else None for field in Saturation._fields)
+        out = {}
+        for name, s in self.statistics().items():
+            shares = {field: torch.from_numpy(share) for field, share in s.shares.items()}
+            out[name] = Saturation(
+                shares["update_near_0"], shares["update_near_1"], shares.get("reset_near_0"), shares.get("reset_near_1")
             )
-            for name, s in self.statistics().items()
-        }
+        return out
 
     def sequence(self, index: int = 0) -> dict[str, Gates]:
         """The gates of one sequence of the batch, every field [T, H] with T its own length, detached, on the CPU and, of half
@@ -191,7 +193,7 @@ class GateTrace(Mapping[str, Gates]):
                 raise SettingsError(
                     f"sequence {index}: the trace has {len(lengths)} sequences, 0 to {len(lengths) - 1}."
                 )
-            out[name] = gates.map(lambda v, end=int(lengths[index]): _plain(v[:end, index]))
+            out[name] = gates.map(partial(_one_sequence, index=index, length=int(lengths[index])))
         return out
 
     def to_frame(self) -> polars.DataFrame:
@@ -265,8 +267,8 @@ class GateTrace(Mapping[str, Gates]):
         return "".join(parts) + f'<img style="max-width: 100%" alt="gates over the steps" src="{png(self.plot())}">'
 
 
-def _plain(v: Tensor) -> Tensor:
-    v = v.detach().cpu()
+def _one_sequence(v: Tensor, index: int, length: int) -> Tensor:
+    v = v[:length, index].detach().cpu()
     return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
 

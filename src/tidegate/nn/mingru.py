@@ -97,7 +97,7 @@ class MinGRU(RecurrentLayer):
         self._warn_of_dropout()
         self._weight_names = []
         for run, width in self._runs():
-            shapes = {f"weight_ih_{run}": (2 * self.hidden_size, width)}
+            shapes: dict[str, tuple[int, ...]] = {f"weight_ih_{run}": (2 * self.hidden_size, width)}
             if self.bias:
                 shapes[f"bias_ih_{run}"] = (2 * self.hidden_size,)
             for name, shape in shapes.items():

@@ -108,7 +108,8 @@ def gate_curves(history: Sequence[dict[str, float]], mark: float | None = None) 
     has_reset = all(f"{p}_reset_mean" in row for p in places(history) for row in history)
     r = of("reset_mean") if has_reset else {}  # a minGRU has no reset gate
     if len(z) == 1:
-        gates = {"Mean gates": {"update z": next(iter(z.values()))} | {"reset r": line for line in r.values()}}
+        names = {"update z": z, "reset r": r}
+        gates = {"Mean gates": {name: next(iter(lines.values())) for name, lines in names.items() if lines}}
         memory = {"middle unit": next(iter(memory.values()))}
     else:
         gates = {"Mean update gate z": z} | ({"Mean reset gate r": r} if r else {})
