@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence, pad_sequence
 
 from tidegate.errors import SettingsError
-from tidegate.gates.gates import Gates
+from tidegate.gates.gates import Equations, Gates, Parts
 from tidegate.gates.statistics import Counter, UnitStatistics
 
 if TYPE_CHECKING:
@@ -33,6 +32,21 @@ class Saturation(NamedTuple):
     """The candidate sees all of it."""
 
 
+class Origin(NamedTuple):
+    """What a trace was made of; enough to find the parts of its gates."""
+
+    input: Any
+    """x, as it was given."""
+    hx: Tensor | None
+    """h_0, as it was given: [layers·D, B, H], or [layers·D, H] without a batch."""
+    initial: Tensor
+    """The state where none was given, and after a reset, [layers·D, H]."""
+    parts: Callable[[int, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+    """Of a layer and direction, by number: x_t, h_(t-1) and reset gate -> `Parts.input` and `Parts.state`."""
+    masked: str
+    """What dropped values at random on the way, so that they can't be found again; "": nothing did."""
+
+
 class GateTrace(Mapping[str, Gates]):
     """The gates of every layer and direction, by name: "l0", "l0_reverse", "l1" ..., as the weights are called.
 
@@ -51,7 +65,8 @@ class GateTrace(Mapping[str, Gates]):
         batch_first: bool = False,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
-        zoneout: float = 0.0,
+        equations: Equations = Equations(),  # noqa: B008 (a constant)
+        origin: Origin | None = None,
     ) -> None:
         """layers: what a back end's `trace` found, of each its states and gates [D, ..., fields, H]; wrap: from time first to
         the layout of the output, which batch_first and lengths [B] describe. Gates are cut out when they are first asked
@@ -61,8 +76,10 @@ class GateTrace(Mapping[str, Gates]):
         """What `forward` returns first."""
         self.h_n = h_n
         """And second."""
+        self.equations = equations
+        """How the layers make their states of these gates, and the gates of their `parts`."""
         self._layers, self._wrap, self._fields = layers, wrap, tuple(fields)
-        self._batch_first, self._lengths, self._resets, self._zoneout = batch_first, lengths, resets, zoneout
+        self._batch_first, self._lengths, self._resets, self._origin = batch_first, lengths, resets, origin
         self._found: dict[str, Gates] = {}
         self._counted: dict[str, UnitStatistics] = {}
         D = layers[0][1].size(0)
@@ -70,9 +87,7 @@ class GateTrace(Mapping[str, Gates]):
 
     def __getitem__(self, name: str) -> Gates:
         if name not in self._found:
-            if name not in self._places:
-                raise KeyError(f"No layer {name!r} in this trace; there are {', '.join(self._places)}.")
-            k, d = self._places[name]
+            k, d = self._place(name)
             states, gates = self._layers[k]
             H = gates.size(-1)
             parts = dict.fromkeys(Gates._fields) | {
@@ -80,6 +95,12 @@ class GateTrace(Mapping[str, Gates]):
             }
             self._found[name] = Gates(**parts | {"hidden": self._wrap(states[..., d * H : (d + 1) * H])})
         return self._found[name]
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Layer and direction, from 0."""
+        if name not in self._places:
+            raise KeyError(f"No layer {name!r} in this trace; there are {', '.join(self._places)}.")
+        return self._places[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -123,7 +144,7 @@ class GateTrace(Mapping[str, Gates]):
         if not self._counted:
             for name in self:
                 gates, lengths = self._by_time(name)
-                counter = Counter(name.endswith("_reverse"), self._zoneout)
+                counter = Counter(name.endswith("_reverse"), self.equations.zoneout)
                 resets = None if self._resets is None else self._resets.detach()
                 if resets is not None:
                     resets = resets.unsqueeze(1) if resets.dim() == 1 else resets.T
@@ -166,15 +187,58 @@ class GateTrace(Mapping[str, Gates]):
         """The gates of one sequence of the batch, every field [T, H] with T its own length, detached, on the CPU and, of half
         types, as float32.
         """
-        out = {}
-        for name in self:
-            gates, lengths = self._by_time(name)
-            if not -len(lengths) <= index < len(lengths):
-                raise SettingsError(
-                    f"sequence {index}: the trace has {len(lengths)} sequences, 0 to {len(lengths) - 1}."
-                )
-            out[name] = gates.map(partial(_one_sequence, index=index, length=int(lengths[index])))
-        return out
+        return {name: self._sequence(name, index).map(_plain) for name in self}
+
+    def _sequence(self, name: str, index: int) -> Gates:
+        """The gates of one layer and direction in one sequence, [T, H], detached."""
+        gates, lengths = self._by_time(name)
+        if not -len(lengths) <= index < len(lengths):
+            raise SettingsError(f"sequence {index}: the trace has {len(lengths)} sequences, 0 to {len(lengths) - 1}.")
+        return gates.map(lambda v: v[: int(lengths[index]), index].detach())
+
+    @torch.no_grad()
+    def parts(self, name: str, index: int = 0, steps: slice = slice(None)) -> Parts:
+        """What the gates of one layer and direction are made of at the steps of one sequence of the batch: the input's part and
+        the state's part of each gate, and the state before each step; `equations` says how they come together. Computed from
+        the weights as they are now; detached, on the CPU and, of half types, as float32.
+
+        name: "l0", "l0_reverse" ...; index: which sequence; steps: which of its steps.
+        Raises SettingsError for a sequence that isn't there, and where dropout acted on what the gates read: its masks are not
+        kept.
+
+        >>> import torch, tidegate
+        >>> layer = tidegate.GRU(3, 8)
+        >>> trace = layer.trace(torch.randn(5, 2, 3))
+        >>> parts = trace.parts("l0", 1)
+        >>> z = torch.sigmoid(parts.input + parts.state)[:, 8:16]     # stacked r, z, n
+        >>> torch.allclose(z, trace["l0"].update[:, 1])
+        True
+        """
+        (k, d), origin = self._place(name), self._origin
+        if origin is None:
+            raise SettingsError("This trace wasn't made by a layer, so that nothing is known of its gates' parts.")
+        if origin.masked:
+            raise SettingsError(
+                f"{origin.masked} acted on what the gates read, and its masks are not kept. Trace in evaluation mode: layer.eval()."
+            )
+        gates = self._sequence(name, index)
+        run, T = list(self).index(name), len(gates.hidden)
+        if k == 0:
+            x = self._padded(origin.input)[:T, index]
+        else:
+            below = [n for n, (layer, _) in self._places.items() if layer == k - 1]
+            x = torch.cat([self._sequence(n, index).hidden for n in below], dim=-1)
+        edge = origin.initial[run] if origin.hx is None else origin.hx[run].view(-1, gates.hidden.size(-1))[index]
+        around = [gates.hidden[1:], edge[None]] if d else [edge[None], gates.hidden[:-1]]
+        before = torch.cat([v.to(gates.hidden.dtype) for v in around])[:T]
+        if self._resets is not None:
+            marked = (self._resets if self._resets.dim() == 1 else self._resets[index])[:T].to(before.device)
+            if d:  # it begins anew on its way to the step before a mark
+                marked = torch.cat([marked[1:], torch.zeros_like(marked[:1])])
+            before = torch.where(marked[:, None], origin.initial[run].to(before), before)
+        before, reset = before[steps], None if gates.reset is None else gates.reset[steps]
+        given, state = origin.parts(run, x[steps], before, reset)
+        return Parts(_plain(given), None if state is None else _plain(state), _plain(before))
 
     def to_frame(self) -> polars.DataFrame:
         """A row for each layer, sequence, step and unit, with `update`, `reset` (if there is one), `candidate` and `hidden`.
@@ -213,19 +277,24 @@ class GateTrace(Mapping[str, Gates]):
 
     def _by_time(self, name: str) -> tuple[Gates, Tensor]:
         """The gates as [T, B, H] and the sequences' lengths [B], whatever layout they are in."""
-        gates = self[name]
-        first = gates.update
+        first = self[name].update
+        gates = self[name].map(self._padded)
         if isinstance(first, PackedSequence):
-            return gates.map(lambda v: pad_packed_sequence(v)[0]), pad_packed_sequence(first)[1]
+            return gates, pad_packed_sequence(first)[1]
         if first.is_nested:
-            lengths = torch.tensor([len(piece) for piece in first.unbind()])
-            return gates.map(lambda v: pad_sequence(list(v.unbind()))), lengths
-        if first.dim() == 2:
-            gates = gates.map(lambda v: v.unsqueeze(1))
-        elif self._batch_first:
-            gates = gates.map(lambda v: v.transpose(0, 1))
+            return gates, torch.tensor([len(piece) for piece in first.unbind()])
         T, B = gates.update.shape[:2]
         return gates, torch.full((B,), T) if self._lengths is None else self._lengths.cpu()
+
+    def _padded(self, v: Any) -> Tensor:
+        """What has a vector for each step, in the layout of the input, as [T, B, features]."""
+        if isinstance(v, PackedSequence):
+            return pad_packed_sequence(v)[0]
+        if v.is_nested:
+            return pad_sequence(list(v.unbind()))
+        if v.dim() == 2:
+            return v.unsqueeze(1)
+        return v.transpose(0, 1) if self._batch_first else v
 
     def __repr__(self) -> str:
         lines = [f"  {name}: {getattr(gates.hidden, 'shape', 'packed')}" for name, gates in self.items()]
@@ -247,8 +316,8 @@ class GateTrace(Mapping[str, Gates]):
         return "".join(parts) + f'<img style="max-width: 100%" alt="gates over the steps" src="{png(self.plot())}">'
 
 
-def _one_sequence(v: Tensor, index: int, length: int) -> Tensor:
-    v = v[:length, index].detach().cpu()
+def _plain(v: Tensor) -> Tensor:
+    v = v.detach().cpu()
     return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
 

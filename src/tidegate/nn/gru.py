@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate import backends
+from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
-from tidegate.nn.layouts import RecurrentLayer, begin_with_memory
+from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops.gru import native_cpu, torch_aten
 from tidegate.ops.gru.extras import Extras
+from tidegate.ops.gru.parts import parts
 
 
 class GRU(RecurrentLayer):
@@ -307,8 +309,21 @@ x is [T=20, B=4, I=5] (batch_first=False).
             batch_first=self.batch_first,
             lengths=extras.lengths if extras is not None and kind in ("batched", "one") else None,
             resets=resets,
-            zoneout=self.zoneout,
+            equations=self.equations,
+            origin=self._origin(input, hx),
         )
+
+    @property
+    def equations(self) -> Equations:
+        """How this layer makes its gates and states, as far as layers differ."""
+        return Equations(cast(Any, self.reset), self.layer_norm, self.zoneout)
+
+    def _parts(self, run: int, x: Tensor, before: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        weights: list[Any] = [wide(w) for w in self.all_weights[run]]
+        if not self.bias:
+            weights[2:2] = [None, None]
+        x, before, r = (v.to(weights[0]) for v in (x, before, cast(Tensor, reset)))
+        return parts(x, before, r, *weights, reset=self.reset)
 
     def _checked(
         self, input: Any, hx: Any, lengths: Any, resets: Any

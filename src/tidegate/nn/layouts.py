@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate.errors import SettingsError
+from tidegate.gates.trace import Origin
 from tidegate.nn import checks
 
 
@@ -103,6 +104,19 @@ class RecurrentLayer(nn.Module):
         else:
             state = self._weights()[0].new_zeros(self.num_layers * self._directions, B, self.hidden_size)
         return state.squeeze(1) if batch_size is None else state
+
+    def _origin(self, input: Any, hx: Tensor | None) -> Origin:
+        """What `GateTrace` needs to find the parts of its gates. What drops values in training drops those between layers, and
+        `recurrent_dropout`, where a layer has it, the state's.
+        """
+        names = ["recurrent_dropout"] if getattr(self, "recurrent_dropout", 0) else []
+        if self.dropout and self.num_layers > 1:
+            names.append("dropout")
+        return Origin(input, hx, self.initial_state(), self._parts, " and ".join(names) if self.training else "")
+
+    def _parts(self, run: int, x: Tensor, before: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the input and what the state say to the gates of a layer and direction: see `gates.trace.Origin`."""
+        raise NotImplementedError
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -244,3 +258,8 @@ def begin_with_memory(b_z: Tensor, steps: float | tuple[float, float]) -> None:
         b_z.uniform_(*steps).sub_(1).log_()
     else:
         b_z.fill_(math.log(steps - 1))
+
+
+def wide(weight: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, in which they are computed."""
+    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
-from tidegate.nn.layouts import RecurrentLayer, Sequences, begin_with_memory
+from tidegate.nn.layouts import RecurrentLayer, Sequences, begin_with_memory, wide
 from tidegate.ops import mingru
+from tidegate.ops.affine import affine
 
 
 class MinGRU(RecurrentLayer):
@@ -213,7 +215,18 @@ x is [T=20, B=4, I=5] (batch_first=False).
             batch_first=self.batch_first,
             lengths=lengths if kind in ("batched", "one") else None,
             resets=resets,
+            equations=self.equations,
+            origin=self._origin(input, hx),
         )
+
+    @property
+    def equations(self) -> Equations:
+        """How this layer makes its gates and states, as far as layers differ."""
+        return Equations(reset=None, candidate="g")
+
+    def _parts(self, run: int, x: Tensor, before: Tensor, reset: Tensor | None) -> tuple[Tensor, None]:
+        w, *bias = (wide(w) for w in self.all_weights[run])
+        return affine(x.to(w), w, bias[0] if bias else w.new_zeros(w.size(0))), None
 
     def step(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step from `state` (None: `initial_state()`); for streams, where the next input isn't known yet.
