@@ -18,8 +18,9 @@ import torch
 from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter
 from tidegate.inspection import Inspection, write_page
-from tidegate.inspection.inspection import MOST_CELLS, MOST_COLUMNS, Layer
+from tidegate.inspection.inspection import Layer
 from tidegate.inspection.lean import Lean
+from tidegate.inspection.look import MOST_CELLS, MOST_COLUMNS
 from tidegate.inspection.page import DEFINITIONS
 from tidegate.inspection.sequence import InputColumn
 from tidegate.training import train

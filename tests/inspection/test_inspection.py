@@ -248,8 +248,8 @@ def test_units_are_counted_over_the_table_and_always_over_the_one_shown(trained)
 def test_counting_in_small_batches_and_chunks_finds_the_same_shares(trained, monkeypatch):
     run, table = trained("one sequence")
     whole = run.inspect(table).layers[0].statistics
-    monkeypatch.setattr("tidegate.inspection.inspection._VALUES_AT_ONCE", 1)
-    monkeypatch.setattr("tidegate.inspection.inspection._FEWEST_STEPS", 16)
+    monkeypatch.setattr("tidegate.inspection.look._VALUES_AT_ONCE", 1)
+    monkeypatch.setattr("tidegate.inspection.look._FEWEST_STEPS", 16)
     shares = []
     cut = run.inspect(table, on_progress=shares.append).layers[0].statistics
     for name in ("update_near_0", "reset_near_1", "low", "high"):
@@ -354,14 +354,14 @@ def short(T: int, update: float = 0.5):
 
 
 def test_what_does_not_fit_into_memory_is_told_with_the_way_out(trained, monkeypatch):
-    monkeypatch.setattr("tidegate.inspection.inspection.MOST_STATES", 8 * 50)
-    monkeypatch.setattr("tidegate.inspection.inspection.WHOLE", 10)
+    monkeypatch.setattr("tidegate.inspection.look.MOST_STATES", 8 * 50)
+    monkeypatch.setattr("tidegate.inspection.look.WHOLE", 10)
     run, table = trained("one sequence")
     with pytest.raises(SettingsError, match=r"gates of 90 steps.* 50 do.* at most 40 steps \(--steps A:B\)"):
         run.inspect(table)
     assert run.inspect(table, steps=(51, 90)).steps == 40
     run, table = trained("a class a sequence")
-    monkeypatch.setattr("tidegate.inspection.inspection.MOST_STATES", 8)
+    monkeypatch.setattr("tidegate.inspection.look.MOST_STATES", 8)
     with pytest.raises(SettingsError, match="reads each from end to end"):
         run.inspect(table)
 

@@ -9,7 +9,7 @@ from inspection_cases import KINDS
 
 from tidegate.data.batches import BatchSource
 from tidegate.inspection import lean as module
-from tidegate.inspection.lean import lean
+from tidegate.inspection.lean import Stretch, lean
 
 
 def whole(run, table):
@@ -112,7 +112,7 @@ def test_a_stretch_leans_on_its_own_steps_as_in_the_whole(trained):
 
 def test_a_stretch_far_from_the_beginning_looks_back_over_its_own_border(trained, monkeypatch):
     run, table = trained("one sequence")
-    for name in ("lean", "inspection"):
+    for name in ("lean", "look"):
         monkeypatch.setattr(f"tidegate.inspection.{name}.WHOLE", 20)
     full, part = run.inspect(table).lean, run.inspect(table, steps=(60, 70)).lean
     assert part.reach == full.reach == 20
@@ -127,8 +127,8 @@ def test_steps_between_those_drawn_are_counted_with_the_one_before(trained):
     edges = torch.zeros(1, 8)
     T = found.length
     columns = [c.features for c in found.columns]
-    every = lean(run.model, "class", encoded, gates, edges, np.arange(T), np.arange(T), columns)
-    some = lean(run.model, "class", encoded, gates, edges, np.arange(T), np.array([0, 3, 4]), columns)
+    every = lean(run.model, "class", Stretch(encoded, gates, edges), np.arange(T), np.arange(T), columns)
+    some = lean(run.model, "class", Stretch(encoded, gates, edges), np.arange(T), np.array([0, 3, 4]), columns)
     np.testing.assert_allclose(every.steps, found.lean.steps)
     squares = every.steps**2
     together = np.stack([squares[:, :3].sum(1), squares[:, 3], squares[:, 4:].sum(1)], axis=1)

@@ -182,7 +182,7 @@ def test_a_long_sequence_is_thinned_out_and_says_so():
 
 def test_a_run_draws_at_most_400_steps_but_counts_and_keeps_all(trained, monkeypatch):
     run, table = trained("one sequence")
-    monkeypatch.setattr("tidegate.inspection.inspection.MOST_COLUMNS", 30)
+    monkeypatch.setattr("tidegate.inspection.look.MOST_COLUMNS", 30)
     found = run.inspect(table)
     assert found.drawn.tolist() == np.linspace(0, 89, 30).round().tolist()
     assert found.drawn[-1] == 89  # the last step can always be looked at

@@ -58,17 +58,18 @@ class StepValues:
     """The numbers of one unit at one step of a real sequence.
 
     where: the step and the unit in words. input_r, input_z, input_n: W_i x + b_i; state_r, state_z: W_h h + b_h; state_n: what
-    r multiplies, W_hn h + b_hn (with reset="before": W_hn (r·h) + b_hn, which stands as it is); h: the old state.
+    r multiplies, W_hn h + b_hn (with reset="before": W_hn (r·h) + b_hn, which stands as it is); h: the old state. What the cell
+    doesn't have (a minGRU no reset gate and no state's parts) is 0 and not shown.
     """
 
     where: str
-    input_r: float
-    state_r: float
-    input_z: float
-    state_z: float
-    input_n: float
-    state_n: float
-    h: float
+    input_r: float = 0.0
+    state_r: float = 0.0
+    input_z: float = 0.0
+    state_z: float = 0.0
+    input_n: float = 0.0
+    state_n: float = 0.0
+    h: float = 0.0
     backward: bool = False  # a direction that reads from the last step to the first
 
 

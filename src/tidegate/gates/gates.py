@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 
@@ -48,6 +48,10 @@ class Equations:
     def gates(self) -> str:
         """The gates in the order in which weights and `Parts` stack them: r (reset), z (update), n (candidate)."""
         return "zn" if self.reset is None else "rzn"
+
+    def changed(self) -> dict[str, Any]:
+        """Those that differ from their defaults, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 class Parts(NamedTuple):

@@ -1,7 +1,14 @@
 """A run's gates on a person's own table: what each step kept and wrote, and what a prediction leans on.
 
-`gates/` knows tensors; this folder knows runs and tables. Nothing below it (`training/` and further down) imports it, but
-for the methods of `Run` that lead here.
+`gates/` knows tensors; this folder knows runs and tables.
+
+| file | what it does |
+| --- | --- |
+| `look.py` | reads a table, traces a sequence and counts the units |
+| `inspection.py` | `Inspection`, what was seen: as numbers, sentences, a page, a picture |
+| `lean.py`, `sequence.py` | what predictions lean on; one sequence of a table |
+| `page.py`, `picture.py` | the page and the picture |
+| `gradients/` | how far back a prediction's gradient reaches |
 """
 
 from __future__ import annotations
@@ -14,7 +21,8 @@ __all__ = ["GradientFlow", "Inspection", "inspect_run", "measure_gradients", "wr
 
 if TYPE_CHECKING:
     from tidegate.inspection.gradients import GradientFlow, measure_gradients
-    from tidegate.inspection.inspection import Inspection, inspect_run
+    from tidegate.inspection.inspection import Inspection
+    from tidegate.inspection.look import inspect_run
     from tidegate.inspection.page import write_page
 
 __getattr__, __dir__ = names_of(
@@ -22,7 +30,7 @@ __getattr__, __dir__ = names_of(
     {
         "GradientFlow": "tidegate.inspection.gradients",
         "Inspection": "tidegate.inspection.inspection",
-        "inspect_run": "tidegate.inspection.inspection",
+        "inspect_run": "tidegate.inspection.look",
         "measure_gradients": "tidegate.inspection.gradients",
         "write_page": "tidegate.inspection.page",
     },

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,23 @@ from torch import Tensor
 
 from tidegate.gates.gates import Gates
 from tidegate.model import SequenceModel
+from tidegate.model.tasks import TASKS, Task
 
 WHOLE = 512  # sequences up to here are derived from end to end; in longer ones a prediction looks back so many steps
 AROUND = 128  # or, where the model reads both ways and every window is run through whole, at so many around it
 _STEPS_AT_ONCE = 16_384  # rows times steps of one backward pass, so that memory stays bounded
+
+
+class Stretch(NamedTuple):
+    """A sequence, or a stretch of one, as the model read it.
+
+    encoded [T, 1, E]: see `SequenceModel.encode`; gates: its trace, each field [T, H]; edges [layers·D, H]: the states that come
+    into it from outside, forwards before step 0, backwards after step T - 1.
+    """
+
+    encoded: Tensor
+    gates: Mapping[str, Gates]
+    edges: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,12 +53,11 @@ class Lean:
 def lean(
     model: SequenceModel,
     task: str,
-    encoded: Tensor,
-    gates: Mapping[str, Gates],
-    edges: Tensor,
+    stretch: Stretch,
     predictions: np.ndarray,
     buckets: np.ndarray,
     columns: Sequence[Sequence[int]],
+    *,
     end: int | None = None,
 ) -> Lean:
     """Derive the predictions at some steps by the inputs of a sequence, or of a stretch of one.
@@ -54,16 +67,16 @@ def lean(
     score: for classes the best one's lead over the second best, else the output that is largest in size (of numbers in
     standard deviations from the mean, of labels as the logarithm of their odds).
 
-    encoded [T, 1, E]: see `SequenceModel.encode`; gates: its trace, each field [T, H]; edges [layers * D, H]: the states that
-    come into it from outside, forwards before step 0, backwards after step T - 1; predictions [P]: their steps (ignored
-    with per="sequence", which has one prediction, for which e must be the whole sequence); buckets [S]: the first step of
+    predictions [P]: their steps (ignored with per="sequence", which has one prediction, for which the stretch must be the
+    whole sequence); buckets [S]: the first step of
     each bucket, the last of which ends before `end` (None: T); columns: for each input column the features of e it has.
     """
+    encoded, teller = stretch.encoded, TASKS[task]
     T = len(encoded)
     end = T if end is None else end
     with model.evaluating():
         if model.spec.per == "sequence":
-            slopes, chosen = _slopes(model, task, encoded, None, np.array([T - 1]))
+            slopes, chosen = _slopes(model, teller, encoded, None, np.array([T - 1]))
             return Lean(*_summed(slopes, np.zeros(1, int), end, buckets, columns), None, chosen)
         whole = T <= WHOLE
         both = model.spec.bidirectional
@@ -75,7 +88,7 @@ def lean(
         at = predictions - (0 if whole else starts)
         by_step = np.zeros((len(predictions), len(buckets)))
         by_column = np.zeros((len(predictions), len(columns)))
-        outputs = np.zeros(len(predictions), int)
+        outputs: np.ndarray | None = None
         # Those early in the sequence need the fewest steps before them: together they make short batches.
         for part in np.array_split(np.arange(len(predictions)), -(-len(predictions) * length // _STEPS_AT_ONCE)):
             if not len(part):
@@ -84,43 +97,36 @@ def lean(
             steps = length if both else int(at[part].max()) + 1
             index = torch.from_numpy(first)[None, :] + torch.arange(steps)[:, None]
             x = encoded[index.clamp(max=T - 1), 0]
-            state = _states(gates, edges, first, first + steps).to(encoded.device)
-            slopes, chosen = _slopes(model, task, x, state, at[part])
+            state = _states(stretch, first, first + steps).to(encoded.device)
+            slopes, chosen = _slopes(model, teller, x, state, at[part])
             if chosen is not None:
+                outputs = np.zeros(len(predictions), int) if outputs is None else outputs
                 outputs[part] = chosen
             by_step[part], by_column[part] = _summed(slopes, first, end, buckets, columns)
-        return Lean(by_step, by_column, None if whole else length, None if task == "class" else outputs)
+        return Lean(by_step, by_column, None if whole else length, outputs)
 
 
 def _slopes(
-    model: SequenceModel, task: str, x: Tensor, state: Tensor | None, at: np.ndarray
+    model: SequenceModel, task: Task, x: Tensor, state: Tensor | None, at: np.ndarray
 ) -> tuple[Tensor, np.ndarray | None]:
     """d score / d x of one prediction a row, [T, B, E], and of labels and numbers which output the score is, [B]; at [B]: the
     step of each.
     """
     T, B, _ = x.shape
     x = x.detach().clone().requires_grad_()
-    which = None
     with torch.enable_grad():
         scores = model.scores(x, torch.full((B,), T), state)
         if model.spec.per != "sequence":
             scores = scores[torch.from_numpy(at), torch.arange(B)]  # [B, K, W]
-        if task == "class":
-            scores = scores[:, 0]  # the first step ahead speaks for a forecast of classes
-            top = scores.topk(min(2, scores.size(-1)), dim=-1).values
-            chosen = top[:, 0] - top[:, 1] if top.size(-1) == 2 else top[:, 0]
-        else:
-            flat = scores.flatten(1)
-            which = flat.abs().argmax(dim=1, keepdim=True)
-            chosen = flat.gather(1, which)
-        (slopes,) = torch.autograd.grad(chosen.sum(), x)
+        score, which = task.telling(scores)
+        (slopes,) = torch.autograd.grad(score.sum(), x)
     return slopes.double().cpu(), None if which is None else which[:, 0].cpu().numpy()
 
 
-def _states(gates: Mapping[str, Gates], edges: Tensor, first: np.ndarray, end: np.ndarray) -> Tensor:
+def _states(stretch: Stretch, first: np.ndarray, end: np.ndarray) -> Tensor:
     """What every layer and direction held where the windows first:end begin, [layers * D, B, H]."""
     states = []
-    for edge, (name, found) in zip(edges, gates.items(), strict=True):
+    for edge, (name, found) in zip(stretch.edges, stretch.gates.items(), strict=True):
         before = end if name.endswith("_reverse") else first - 1
         inside = (before >= 0) & (before < len(found.hidden))
         state = found.hidden[torch.from_numpy(np.where(inside, before, 0))]

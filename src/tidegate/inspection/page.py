@@ -16,8 +16,9 @@ from tidegate import __version__
 from tidegate.errors import SettingsError
 from tidegate.files import write_text
 from tidegate.gates import sentences
-from tidegate.inspection.inspection import Inspection, Layer, Output, jsonable
+from tidegate.inspection.inspection import Inspection, Layer, jsonable
 from tidegate.inspection.sequence import InputColumn
+from tidegate.model.tasks import Output
 from tidegate.pages import render
 
 DEFINITIONS = {
@@ -105,7 +106,7 @@ def _view(view: Inspection) -> dict[str, Any]:
             "rows": _bytes(view.lean.steps),
             "columns": _shares(view.lean.columns),
             "reach": view.lean.reach,
-            "outputs": view.leaning_outputs() if len(view.outputs) * max(view.horizon, 1) > 1 else [],
+            "outputs": view.leaning_outputs() if len(view.outputs) * view.ahead > 1 else [],
         },
         "layers": [_layer(layer, drawn, view) for layer in view.layers],
     }
@@ -135,16 +136,17 @@ def _column(column: InputColumn, drawn: np.ndarray, steps: int) -> dict[str, Any
 
 def _layer(layer: Layer, drawn: np.ndarray, view: Inspection) -> dict[str, Any]:
     H = layer.gates.update.shape[1]
-    whole = layer.input_part + layer.state_part
-    fields = {
-        "input_r": layer.input_part[:, :H],
-        "sum_r": whole[:, :H],
-        "input_z": layer.input_part[:, H : 2 * H],
-        "sum_z": whole[:, H : 2 * H],
-        "input_n": layer.input_part[:, 2 * H :],
-        "state_n": layer.gates.recurrent,
-        "h": layer.gates.hidden,
-    }
+    inputs, states = layer.inputs(), layer.states()
+    fields: dict[str, Any] = {}
+    for gate in "rz":
+        if gate in inputs:
+            fields[f"input_{gate}"] = inputs[gate]
+        if gate in states:
+            fields[f"sum_{gate}"] = inputs[gate] + states[gate]
+    fields["input_n"] = inputs["n"]
+    if layer.gates.recurrent is not None:
+        fields["state_n"] = layer.gates.recurrent
+    fields["h"] = layer.gates.hidden
     reverse = layer.name.endswith("_reverse")
     out: dict[str, Any] = {
         "name": layer.name,
@@ -162,6 +164,8 @@ def _layer(layer: Layer, drawn: np.ndarray, view: Inspection) -> dict[str, Any]:
         },
         "sentences": view.sentences[layer.name],
     }
+    if layer.equations.changed():  # the script knows those of torch
+        out["equations"] = layer.equations.changed()
     if len(drawn) < view.steps:  # the step before one that is drawn is not drawn itself
         fields["before"] = layer.before
     out["fields"] = {name: _numbers(values.numpy()[drawn]) for name, values in fields.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
-from tidegate.model.cells import CELLS
+from tidegate.model.cells import CELLS, gated
 from tidegate.model.pooling import POOLINGS
 from tidegate.model.spec import ModelSpec
 from tidegate.ops.affine import affine
@@ -110,7 +110,7 @@ class SequenceModel(nn.Module):
         """What `forward` returns, with what the core read and the gates of every layer and direction on the way.
 
         Arguments and the numbers are those of `forward`. Gates and states past a sequence's end are 0.
-        Raises SettingsError where the core has no gates to show: a cell other than "gru".
+        Raises SettingsError where the core has no gates to show.
         """
         if not CELLS[self.spec.cell].gates:
             raise SettingsError(no_gates(self.spec.cell))
@@ -163,6 +163,5 @@ class SequenceModel(nn.Module):
 
 def no_gates(cell: str) -> str:
     """Why a model of this cell can't be traced."""
-    have = " and ".join(repr(name) for name, row in CELLS.items() if row.gates)
-    verb = "has" if sum(row.gates for row in CELLS.values()) == 1 else "have"
-    return f"The cell is {cell!r}, which has no update and reset gate; only {have} {verb}."
+    able = " or ".join(repr(name) for name in gated())
+    return f"The cell is {cell!r}, which has no update and reset gate to look at. Take a model with the cell {able}."

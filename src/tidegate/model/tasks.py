@@ -7,6 +7,7 @@ units of the table.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS
 
 Array = np.ndarray[Any, np.dtype[Any]]
+TOP = 3  # classes told of every prediction
 
 
 class PredictedColumn(NamedTuple):
@@ -31,10 +33,38 @@ class PredictedColumn(NamedTuple):
     probability: bool
 
 
-class Task(Protocol):
-    """What the rest of the package asks of a kind of target."""
+@dataclass(frozen=True)
+class Output:
+    """One predicted column, as people read it: a value a step, or one of a sequence.
+
+    kind: "class" (values are classes), "label" (0 or 1) or "number" (in the table's units; [P, K] with K steps ahead).
+    truth: None in the list where the table has none; None: the table has no such column.
+    top: for classes, of each prediction the most probable ones as (class, probability). probability: of a label's 1.
+    classes: all that can be predicted. Of classes several steps ahead the first one is told.
+    """
 
     name: str
+    kind: str
+    values: list[Any]
+    truth: list[Any] | None
+    top: list[list[tuple[Any, float]]] | None = None
+    probability: list[float] | None = None
+    classes: tuple[Any, ...] = ()
+
+
+class Telling(NamedTuple):
+    """score [B]: one score for each prediction, which speaks for it. which [B, 1]: which of its outputs that is, counted through
+    all columns one step ahead, then two ...; None where it is no single one."""
+
+    score: Tensor
+    which: Tensor | None
+
+
+class Task(Protocol):
+    """What the rest of the package asks of a kind of target. kind: what one of its columns holds, in a word."""
+
+    name: str
+    kind: str
     has_probabilities: bool
 
     def about(self, classes: int) -> str:
@@ -70,11 +100,20 @@ class Task(Protocol):
     def rule_of_thumb(self, target: Target) -> tuple[str, Array]:
         """The best prediction that looks at no row: its name and its value, a number or [W]."""
 
+    def column_width(self, target: Target) -> int:
+        """Scores of one predicted column, one step ahead."""
+
+    def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
+        """scores [P, K, W], truth as `truth` has it (None: there is none) -> each predicted column as people read it."""
+
+    def telling(self, scores: Tensor) -> Telling:
+        """The score of each of some predictions [B, K, W] that is asked what it leans on."""
+
 
 class _Class:
     """One of several classes: cross-entropy; the class of the largest score."""
 
-    name = "class"
+    name = kind = "class"
     has_probabilities = True
 
     def about(self, classes: int) -> str:
@@ -115,11 +154,42 @@ class _Class:
     def rule_of_thumb(self, target: Target) -> tuple[str, Array]:
         return "majority class", np.array(np.argmax(target.counts))
 
+    def column_width(self, target: Target) -> int:
+        return target.width
+
+    def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
+        proba = torch.softmax(scores.double(), dim=-1)
+        top = proba[:, 0].topk(min(TOP, proba.size(-1)), dim=-1)
+        classes = target.classes
+        values = [classes[c] for c in scores[:, 0].argmax(dim=-1).tolist()]
+        best = [
+            [(classes[c], p) for c, p in zip(cs, ps, strict=True)]
+            for cs, ps in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+        true = None
+        if truth is not None:
+            true = [None if c == MISSING_CLASS else classes[c] for c in truth[:, 0].tolist()]
+        return [Output(target.names[0], self.kind, values, true, best, classes=classes)]
+
+    def telling(self, scores: Tensor) -> Telling:
+        """The best class's lead over the second best, one step ahead."""
+        top = scores[:, 0].topk(min(2, scores.size(-1)), dim=-1).values
+        return Telling(top[:, 0] - top[:, 1] if top.size(-1) == 2 else top[:, 0], None)
+
 
 class _Columns:
     """What labels and numbers share: a score, a prediction and a column for each target."""
 
     has_probabilities: bool
+
+    def column_width(self, target: Target) -> int:
+        return 1
+
+    def telling(self, scores: Tensor) -> Telling:
+        """The output that is largest in size."""
+        flat = scores.flatten(1)
+        which = flat.abs().argmax(dim=1, keepdim=True)
+        return Telling(flat.gather(1, which)[:, 0], which)
 
     def known(self, y: Tensor) -> Tensor:
         return ~torch.isnan(y)
@@ -143,7 +213,7 @@ class _Columns:
 class _Labels(_Columns):
     """Several 0/1 labels: binary cross-entropy of each; 1 where its score is above 0."""
 
-    name = "labels"
+    name, kind = "labels", "label"
     has_probabilities = True
 
     def about(self, classes: int) -> str:
@@ -173,11 +243,19 @@ class _Labels(_Columns):
     def rule_of_thumb(self, target: Target) -> tuple[str, Array]:
         return "majority of each label", (np.array(target.means) > 0.5).astype(float)
 
+    def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
+        out = []
+        for w, name in enumerate(target.names):
+            p = torch.sigmoid(scores[:, 0, w].double()).tolist()
+            true = None if truth is None else [None if np.isnan(v) else int(v) for v in truth[:, 0, w]]
+            out.append(Output(name, self.kind, [int(v > 0.5) for v in p], true, None, p, (0, 1)))
+        return out
+
 
 class _Number(_Columns):
     """Numbers: squared error in standard deviations of the training rows; the score itself, in the table's units."""
 
-    name = "number"
+    name = kind = "number"
     has_probabilities = False
 
     def about(self, classes: int) -> str:
@@ -205,6 +283,13 @@ class _Number(_Columns):
 
     def rule_of_thumb(self, target: Target) -> tuple[str, Array]:
         return "training mean", np.array(target.means)
+
+    def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
+        numbers = self.decide(scores, target)
+        return [
+            Output(name, self.kind, numbers[..., w].tolist(), None if truth is None else truth[..., w].tolist())
+            for w, name in enumerate(target.names)
+        ]
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (_Class(), _Labels(), _Number())}

@@ -69,6 +69,11 @@ CELLS = {
 }
 
 
+def gated() -> list[str]:
+    """The cells whose gates can be seen."""
+    return [name for name, row in CELLS.items() if row.gates]
+
+
 def parts_of(state: State) -> tuple[Tensor, ...]:
     """The parts of a state, in the order of `Row.state`."""
     return () if state is None else state if isinstance(state, tuple) else (state,)
