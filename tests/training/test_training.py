@@ -239,7 +239,7 @@ def test_neither_other_sequences_nor_padding_reach_a_prediction(tmp_path, signal
 def test_a_long_sequence_is_evaluated_whole_with_its_state_carried(tmp_path, signals, monkeypatch):
     frame = signal_table(groups=6, least=60, most=90)
     r = train(frame, out=tmp_path / "run", window=16, **(QUICK | ROLES))
-    from tidegate.training import evaluation
+    from tidegate.trained import evaluation
 
     whole = r.predict(frame, probabilities=True)
     monkeypatch.setattr(evaluation, "CHUNK", 13)
