@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "GRUCell",
+    "MinGRU",
     "Run",
     "TrainSettings",
     "backends",
@@ -30,7 +31,7 @@ __all__ = [
 if TYPE_CHECKING:
     from tidegate import backends, convert, datasets, errors, nn, ops
     from tidegate.keras_models import load_keras_gru
-    from tidegate.nn import GRU, GRUCell
+    from tidegate.nn import GRU, GRUCell, MinGRU
     from tidegate.run import Run, load, train
     from tidegate.trained import TrainSettings
 
@@ -39,6 +40,7 @@ __getattr__, __dir__ = names_of(
     {
         "GRU": "tidegate.nn",
         "GRUCell": "tidegate.nn",
+        "MinGRU": "tidegate.nn",
         "train": "tidegate.run",
         "load": "tidegate.run",
         "Run": "tidegate.run",

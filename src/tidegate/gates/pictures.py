@@ -35,7 +35,7 @@ def heat_maps(
     above: Sequence[Callable[[Axes], None]] = (),
     first: int = 1,
 ) -> Figure:
-    """A column a layer and direction, a row each for z, r, n and h: steps to the right, units downwards.
+    """A column a layer and direction, a row each for z, r (if there is one), n and h: steps to the right, units downwards.
 
     layers: gates of [T, H] by name; orders: which unit comes first, second ...; titles: by name; labels: what to write
     under the steps instead of their numbers; above: what draws further rows over these, each on axes with the same
@@ -46,11 +46,12 @@ def heat_maps(
 
 
 def _heat_maps(layers, orders, titles, labels, above, first) -> Figure:
-    heights = [0.45] * len(above) + [1.0] * len(ROWS)
+    rows = [row for row in ROWS if all(getattr(gates, row[0]) is not None for gates in layers.values())]
+    heights = [0.45] * len(above) + [1.0] * len(rows)
     figure = new_figure(figsize=(1.6 + 4.6 * len(layers), 2.15 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(heights), len(layers), squeeze=False, sharex="col", height_ratios=heights)
     for k, (name, gates) in enumerate(layers.items()):
-        for row, (field, title) in enumerate(ROWS):
+        for row, (field, title) in enumerate(rows):
             values = getattr(gates, field).numpy()[:, orders[name]].T  # [H, T]
             axis = axes[len(above) + row, k]
             signed = field in ("candidate", "hidden")

@@ -57,11 +57,12 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
     counted = steps_of or f"{_count(s.steps, 'step')} of {_count(s.sequences, 'sequence')}"
     middle = float(np.sort(s.memory_length_steps)[(s.units - 1) // 2])
     second = f"The middle one of all units remembers {_memory(middle, s.longest)} (counted over {counted})."
-    gates = (
-        f"The update gate is open in {_share(s.update_near_1)} of all steps and shut in {_share(s.update_near_0)}; "
-        f"the reset gate is open in {_share(s.reset_near_1)} and shut in {_share(s.reset_near_0)}."
-    )
-    shares = (gates, f"{UPDATE} {RESET} {SHUT_OPEN}")
+    gates = f"The update gate is open in {_share(s.update_near_1)} of all steps and shut in {_share(s.update_near_0)}"
+    if s.reset_near_0 is None or s.reset_near_1 is None:
+        shares = (f"{gates}.", f"{UPDATE} {SHUT_OPEN}")
+    else:
+        reset = f"the reset gate is open in {_share(s.reset_near_1)} and shut in {_share(s.reset_near_0)}"
+        shares = (f"{gates}; {reset}.", f"{UPDATE} {RESET} {SHUT_OPEN}")
     if s.longest < 2:
         return [(first, MEMORY), shares]
     return [(first, definition), (second, MEMORY), shares]

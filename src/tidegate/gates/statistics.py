@@ -34,6 +34,7 @@ class UnitStatistics:
         all waits were not over when they ended.
     update_mean, reset_mean: of z and r.   update_near_0 ... reset_near_1: the share of steps with the gate below 0.1
         or above 0.9.
+        Those of r are None where the layer has no reset gate.
     low, high: the smallest and the largest state.
     never_forgot: no wait was ever over (and there was one).   still: high - low <= 0.01, a unit that doesn't move.
     """
@@ -46,15 +47,21 @@ class UnitStatistics:
     update_mean: np.ndarray
     update_near_0: np.ndarray
     update_near_1: np.ndarray
-    reset_mean: np.ndarray
-    reset_near_0: np.ndarray
-    reset_near_1: np.ndarray
+    reset_mean: np.ndarray | None
+    reset_near_0: np.ndarray | None
+    reset_near_1: np.ndarray | None
     low: np.ndarray
     high: np.ndarray
 
     @property
     def units(self) -> int:
         return len(self.low)
+
+    @property
+    def shares(self) -> dict[str, np.ndarray]:
+        """Mean, shut and open of each gate that the layer has, by the names in `SHARES`."""
+        every = {name: getattr(self, name) for name in SHARES}
+        return {name: share for name, share in every.items() if share is not None}
 
     @property
     def still(self) -> np.ndarray:
@@ -91,8 +98,9 @@ class UnitStatistics:
 
     def columns(self) -> dict[str, Any]:
         """A column a figure, a row a unit."""
-        names = (MEMORY, *SHARES, "low", "high")
-        return {"unit": np.arange(self.units), "kind": self.kinds()} | {name: getattr(self, name) for name in names}
+        memory = {MEMORY: self.memory_length_steps}
+        ends = {"low": self.low, "high": self.high}
+        return {"unit": np.arange(self.units), "kind": self.kinds()} | memory | self.shares | ends
 
 
 class Counter:
@@ -104,7 +112,9 @@ class Counter:
         """
         self.reverse, self.zoneout = reverse, zoneout
         self.steps = self.sequences = self.longest = 0
-        self._sums: Tensor | None = None  # [6, H]: z, z near 0, z near 1, and the same of r
+        self._sums: Tensor | None = (
+            None  # [6, H]: z, z near 0, z near 1, and the same of r; without a reset gate [3, H]
+        )
         self._range: Tensor | None = None  # [2, H]
         self._over = self._unfinished = np.zeros(
             (0, 0), np.int64
@@ -117,7 +127,8 @@ class Counter:
 
         continued: these are further steps of sequences that were begun before. Waits are cut off where a part ends.
         """
-        update, reset, hidden = (getattr(gates, name).detach() for name in ("update", "reset", "hidden"))
+        update, hidden = gates.update.detach(), gates.hidden.detach()
+        counted = [update] if gates.reset is None else [update, gates.reset.detach()]
         T, B, H = update.shape
         lengths = torch.full((B,), T) if lengths is None else lengths.cpu()
         if not int(lengths.sum()):
@@ -127,12 +138,12 @@ class Counter:
         self.steps += int(lengths.sum())
         self.sequences += 0 if continued else int((lengths > 0).sum())
         self.longest = max(self.longest, int(lengths.max()))
-        rows = [v.reshape(-1, H) if whole else v[inside] for v in (update, reset, hidden)]
+        *rows, states = [v.reshape(-1, H) if whole else v[inside] for v in (*counted, hidden)]
         sums = []
-        for v in rows[:2]:
+        for v in rows:
             # Sums of many float32 are taken in float64, so that a million steps lose nothing.
             sums += [v.sum(0, dtype=torch.float64), (v < NEAR).sum(0).double(), (v > 1 - NEAR).sum(0).double()]
-        found, ends = torch.stack(sums).cpu(), torch.stack([-rows[2].amin(0), rows[2].amax(0)]).double().cpu()
+        found, ends = torch.stack(sums).cpu(), torch.stack([-states.amin(0), states.amax(0)]).double().cpu()
         self._sums = found if self._sums is None else self._sums + found
         self._range = ends if self._range is None else torch.maximum(self._range, ends)
         self._add_waits(update, lengths, resets)
@@ -174,7 +185,10 @@ class Counter:
         if self._sums is None or self._range is None:
             raise ValueError("No step was counted.")
         memory = median_wait(self._over, self._unfinished)
-        shares = dict(zip(SHARES, (self._sums / self.steps).numpy(), strict=True))
+        # (Without a reset gate the names of z alone find a sum.)
+        shares: dict[str, Any] = dict.fromkeys(SHARES) | dict(
+            zip(SHARES, (self._sums / self.steps).numpy(), strict=False)
+        )
         low, high = -self._range[0].numpy(), self._range[1].numpy()
         any_wait = (self._over + self._unfinished).sum(axis=0) > 0
         never = any_wait & (self._over.sum(axis=0) == 0)

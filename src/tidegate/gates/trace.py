@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,9 +27,9 @@ class Saturation(NamedTuple):
     """The unit writes its candidate and forgets."""
     update_near_1: Tensor
     """The unit keeps what it has."""
-    reset_near_0: Tensor
-    """The candidate doesn't see the old state."""
-    reset_near_1: Tensor
+    reset_near_0: Tensor | None
+    """The candidate doesn't see the old state. None: there is no reset gate."""
+    reset_near_1: Tensor | None
     """The candidate sees all of it."""
 
 
@@ -46,19 +47,21 @@ class GateTrace(Mapping[str, Gates]):
         layers: list[tuple[Tensor, Tensor]],
         wrap: Callable[[Tensor], Any],
         *,
+        fields: Sequence[str] = ("reset", "update", "candidate", "recurrent"),
         batch_first: bool = False,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
         zoneout: float = 0.0,
     ) -> None:
-        """layers: what a back end's `trace` found, of each its states and gates; wrap: from time first to the layout of
-        the output, which batch_first and lengths [B] describe. Gates are cut out when they are first asked for.
+        """layers: what a back end's `trace` found, of each its states and gates [D, ..., fields, H]; wrap: from time first to
+        the layout of the output, which batch_first and lengths [B] describe. Gates are cut out when they are first asked
+        for.
         """
         self.output = output
         """What `forward` returns first."""
         self.h_n = h_n
         """And second."""
-        self._layers, self._wrap = layers, wrap
+        self._layers, self._wrap, self._fields = layers, wrap, tuple(fields)
         self._batch_first, self._lengths, self._resets, self._zoneout = batch_first, lengths, resets, zoneout
         self._found: dict[str, Gates] = {}
         self._counted: dict[str, UnitStatistics] = {}
@@ -72,9 +75,10 @@ class GateTrace(Mapping[str, Gates]):
             k, d = self._places[name]
             states, gates = self._layers[k]
             H = gates.size(-1)
-            reset, update, candidate, recurrent = (self._wrap(gates[d, ..., i, :]) for i in range(4))
-            hidden = self._wrap(states[..., d * H : (d + 1) * H])
-            self._found[name] = Gates(reset, update, candidate, recurrent, hidden)
+            parts = dict.fromkeys(Gates._fields) | {
+                field: self._wrap(gates[d, ..., i, :]) for i, field in enumerate(self._fields)
+            }
+            self._found[name] = Gates(**parts | {"hidden": self._wrap(states[..., d * H : (d + 1) * H])})
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -84,7 +88,9 @@ class GateTrace(Mapping[str, Gates]):
         return len(self._places)
 
     def _all(self, field: str) -> dict[str, Any]:
-        return {name: getattr(gates, field) for name, gates in self.items()}
+        """Empty where the layer has no such gate."""
+        found = {name: getattr(gates, field) for name, gates in self.items()}
+        return {name: v for name, v in found.items() if v is not None}
 
     @property
     def reset(self) -> dict[str, Any]:
@@ -148,10 +154,13 @@ class GateTrace(Mapping[str, Gates]):
         """For each layer the share of steps, unit by unit, at which its gates are nearly shut (below 0.1) or open (above
         0.9), after Karpathy, Johnson and Li 2015 (arXiv:1506.02078).
         """
-        return {
-            name: Saturation(*(torch.from_numpy(getattr(s, field)) for field in Saturation._fields))
-            for name, s in self.statistics().items()
-        }
+        out = {}
+        for name, s in self.statistics().items():
+            shares = {field: torch.from_numpy(share) for field, share in s.shares.items()}
+            out[name] = Saturation(
+                shares["update_near_0"], shares["update_near_1"], shares.get("reset_near_0"), shares.get("reset_near_1")
+            )
+        return out
 
     def sequence(self, index: int = 0) -> dict[str, Gates]:
         """The gates of one sequence of the batch, every field [T, H] with T its own length, detached, on the CPU and, of half
@@ -164,18 +173,18 @@ class GateTrace(Mapping[str, Gates]):
                 raise SettingsError(
                     f"sequence {index}: the trace has {len(lengths)} sequences, 0 to {len(lengths) - 1}."
                 )
-            out[name] = Gates(*(_plain(v[: int(lengths[index]), index]) for v in gates))
+            out[name] = gates.map(partial(_one_sequence, index=index, length=int(lengths[index])))
         return out
 
     def to_frame(self) -> polars.DataFrame:
-        """A row for each layer, sequence, step and unit, with `update`, `reset`, `candidate` and `hidden`.
+        """A row for each layer, sequence, step and unit, with `update`, `reset` (if there is one), `candidate` and `hidden`.
 
         Steps count from 1, as rows do and as h_1 is the first state; sequences and units are indices, from 0. Padding is
         left out. Needs polars (`pip install 'tidegate[train]'`).
         """
         pl = _need("polars", "to_frame()")
         sequences = [self.sequence(s) for s in range(len(self._by_time(next(iter(self)))[1]))]
-        empty = {name: Gates(*(torch.zeros(0, v.size(-1)) for v in self._by_time(name)[0])) for name in self}
+        empty = {name: self._by_time(name)[0].map(lambda v: torch.zeros(0, v.size(-1))) for name in self}
         number = pl.lit(0, pl.Int32).alias("sequence")
         frames = [
             gates_frame(name, gates).insert_column(1, number) for name, gates in empty.items()
@@ -186,7 +195,7 @@ class GateTrace(Mapping[str, Gates]):
         return pl.concat(frames)
 
     def plot(self, sequence: int = 0, layer: str | None = None) -> Figure:
-        """Heat maps of update gate, reset gate, candidate and state over the steps of one sequence, the units that remember
+        """Heat maps of update gate, reset gate (if there is one), candidate and state over the steps of one sequence, the units that remember
         longest on top. A matplotlib figure: `trace.plot().savefig("gates.png")`.
 
         sequence: which one of the batch. layer: "l0", "l0_reverse" ...; None: all of them side by side.
@@ -207,22 +216,20 @@ class GateTrace(Mapping[str, Gates]):
         gates = self[name]
         first = gates.update
         if isinstance(first, PackedSequence):
-            padded = [pad_packed_sequence(v) for v in gates]
-            return Gates(*(v for v, _ in padded)), padded[0][1]
+            return gates.map(lambda v: pad_packed_sequence(v)[0]), pad_packed_sequence(first)[1]
         if first.is_nested:
-            pieces = [v.unbind() for v in gates]
-            lengths = torch.tensor([len(piece) for piece in pieces[0]])
-            return Gates(*(pad_sequence(list(v)) for v in pieces)), lengths
+            lengths = torch.tensor([len(piece) for piece in first.unbind()])
+            return gates.map(lambda v: pad_sequence(list(v.unbind()))), lengths
         if first.dim() == 2:
-            gates = Gates(*(v.unsqueeze(1) for v in gates))
+            gates = gates.map(lambda v: v.unsqueeze(1))
         elif self._batch_first:
-            gates = Gates(*(v.transpose(0, 1) for v in gates))
+            gates = gates.map(lambda v: v.transpose(0, 1))
         T, B = gates.update.shape[:2]
         return gates, torch.full((B,), T) if self._lengths is None else self._lengths.cpu()
 
     def __repr__(self) -> str:
         lines = [f"  {name}: {getattr(gates.hidden, 'shape', 'packed')}" for name, gates in self.items()]
-        return "\n".join(["GateTrace(reset, update, candidate, recurrent, hidden of", *lines, ")"])
+        return "\n".join([f"GateTrace({', '.join(self._fields)}, hidden of", *lines, ")"])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a sentence a layer on what its units do, and the heat maps of the first sequence."""
@@ -240,8 +247,8 @@ class GateTrace(Mapping[str, Gates]):
         return "".join(parts) + f'<img style="max-width: 100%" alt="gates over the steps" src="{png(self.plot())}">'
 
 
-def _plain(v: Tensor) -> Tensor:
-    v = v.detach().cpu()
+def _one_sequence(v: Tensor, index: int, length: int) -> Tensor:
+    v = v[:length, index].detach().cpu()
     return v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
 
 
@@ -254,7 +261,11 @@ def gates_frame(name: str, gates: Gates) -> polars.DataFrame:
             "layer": pl.repeat(name, T * H, eager=True),
             "step": torch.arange(1, T + 1, dtype=torch.int32).repeat_interleave(H).numpy(),
             "unit": torch.arange(H, dtype=torch.int32).repeat(T).numpy(),
-            **{f: getattr(gates, f).contiguous().view(-1).numpy() for f in ("update", "reset", "candidate", "hidden")},
+            **{
+                field: values.contiguous().view(-1).numpy()
+                for field in ("update", "reset", "candidate", "hidden")
+                if (values := getattr(gates, field)) is not None
+            },
         }
     )
 

@@ -2,5 +2,6 @@
 
 from tidegate.nn.cell import GRUCell
 from tidegate.nn.gru import GRU
+from tidegate.nn.mingru import MinGRU
 
-__all__ = ["GRU", "GRUCell"]
+__all__ = ["GRU", "GRUCell", "MinGRU"]

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import math
-import warnings
 from functools import partial
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate import backends
-from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
+from tidegate.nn.layouts import RecurrentLayer, begin_with_memory
 from tidegate.ops.gru import native_cpu, torch_aten
 from tidegate.ops.gru.extras import Extras
 
 
-def _ends(x: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a jagged nested tensor: its rows [rows, I], and where each sequence starts and how long it is, on the CPU."""
-    offsets, lengths = x.offsets(), x.lengths()
-    return (
-        x.values(),
-        offsets[:-1].to("cpu", torch.int64),
-        (offsets.diff() if lengths is None else lengths).to("cpu", torch.int64),
-    )
-
-
-class GRU(nn.Module):
+class GRU(RecurrentLayer):
     """A stack of gated recurrent layers over a sequence; a drop-in for `torch.nn.GRU`.
 
         r_t = σ(W_ir x_t + b_ir + W_hr h_(t-1) + b_hr)            reset gate
@@ -115,6 +104,19 @@ class GRU(nn.Module):
     mode = "GRU"
     proj_size = 0
 
+    _said = (
+        *RecurrentLayer._said,
+        ("backend", "auto"),
+        ("reset", "after"),
+        ("layer_norm", False),
+        ("recurrent_dropout", 0),
+        ("zoneout", 0),
+        ("learn_initial_state", False),
+        ("init", "torch"),
+        ("update_bias", None),
+        ("checkpoint_every", 0),
+    )
+
     def __init__(
         self,
         input_size: int,
@@ -137,15 +139,8 @@ class GRU(nn.Module):
         update_bias: float | tuple[float, float] | None = None,
         checkpoint_every: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         me = type(self).__name__
-        self.input_size = checks.positive_int(me, "input_size", input_size)
-        self.hidden_size = checks.positive_int(me, "hidden_size", hidden_size)
-        self.num_layers = checks.positive_int(me, "num_layers", num_layers)
-        self.bias = checks.true_or_false(me, "bias", bias)
-        self.batch_first = checks.true_or_false(me, "batch_first", batch_first)
-        self.dropout = checks.probability(me, "dropout", dropout)
-        self.bidirectional = checks.true_or_false(me, "bidirectional", bidirectional)
         backends.check(backend)  # raises now rather than at the first call
         self.backend = backend
         self.reset = checks.one_of(me, "reset", reset, ("after", "before"))
@@ -158,37 +153,29 @@ class GRU(nn.Module):
         self.checkpoint_every = (
             0 if checkpoint_every == 0 else checks.positive_int(me, "checkpoint_every", checkpoint_every)
         )
-        if self.dropout > 0 and self.num_layers == 1:
-            warnings.warn(
-                f"{me}: dropout={self.dropout} has no effect with num_layers=1; it falls between layers.",
-                stacklevel=2,
-            )
+        self._warn_of_dropout()
 
         self._kept = Kept()
         # One list of names for each layer and direction, in the order that every back end expects.
         self._weight_names: list[list[str]] = []
-        for layer in range(self.num_layers):
-            width = self.input_size if layer == 0 else self._directions * self.hidden_size
-            for ending in ("", "_reverse")[: self._directions]:
-                shapes = {
-                    f"weight_ih_l{layer}{ending}": (3 * self.hidden_size, width),
-                    f"weight_hh_l{layer}{ending}": (3 * self.hidden_size, self.hidden_size),
-                    f"bias_ih_l{layer}{ending}": (3 * self.hidden_size,),
-                    f"bias_hh_l{layer}{ending}": (3 * self.hidden_size,),
-                }
-                names = list(shapes)[: 4 if self.bias else 2]
-                if self.layer_norm:
-                    gains = [f"weight_ln_ih_l{layer}{ending}", f"weight_ln_hh_l{layer}{ending}"]
-                    shapes |= dict.fromkeys(gains, (3 * self.hidden_size,))
-                    names += gains
-                for name in names:
-                    empty = torch.empty(shapes[name], device=device, dtype=dtype)
-                    self.register_parameter(name, nn.Parameter(empty))
-                self._weight_names.append(names)
+        for run, width in self._runs():
+            shapes = {
+                f"weight_ih_{run}": (3 * self.hidden_size, width),
+                f"weight_hh_{run}": (3 * self.hidden_size, self.hidden_size),
+                f"bias_ih_{run}": (3 * self.hidden_size,),
+                f"bias_hh_{run}": (3 * self.hidden_size,),
+            }
+            names = list(shapes)[: 4 if self.bias else 2]
+            if self.layer_norm:
+                gains = [f"weight_ln_ih_{run}", f"weight_ln_hh_{run}"]
+                shapes |= dict.fromkeys(gains, (3 * self.hidden_size,))
+                names += gains
+            for name in names:
+                empty = torch.empty(shapes[name], device=device, dtype=dtype)
+                self.register_parameter(name, nn.Parameter(empty))
+            self._weight_names.append(names)
         self._flat_names = [name for names in self._weight_names for name in names]
-        if self.learn_initial_state:
-            empty = torch.empty(self.num_layers * self._directions, self.hidden_size, device=device, dtype=dtype)
-            self.register_parameter("initial_h", nn.Parameter(empty))
+        self._register_initial_state(device, dtype)
         self._join_weights()
         self.reset_parameters()
 
@@ -210,10 +197,7 @@ class GRU(nn.Module):
             return
         for names in self._weight_names:
             b_iz, b_hz = (getattr(self, name).detach()[H : 2 * H] for name in names[2:4])
-            if isinstance(self.update_bias, tuple):
-                b_iz.uniform_(*self.update_bias).sub_(1).log_()
-            else:
-                b_iz.fill_(math.log(self.update_bias - 1))
+            begin_with_memory(b_iz, self.update_bias)
             b_hz.zero_()
 
     @overload
@@ -326,81 +310,18 @@ x is [T=20, B=4, I=5] (batch_first=False).
             zoneout=self.zoneout,
         )
 
-    def initial_state(self, batch_size: int | None = None) -> Tensor:
-        """The state that `hx=None` stands for, [layers·D, B, H], or [layers·D, H] for None: zeros, or, with
-        `learn_initial_state`, the parameter.
-
-        >>> import tidegate
-        >>> tidegate.GRU(3, 8, num_layers=2).initial_state(5).shape
-        torch.Size([2, 5, 8])
-        """
-        B = 1 if batch_size is None else batch_size
-        if self.learn_initial_state:
-            state = cast(Tensor, self.initial_h).unsqueeze(1).expand(-1, B, -1)
-        else:
-            state = self._weights()[0].new_zeros(self.num_layers * self._directions, B, self.hidden_size)
-        return state.squeeze(1) if batch_size is None else state
-
     def _checked(
         self, input: Any, hx: Any, lengths: Any, resets: Any
     ) -> tuple[Tensor, Tensor | None, list[Tensor], Tensor | None, Extras | None, str]:
         """The arguments of a call as back ends take them, x, h_0, weights, batch_sizes and extras, and what kind of input
-        it is: batched, one, packed or nested. Everything that can be wrong with them is told here.
+        it is: batched, one, packed or nested.
         """
         weights = self._weights()
-        x = input
-        batch_sizes: Any = None
-        starts = None
-        kind = "batched"
-        if isinstance(input, PackedSequence):
-            x, batch_sizes, kind = input.data, input.batch_sizes, "packed"
-        axes = x.dim() if isinstance(x, Tensor) else 0
-        if axes and x.is_nested:
-            kind = "nested"
-            good = axes == 3 and x.layout == torch.jagged
-        else:
-            good = axes == 2 or (axes == 3 and kind == "batched")
-            if axes == 2 and kind == "batched":
-                kind = "one"  # one sequence without a batch
-        if not (good and x.size(-1) == self.input_size and checks.fits(x, weights[0])):
-            raise checks.sequence_error(self, input, weights[0])
-
-        if kind == "one":
-            x = x.unsqueeze(1)
-        elif kind == "batched":
-            x = x.transpose(0, 1) if self.batch_first else x
-        elif kind == "packed" and not torch.compiler.is_compiling():
-            checks.batch_sizes(self, batch_sizes, x)
-        if lengths is not None:
-            lengths = checks.lengths(self, lengths, x, kind)
-        elif kind == "nested":
-            x, starts, lengths = _ends(x)
-
-        h_0 = hx
-        if hx is not None or self.learn_initial_state or resets is not None:
-            runs = self.num_layers * self._directions
-            B = int(batch_sizes[0]) if kind == "packed" else x.size(1) if kind != "nested" else len(lengths)
-            if hx is not None:
-                shape = (runs, self.hidden_size) if kind == "one" else (runs, B, self.hidden_size)
-                if not (isinstance(hx, Tensor) and hx.shape == shape and checks.fits(hx, weights[0])):
-                    names = "layers*D H" if kind == "one" else "layers*D B H"
-                    raise checks.state_error(self, hx, shape, names, weights[0])
-                h_0 = hx.unsqueeze(1) if kind == "one" else hx
-            elif self.learn_initial_state:
-                h_0 = self.initial_state(B)
-            if resets is not None:
-                T = len(batch_sizes) if kind == "packed" else x.size(0)
-                if kind == "nested":
-                    T = int(lengths.max()) if B else 0
-                resets = checks.resets(self, resets, T, B, kind == "one", x)
-            order = input.sorted_indices if kind == "packed" else None
-            if order is not None:
-                h_0 = None if h_0 is None else h_0.index_select(1, order)
-                resets = None if resets is None else resets.index_select(1, order)
-
+        x, h_0, batch_sizes, lengths, starts, resets, fresh, kind = self._sequences(
+            input, hx, lengths, resets, weights[0]
+        )
         extras = None
         if lengths is not None or resets is not None or self._extended():
-            fresh = self.initial_state(B) if resets is not None and self.learn_initial_state else None
             extras = self._extras(lengths, starts, resets, fresh)
         return x, h_0, weights, batch_sizes, extras, kind
 
@@ -426,21 +347,6 @@ x is [T=20, B=4, I=5] (batch_first=False).
             self.zoneout,
             self.checkpoint_every,
         )
-
-    def _like(self, input: Any, kind: str, v: Tensor) -> Any:
-        """A result with a vector for each step, in the layout of the input."""
-        if kind == "packed":
-            return PackedSequence(v, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
-        if kind == "nested":
-            return torch.nested.nested_tensor_from_jagged(v, input.offsets(), input.lengths())
-        if kind == "one":
-            return v.squeeze(1)
-        return v.transpose(0, 1) if self.batch_first else v
-
-    def _last(self, input: Any, kind: str, h_n: Tensor) -> Tensor:
-        if kind == "packed" and input.unsorted_indices is not None:
-            return h_n.index_select(1, input.unsorted_indices)
-        return h_n.squeeze(1) if kind == "one" else h_n
 
     def step(self, input: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One time step from `state` (None: `initial_state()`); for streams, where the next input isn't known yet.
@@ -473,26 +379,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
             if done is not None:
                 return done
         weights = self._weights()
-        if self.bidirectional:
-            raise SettingsError(
-                f"{type(self).__name__}: step() runs forwards in time, and with bidirectional=True half of the layer "
-                "begins at the end of the sequence. Use bidirectional=False, or forward() over whole sequences."
-            )
-        axes = input.dim() if isinstance(input, Tensor) else 0
-        if not (axes in (1, 2) and input.size(-1) == self.input_size and checks.fits(input, weights[0])):
-            raise checks.cell_input_error(self, input, weights[0])
-        x_t = input if axes == 2 else input.unsqueeze(0)
-        h = state
-        if h is not None:
-            one = axes == 1
-            H, layers = self.hidden_size, self.num_layers
-            shape = (layers, H) if one else (layers, x_t.size(0), H)
-            if not (isinstance(h, Tensor) and h.shape == shape and checks.fits(h, weights[0])):
-                raise checks.state_error(self, h, shape, "layers H" if one else "layers B H", weights[0])
-            if one:
-                h = h.unsqueeze(1)
-        elif self.learn_initial_state:
-            h = self.initial_state(x_t.size(0))
+        x_t, h = self._one_step(input, state, weights[0])
         extras = self._extras() if self._extended() else None
         y, h = backends.choose(self.backend, x_t, () if extras is None else extras.wishes(self.training)).step(
             x_t,
@@ -505,13 +392,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
             extras=extras,
             kept=self._kept,
         )
-        return (y, h) if axes == 2 else (y.squeeze(0), h.squeeze(1))
-
-    @property
-    def all_weights(self) -> list[list[nn.Parameter]]:
-        """The parameters, a list for each layer and direction: weight_ih, weight_hh[, bias_ih, bias_hh][, weight_ln_ih,
-        weight_ln_hh]."""
-        return [[getattr(self, name) for name in names] for names in self._weight_names]
+        return (y, h) if input.dim() == 2 else (y.squeeze(0), h.squeeze(1))
 
     def flatten_parameters(self) -> None:
         """Do nothing. It is here for code that calls it on `torch.nn.GRU`.
@@ -519,47 +400,6 @@ x is [T=20, B=4, I=5] (batch_first=False).
         cuDNN wants the weights in one block of memory. This layer sees to that by itself whenever it is made,
         moved, converted, loaded, copied or unpickled.
         """
-
-    def extra_repr(self) -> str:
-        said = [f"{self.input_size}, {self.hidden_size}"]
-        for name, default in (
-            ("num_layers", 1),
-            ("bias", True),
-            ("batch_first", False),
-            ("dropout", 0),
-            ("bidirectional", False),
-            ("backend", "auto"),
-            ("reset", "after"),
-            ("layer_norm", False),
-            ("recurrent_dropout", 0),
-            ("zoneout", 0),
-            ("learn_initial_state", False),
-            ("init", "torch"),
-            ("update_bias", None),
-            ("checkpoint_every", 0),
-        ):
-            value = getattr(self, name)
-            if value != default:
-                said.append(f"{name}={value!r}")
-        return ", ".join(said)
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    def _weights(self) -> list[Tensor]:
-        """The weights as they are now: parametrised, pruned or swapped ones included, so they are looked up
-        each time.
-
-        Plain parameters are read straight from their dictionary: `getattr` on a Module takes ten times as long.
-        """
-        own: dict[str, Any] = self._parameters
-        names = [*own]
-        if names == self._flat_names:
-            return [*own.values()]
-        if self.learn_initial_state and names[:-1] == self._flat_names:
-            return [*own.values()][:-1]
-        return [own[name] if name in own else getattr(self, name) for name in self._flat_names]
 
     def _join_weights(self) -> None:
         own: dict[str, Any] = self._parameters

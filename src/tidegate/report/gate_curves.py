@@ -33,12 +33,15 @@ def gate_curves(history: Sequence[dict[str, float]], mark: float | None = None) 
     def of(field: str) -> dict[str, list[tuple[float, float]]]:
         return {in_words(p): [(r["epoch"], r[f"{p}_{field}"]) for r in history] for p in places(history)}
 
-    z, r, memory = (of(field) for field in ("update_mean", "reset_mean", MEMORY))
+    z, memory = of("update_mean"), of(MEMORY)
+    has_reset = all(f"{p}_reset_mean" in row for p in places(history) for row in history)
+    r = of("reset_mean") if has_reset else {}  # a minGRU has no reset gate
     if len(z) == 1:
-        gates = {"Mean gates": {"update z": next(iter(z.values())), "reset r": next(iter(r.values()))}}
+        names = {"update z": z, "reset r": r}
+        gates = {"Mean gates": {name: next(iter(lines.values())) for name, lines in names.items() if lines}}
         memory = {"middle unit": next(iter(memory.values()))}
     else:
-        gates = {"Mean update gate z": z, "Mean reset gate r": r}
+        gates = {"Mean update gate z": z} | ({"Mean reset gate r": r} if r else {})
     charts = {**gates, "Memory length in steps": memory}
     found = [(title, line_chart(title, lines, mark)) for title, lines in charts.items()]
     return [(title, svg) for title, svg in found if svg]

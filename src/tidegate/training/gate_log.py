@@ -9,7 +9,7 @@ import torch
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.sequences import TRAIN, VALID
-from tidegate.gates.statistics import MEMORY, SHARES, Counter
+from tidegate.gates.statistics import MEMORY, Counter
 from tidegate.model import SequenceModel
 
 MOST_STEPS = 4_096
@@ -61,7 +61,7 @@ class GateLog:
         row: dict[str, float] = {}
         for name, counter in counters.items():
             counted = counter.result()
-            row |= {f"{name}_{field}": float(getattr(counted, field).mean()) for field in SHARES}
+            row |= {f"{name}_{field}": float(share.mean()) for field, share in counted.shares.items()}
             row[f"{name}_{MEMORY}"] = float(np.median(counted.memory_length_steps))
         return row
 
