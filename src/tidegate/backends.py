@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
-from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru import native, reference, torch_aten
 from tidegate.ops.gru.extras import WISHES
 from tidegate.ops.gru.modes import transformed
 
 # A back end is a module of `ops/gru` with `gru`, `step`, `gru_cell` and, if it can, `trace`. The order is that in which
 # "auto" prefers them. One that can't do everything everywhere says so itself, in `why_not`.
-_MODULES: dict[str, ModuleType] = {"native": native_cpu, "torch": torch_aten, "reference": reference}
+_MODULES: dict[str, ModuleType] = {"native": native, "torch": torch_aten, "reference": reference}
 _ABOUT = {
     "native": "our own kernels for the CPU, the fastest and repeatable to the bit",
     "torch": "PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA",
@@ -62,8 +62,8 @@ class Explanation:
 
 def check(backend: str) -> None:
     """Raise for a back end that can't run anywhere in this installation; what `choose` raises, ahead of a call."""
-    if backend == "native" and native_cpu.missing() is not None:
-        raise _unavailable(backend, str(native_cpu.missing()))
+    if backend == "native" and native.missing() is not None:
+        raise _unavailable(backend, str(native.missing()))
     if backend not in NAMES:
         raise _unknown(backend)
 
@@ -80,8 +80,8 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> ModuleType:
     `ValueError`) for an unknown name. Cost: well below a microsecond, so a layer asks again at every call.
     """
     if backend == "auto":
-        if native_cpu.why_not(x) is None:
-            return native_cpu
+        if native.why_not(x) is None:
+            return native
         # ATen's and cuDNN's own loops fail in some transforms (vmap of gradients, on a GPU jvp); plain operations don't.
         return reference if wishes or transformed() else torch_aten
     module = _MODULES.get(backend)
@@ -95,7 +95,7 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> ModuleType:
 
 def _why_not(backend: str, x: Any, wishes: Sequence[str]) -> str | None:
     if backend == "native":
-        return native_cpu.why_not(x)
+        return native.why_not(x)
     return torch_aten.why_not(wishes) if backend == "torch" else None
 
 

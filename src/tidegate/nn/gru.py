@@ -16,7 +16,7 @@ from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
-from tidegate.ops.gru import native_cpu, torch_aten
+from tidegate.ops.gru import native, torch_aten
 from tidegate.ops.gru.extras import Extras
 
 
@@ -469,7 +469,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
             self.training and (self.dropout or self.zoneout or self.recurrent_dropout)
         ):
             form = (self.reset, self.layer_norm, self.zoneout)
-            done = native_cpu.quick_step(self._kept, input, state, self._parameters, form)
+            done = native.quick_step(self._kept, input, state, self._parameters, form)
             if done is not None:
                 return done
         weights = self._weights()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 
 
 def affine(
@@ -22,9 +22,9 @@ def affine(
 
     So a row that comes alone, in a stream, gets what it gets in a table of millions.
     """
-    if torch.is_grad_enabled() or not native_cpu.can_affine(x, weight, bias):
+    if torch.is_grad_enabled() or not native.affine.can_affine(x, weight, bias):
         return functional.linear(x, weight, bias)
-    return native_cpu.affine(x, weight, bias)
+    return native.affine.affine(x, weight, bias)
 
 
 def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:
@@ -35,14 +35,14 @@ def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:
     """
     y = torch.empty(1, weight.size(0), dtype=weight.dtype)
     found = y.numpy()[0]
-    if not native_cpu.can_affine(y.new_empty(1, weight.size(1)), weight, bias):
+    if not native.affine.can_affine(y.new_empty(1, weight.size(1)), weight, bias):
 
         def by_torch(x: Tensor) -> np.ndarray:
             y.copy_(functional.linear(x, weight, bias))
             return found
 
         return by_torch
-    product = native_cpu.affine_into(weight, bias, y)
+    product = native.affine.affine_into(weight, bias, y)
 
     def by_kernel(x: Tensor) -> np.ndarray:
         product(x.data_ptr())
