@@ -150,7 +150,7 @@ def test_explain_agrees_with_choose(backend, device):
         assert f"  {name:<10} {why}" in str(said)
 
 
-@pytest.mark.parametrize("name", ["backends", "nn.gru", "nn.cell", "ops.gru.reference"])
+@pytest.mark.parametrize("name", ["backends", "nn.gru", "nn.cell", "ops.gru.equations"])
 def test_the_examples_in_the_docstrings_are_true(name):
     failed, tried = doctest.testmod(importlib.import_module(f"tidegate.{name}"))
     assert tried > 0

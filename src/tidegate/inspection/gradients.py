@@ -28,7 +28,7 @@ from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.files import write_text
 from tidegate.model import ModelSpec, SequenceModel
-from tidegate.ops.gru.reference import gru_cell
+from tidegate.ops.gru.equations import gru_cell
 from tidegate.pages import render
 from tidegate.training.charts import line_chart
 from tidegate.training.comparison import nice, number

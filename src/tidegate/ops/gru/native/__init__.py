@@ -35,12 +35,16 @@ from tidegate.ops.gru.native.one_step import gru_cell, quick_step, step
 from tidegate.ops.gru.native.sequence import gru, trace
 
 __all__ = [
+    "about",
     "affine",
     "gru",
     "gru_cell",
+    "in_transforms",
     "isa",
     "isas",
+    "join_weights",
     "missing",
+    "name",
     "peak_gflops",
     "quick_step",
     "set_isa",
@@ -48,3 +52,8 @@ __all__ = [
     "trace",
     "why_not",
 ]
+
+name = "native"
+about = "our own kernels for the CPU, the fastest and repeatable to the bit"
+in_transforms = True
+join_weights = None

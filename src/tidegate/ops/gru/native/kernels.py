@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from tidegate.ops.gru.equations import HALF_TYPES
 from tidegate.ops.gru.modes import forward_mode, transformed
 
 _MISSING: str | None
@@ -31,8 +33,6 @@ else:
 
 REAL_TYPES = (torch.float32, torch.float64)
 """What the kernels compute in."""
-HALF_TYPES = (torch.float16, torch.bfloat16)
-"""What is computed in float32 and rounded once, at the end."""
 
 
 def missing() -> str | None:
@@ -40,7 +40,7 @@ def missing() -> str | None:
     return _MISSING
 
 
-def why_not(x: Any) -> str | None:
+def why_not(x: Any, wishes: Sequence[str] = ()) -> str | None:
     """Why a call with this x can't run here; None where it can. Well below a microsecond."""
     if _MISSING is not None:
         return _MISSING

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tidegate.ops.gru import reference
+from tidegate.ops.gru.equations import HALF_TYPES
 from tidegate.ops.gru.extras import Extras
-from tidegate.ops.gru.native.kernels import HALF_TYPES
 from tidegate.ops.gru.native.roads import is_mixed, run_layer
+from tidegate.ops.gru.stack import stack
 
 
 def _stack(
@@ -33,9 +33,7 @@ def _stack(
         kept = None
     else:
         rounded = x.dtype
-    output, h_n, layers = reference.stack(
-        partial(run_layer, kept=kept, traces=traces), x, h_0, weights, extras=extras, **options
-    )
+    output, h_n, layers = stack(partial(run_layer, kept=kept, traces=traces), x, h_0, weights, extras=extras, **options)
     if rounded != x.dtype:
         output, h_n = output.to(rounded), h_n.to(rounded)
         layers = [(y.to(rounded), None if v is None else v.to(rounded)) for y, v in layers]
