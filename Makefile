@@ -9,7 +9,8 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
 # npm writes this file when all the others are there.
 MERMAID := tests/browser/node_modules/.package-lock.json
-SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
+CSRC := $(wildcard csrc/* csrc/kernels/*)
+SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
 .PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
 
@@ -34,7 +35,7 @@ test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bi
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 
 # The kernels as a library: benchmarks/c_step.py times them without Python.
-build/native/libtidegate_core.a: CMakeLists.txt $(wildcard csrc/*)
+build/native/libtidegate_core.a: CMakeLists.txt $(CSRC)
 	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
 	$(CMAKE) --build build/native --target tidegate_core -j 2
 	@touch $@

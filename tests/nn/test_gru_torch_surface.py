@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 import tidegate
 from tidegate import backends
 from tidegate.errors import BackendUnavailableError, ShapeError
-from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru import native, reference, torch_aten
 
 T, B, I, H = 5, 3, 3, 4
 LENGTHS, RESETS = torch.tensor([5, 0, 2]), torch.tensor([[0, 0, 1, 0, 0], [1, 0, 1, 0, 0], [0, 1, 0, 0, 1]]).bool()
@@ -513,7 +513,7 @@ def test_a_transform_of_torch_func_compiles(transform):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_plain_call_that_is_compiled_runs_in_the_back_end_that_explain_names(device, monkeypatch):
     ran = []
-    for name, module in {"native": native_cpu, "torch": torch_aten, "reference": reference}.items():
+    for name, module in {"native": native, "torch": torch_aten, "reference": reference}.items():
         real = module.gru
         monkeypatch.setattr(module, "gru", lambda *a, name=name, real=real, **k: (ran.append(name), real(*a, **k))[1])
     layer = tidegate.GRU(I, H, device=device)

@@ -20,7 +20,7 @@ from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
 from tidegate.files import DiskError
 from tidegate.model.tasks import TASKS
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, train
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete
@@ -109,10 +109,10 @@ def test_training_evaluation_and_prediction_run_the_native_kernels(tmp_path, sig
     class Spy:
         def __getattr__(self, name):
             seen.add(name)
-            return getattr(native, name)
+            return getattr(cpp, name)
 
-    native = native_cpu._native
-    monkeypatch.setattr(native_cpu, "_native", Spy())
+    cpp = native.kernels.cpp
+    monkeypatch.setattr(native.kernels, "cpp", Spy())
     run = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
     assert {"forward_once", "backward", "pack", "forward"} <= seen  # trained; then, without gradients, evaluated
     for use in (run.evaluate, run.predict):
