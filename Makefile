@@ -68,8 +68,8 @@ check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.docs  ## the documentation as a site in build/site: every link and reference is checked
-	$(BIN)/python -m mkdocs build --strict --quiet
+docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentation as a site in build/site: every link and reference is checked
+	$(BIN)/python tools/make_site.py
 
 bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind docs/speed.md, docs/quality.md and others (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py

@@ -6,30 +6,21 @@ A docstring here is for the terminal: equations are indented, examples begin wit
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from typing import Any
 
 from griffe import Extension, Object
 
-# `rows: "all"; "train" ...`, `device, dtype: of the parameters.`, `weight_ih_l{k} [3H, I]: ...`
-ITEM = re.compile(r"^(?P<names>[a-z_]\w*(?:, [a-z_]\w*)*): (?P<text>.*)$")
+# `rows: "all"; "train" ...`, `device, dtype: of the parameters.`, `target, **settings: see ...`
+ITEM = re.compile(r"^(?P<names>\**[a-z_]\w*(?:, \**[a-z_]\w*)*): (?P<text>.*)$")
 
 
 def as_markdown(text: str, names: set[str]) -> str:
-    """The docstring with fenced examples, and a list where lines begin with one of these names.
-
-    >>> print(as_markdown("Adds.\\n\\nx: a number\\n    of any size.\\n\\n>>> add(1)\\n2", {"x"}))
-    Adds.
-    <BLANKLINE>
-    - **`x`**: a number of any size.
-    <BLANKLINE>
-    ```pycon
-    >>> add(1)
-    2
-    ```
-    """
-    lines, out, at = textwrap.dedent(text).splitlines(), [], 0
+    """The docstring with fenced examples, and a list where lines begin with one of these names."""
+    lines, at = inspect.cleandoc(text).splitlines(), 0
+    out: list[str] = []
     while at < len(lines):
         line = lines[at]
         if line.strip().startswith(">>> "):
@@ -38,7 +29,7 @@ def as_markdown(text: str, names: set[str]) -> str:
             at = end
             continue
         item = ITEM.match(line.strip())
-        if item and set(item["names"].split(", ")) <= names:
+        if item and {name.lstrip("*") for name in item["names"].split(", ")} <= names:
             indent = len(line) - len(line.lstrip())
             end = at + 1
             while end < len(lines) and lines[end].strip() and len(lines[end]) - len(lines[end].lstrip()) > indent:

@@ -11,7 +11,6 @@ Links are rewritten to where things are there; one that leads nowhere is an erro
 from __future__ import annotations
 
 import importlib
-import os
 import posixpath
 import re
 import shutil
@@ -37,7 +36,8 @@ PAGES = {
 }
 LANGUAGES = {".py": "python", ".h": "c", ".cpp": "cpp", ".txt": "text", ".csv": "text"}
 LINK = re.compile(r"(?P<before>\]\()(?P<path>[^)#\s]+)(?P<after>[)#\s])")
-CODE = re.compile(r"^```.*?^```$|^ {4}.*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+CONTENTS = re.compile(r"(?:^- \[[^\n]*\]\(#[^)\n]*\)\n)+", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$|^ {4}[^\n]*$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
 class BrokenLink(Exception):
@@ -151,7 +151,7 @@ def commands_table() -> str:
                 title, help_ = ", ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts]), parameter.help
             rows.append(f"| {title} | {cell(help_ or '')} |")
         if rows:
-            lines += ["| | |", "| --- | --- |", *rows, ""]
+            lines += ["| argument or option | what it does |", "| --- | --- |", *rows, ""]
         if name == "train":
             lines += ["Every [setting](settings.md) is an option too: `hidden_size` is `--hidden-size`.", ""]
         for below, sub in getattr(command, "commands", {}).items():
@@ -196,6 +196,9 @@ def stage(to: Path) -> None:
                 text = text.replace(f"<!-- {mark} -->\n", make() + "\n")
         if not MERMAID.exists():
             text = text.replace("```mermaid\n", "```text\n")  # else the theme would fetch Mermaid from a server
+        text = CONTENTS.sub("", text)  # the site has a list of contents beside every page
+        if page.startswith("docs/decisions/") or page == "CHANGELOG.md":
+            text = f"---\nsearch:\n  boost: 0.3\n---\n\n{text}"  # the search lists guides and the reference first
         write(address(page), text)
     write(address("examples"), examples_page())
     for path in sorted(linked):
@@ -205,19 +208,26 @@ def stage(to: Path) -> None:
     if MERMAID.exists():
         shutil.copy(MERMAID, to / "assets/mermaid.min.js")
     else:
-        write("assets/mermaid.min.js", "// npm ci in tests/browser brings Mermaid; without it diagrams are shown as text.\n")
+        write(
+            "assets/mermaid.min.js",
+            "// npm ci in tests/browser brings Mermaid; without it diagrams are shown as text.\n",
+        )
 
 
 def fetched(site: Path) -> list[str]:
     """What a browser would fetch from elsewhere to show a page. There must be nothing."""
-    tag = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//[^\">]*|<link\b[^>]*\bhref=\"?(?:https?:)?//[^\">]*")
+    tag = re.compile(
+        r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//[^\">]*|<link\b[^>]*\bhref=\"?(?:https?:)?//[^\">]*"
+    )
     css = re.compile(r"@import[^;]*//[^;]*|url\(\"?(?:https?:)?//[^)]*")
     foreign = []
     for path in sorted(site.rglob("*")):
         if path.suffix in {".html", ".css"}:
             pattern = tag if path.suffix == ".html" else css
             hits = pattern.findall(path.read_text(encoding="utf-8"))
-            foreign += [f"{path.relative_to(site)}: {hit}" for hit in hits if "rel=canonical" not in hit.replace('"', "")]
+            foreign += [
+                f"{path.relative_to(site)}: {hit}" for hit in hits if "rel=canonical" not in hit.replace('"', "")
+            ]
     return foreign
 
 
@@ -229,10 +239,9 @@ def main() -> int:
         return 1
     if "--source" in sys.argv[1:]:
         return 0
-    # The theme's team advertises its next program in every build.
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    if status := subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+    # Not --quiet: it would hide the warnings from --strict too.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    if status := subprocess.run(command, cwd=ROOT, check=False).returncode:
         return status
     if foreign := fetched(SITE):
         print("Error: these pages would fetch something from elsewhere:", *foreign, sep="\n", file=sys.stderr)
