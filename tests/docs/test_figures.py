@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 
 import pytest
-from tests.docs.pages import ROOT, read
+from tests.helpers.pages import ROOT, read
 
 FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
 

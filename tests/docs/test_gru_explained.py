@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from tests.docs.pages import ROOT, blocks
+from tests.helpers.pages import ROOT, blocks
 from typer.testing import CliRunner
 
 import tidegate

@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from tests.docs.pages import ROOT, options_of
+from tests.helpers.pages import ROOT, options_of
 
 from tidegate.cli import COMMANDS
 from tidegate.gates.diagram import StepValues, sequence_diagram

@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 
-from tests.docs.pages import ROOT, between, blocks
+from tests.helpers.pages import ROOT, between, blocks
 
 PAGE = ROOT / "docs" / "layer.md"
 TEXT = PAGE.read_text(encoding="utf-8")

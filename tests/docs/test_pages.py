@@ -6,7 +6,7 @@ import ast
 import re
 
 import pytest
-from tests.docs.pages import PAGES, ROOT, anchors, blocks, known_options, links, read
+from tests.helpers.pages import PAGES, ROOT, anchors, blocks, known_options, links, read
 
 from tidegate.cli import COMMANDS
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.docs.pages import ROOT, blocks, read
+from tests.helpers.pages import ROOT, blocks, read
 
 FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import QUICK
-from tests.docs.pages import ROOT, between, read
 from tests.export.cases import sensors
+from tests.helpers.pages import ROOT, between, read
 
 from tidegate.cli import main
 from tidegate.export import TARGETS

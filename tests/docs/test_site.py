@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.docs.pages import ROOT, links
+from tests.helpers.pages import ROOT, links
 
 import tidegate
 from tidegate.cli import COMMANDS
