@@ -12,7 +12,7 @@ MERMAID := tests/browser/node_modules/.package-lock.json
 CSRC := $(wildcard csrc/* csrc/kernels/*)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
-.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
+.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check docs bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,7 +69,10 @@ check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind the README's figures (about half an hour, once 2 GB of peers are there; nothing else should run)
+docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentation as a site in build/site: every link and reference is checked
+	$(BIN)/python tools/make_site.py
+
+bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind docs/speed.md, docs/quality.md and others (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/train_step.py
@@ -116,6 +119,10 @@ $(MERMAID): tests/browser/package.json tests/browser/package-lock.json
 $(VENV)/.bench: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,bench]'
 	@touch $@ $(VENV)/.train $(VENV)/.test
+
+$(VENV)/.docs: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,docs]'
+	@touch $@
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,dev]'

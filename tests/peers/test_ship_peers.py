@@ -1,4 +1,4 @@
-"""README's export commands for ONNX and Keras, run as written; what they write is loaded by its own program."""
+"""The export commands of docs/ship.md for ONNX and Keras, run as written; what they write is loaded by its own program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tidegate import keras_models
 from tidegate.training import load
 
 pytestmark = pytest.mark.peers
-__all__ = ["folder"]  # the fixture: the working directory that the README speaks of
+__all__ = ["folder"]  # the fixture: the working directory that the page speaks of
 
 
 def run(command: str, cwd) -> str:
@@ -32,7 +32,7 @@ def expected(folder):
     return batch, {"numbers": batch.numbers, "tokens": batch.tokens, "lengths": batch.lengths, "h_0": batch.h_0}
 
 
-def test_the_onnx_command_of_the_readme_writes_what_onnx_runtime_runs(folder):
+def test_the_onnx_command_of_the_page_writes_what_onnx_runtime_runs(folder):
     (command,) = [c for c in commands() if "onnx" in c]
     assert "Checked with ONNX Runtime" in run(command, folder)
     batch, given = expected(folder)
@@ -41,7 +41,7 @@ def test_the_onnx_command_of_the_readme_writes_what_onnx_runtime_runs(folder):
     assert np.abs(scores - batch.scores)[batch.inside].max() < 1e-5
 
 
-def test_the_keras_command_of_the_readme_writes_what_keras_runs(folder):
+def test_the_keras_command_of_the_page_writes_what_keras_runs(folder):
     (command,) = [c for c in commands() if "keras" in c]
     assert "keras.saving.load_model" in run(command, folder)
     keras = keras_models.import_keras("this test", tensorflow=True)
