@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import QUICK
-from tests.export.cases import sensors
 
+from tests.helpers.runs import sensors
+from tests.helpers.ship import commands, working_directory
+from tests.helpers.tables import QUICK
 from tidegate.cli import COMMANDS, main
 from tidegate.export import TARGETS
 from tidegate.training import load, train
@@ -19,13 +20,6 @@ from tidegate.training import load, train
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "ship.md").read_text(encoding="utf-8")
 TABLES = {"table": "ship", "stream": "stream_speed", "memory": "stream_memory", "c_step": "c_step"}
-
-
-def commands() -> list[str]:
-    """Those of the README, without what is said of them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Ship it\n")[1].split("\n## ")[0]
-    return [line.split("  #")[0].strip() for line in section.splitlines() if line.startswith("    tidegate ")]
 
 
 @pytest.mark.parametrize("mark", TABLES)
@@ -43,12 +37,7 @@ def test_the_readme_has_five_commands_one_for_streams_and_one_for_each_target():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A working directory as the README has it: sensors.csv and runs/sensors."""
-    path = tmp_path_factory.mktemp("ship")
-    sensors().write_csv(path / "sensors.csv")
-    roles = {"target": "label", "group": "device", "time": "t", "features": ["x", "far", "colour"]}
-    train(path / "sensors.csv", out=path / "runs" / "sensors", **(QUICK | roles))
-    return path
+    return working_directory(tmp_path_factory.mktemp("ship"))
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if "onnx" not in c and "keras" not in c])

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from tests.conftest import QUICK, signal_table
 
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.training import load, train
 from tidegate.training.checkpoint import save_model
 from tidegate.training.folder import MODEL
