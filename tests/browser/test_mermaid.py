@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from conftest import Watch
+from tests.helpers.browser import Watch
 from tidegate.gates.diagram import Column, ModelShape, StepValues, flow_diagram, sequence_diagram
 
 HERE = Path(__file__).parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 
 import pytest
+
 from tests.helpers.pages import ROOT, read
 
 FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))

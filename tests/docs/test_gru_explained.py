@@ -6,10 +6,10 @@ import re
 
 import pytest
 import torch
-from tests.helpers.pages import ROOT, blocks
 from typer.testing import CliRunner
 
 import tidegate
+from tests.helpers.pages import ROOT, blocks
 from tidegate.cli.diagram import app
 
 ARTICLE = ROOT / "docs" / "gru-explained.md"

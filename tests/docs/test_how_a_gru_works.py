@@ -6,8 +6,8 @@ import math
 import re
 
 import pytest
-from tests.helpers.pages import ROOT, options_of
 
+from tests.helpers.pages import ROOT, options_of
 from tidegate.cli import COMMANDS
 from tidegate.gates.diagram import StepValues, sequence_diagram
 

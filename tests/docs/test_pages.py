@@ -6,8 +6,8 @@ import ast
 import re
 
 import pytest
-from tests.helpers.pages import PAGES, ROOT, anchors, blocks, known_options, links, read
 
+from tests.helpers.pages import PAGES, ROOT, anchors, blocks, known_options, links, read
 from tidegate.cli import COMMANDS
 
 # Options of other programs that the pages name.

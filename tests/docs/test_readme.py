@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.helpers.pages import ROOT, blocks, read
 
 FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import QUICK
-from tests.export.cases import sensors
-from tests.helpers.pages import ROOT, between, read
 
+from tests.helpers.pages import ROOT, between, read
+from tests.helpers.runs import sensors
+from tests.helpers.ship import commands, working_directory
+from tests.helpers.tables import QUICK
 from tidegate.cli import main
 from tidegate.export import TARGETS
 from tidegate.training import load, train
@@ -24,12 +25,6 @@ TABLES = {
     "memory": ("docs/stream.md", "stream_memory"),
     "c_step": ("docs/c.md", "c_step"),
 }
-
-
-def commands() -> list[str]:
-    """Those at the top of docs/ship.md, without what is said of them."""
-    top = read("docs/ship.md").split("\n## ")[0]
-    return [line.split("  #")[0].strip() for line in top.splitlines() if line.startswith("    tidegate ")]
 
 
 @pytest.mark.parametrize("mark", TABLES)
@@ -47,12 +42,7 @@ def test_the_page_has_five_commands_one_for_streams_and_one_for_each_target():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A working directory as the page has it: sensors.csv and runs/sensors."""
-    path = tmp_path_factory.mktemp("ship")
-    sensors().write_csv(path / "sensors.csv")
-    roles = {"target": "label", "group": "device", "time": "t", "features": ["x", "far", "colour"]}
-    train(path / "sensors.csv", out=path / "runs" / "sensors", **(QUICK | roles))
-    return path
+    return working_directory(tmp_path_factory.mktemp("ship"))
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if "onnx" not in c and "keras" not in c])

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.helpers.pages import ROOT, links
 
 import tidegate
+from tests.helpers.pages import ROOT, links
 from tidegate.cli import COMMANDS
 
 SITE = runpy.run_path(str(ROOT / "tools/make_site.py"))

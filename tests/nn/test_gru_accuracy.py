@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gru_cases import assert_at_most_twice, errors, pair, values_and_gradients
 
+from tests.helpers.layers import assert_at_most_twice, errors, pair, values_and_gradients
 from tidegate.bench.shapes import GRID
 from tidegate.ops.gru import native
 

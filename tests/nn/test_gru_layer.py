@@ -11,7 +11,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from gru_cases import (
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
+
+import tidegate
+from tests.helpers.layers import (
     BACKENDS,
     EXACT,
     assert_at_most_twice,
@@ -22,11 +27,6 @@ from gru_cases import (
     state,
     values_and_gradients,
 )
-from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune
-from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
-
-import tidegate
 from tidegate.errors import BackendUnavailableError, SettingsError, ShapeError
 from tidegate.ops.gru import native
 

@@ -8,9 +8,9 @@ import pickle
 
 import pytest
 import torch
-from gru_cases import BACKENDS, pair
 
 import tidegate
+from tests.helpers.layers import BACKENDS, pair
 from tidegate.errors import SettingsError, ShapeError
 from tidegate.ops.gru import native
 

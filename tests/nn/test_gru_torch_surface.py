@@ -15,8 +15,6 @@ import tempfile
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from gru_cases import BACKENDS, error, pair
-from test_gru_wishes import FORMS, OURS, jagged, layer_of
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import forward_ad
@@ -26,6 +24,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils._pytree import tree_leaves
 
 import tidegate
+from tests.helpers.layers import BACKENDS, FORMS, OURS, error, jagged, layer_of, pair
 from tidegate import backends
 from tidegate.errors import BackendUnavailableError, ShapeError
 from tidegate.ops.gru import native, reference, torch_aten

@@ -9,14 +9,18 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-from tests.docs.test_ship import commands, folder
-from tests.export.cases import batch_of, sensors
 
+from tests.helpers.runs import batch_of, sensors
+from tests.helpers.ship import commands, working_directory
 from tidegate import keras_models
 from tidegate.training import load
 
 pytestmark = pytest.mark.peers
-__all__ = ["folder"]  # the fixture: the working directory that the page speaks of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return working_directory(tmp_path_factory.mktemp("ship"))
 
 
 def run(command: str, cwd) -> str:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import QUICK
-from tests.export.cases import CASES, ROLES, folder_of, run_of, sensors, table_of
 
+from tests.helpers.runs import CASES, ROLES, folder_of, run_of, sensors, table_of
+from tests.helpers.tables import QUICK
 from tidegate.errors import DataError, SettingsError, ShapeError
 from tidegate.files import DiskError
 from tidegate.ops.gru import native

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.conftest import QUICK, signal_table
-from tests.training.test_training import ROLES, StopAfter, same_weights
 
+from tests.helpers.tables import QUICK, signal_table
+from tests.helpers.training import ROLES, StopAfter, same_weights
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import TRAIN, VALID
 from tidegate.data.tables import read_table, write_table
