@@ -9,9 +9,10 @@ GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 CONSTRAINTS := $(if $(filter-out 0,$(GPU)),,-c constraints.txt)
 # npm writes this file when all the others are there.
 MERMAID := tests/browser/node_modules/.package-lock.json
-SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(wildcard csrc/*)
+CSRC := $(wildcard csrc/* csrc/kernels/*)
+SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
-.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check bench bench-peers clean
+.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check docs bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,7 +35,7 @@ test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bi
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
 
 # The kernels as a library: benchmarks/c_step.py times them without Python.
-build/native/libtidegate_core.a: CMakeLists.txt $(wildcard csrc/*)
+build/native/libtidegate_core.a: CMakeLists.txt $(CSRC)
 	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
 	$(CMAKE) --build build/native --target tidegate_core -j 2
 	@touch $@
@@ -68,7 +69,10 @@ check: $(VENV)/.dev  ## linter, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind the README's figures (about half an hour, once 2 GB of peers are there; nothing else should run)
+docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentation as a site in build/site: every link and reference is checked
+	$(BIN)/python tools/make_site.py
+
+bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind docs/speed.md, docs/quality.md and others (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/train_step.py
@@ -115,6 +119,10 @@ $(MERMAID): tests/browser/package.json tests/browser/package-lock.json
 $(VENV)/.bench: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,bench]'
 	@touch $@ $(VENV)/.train $(VENV)/.test
+
+$(VENV)/.docs: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,docs]'
+	@touch $@
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,dev]'

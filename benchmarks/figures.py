@@ -1,8 +1,8 @@
-"""The tables of the README, made from the raw numbers under benchmarks/results/.
+"""The tables of docs/speed.md, docs/quality.md and other pages, made from the raw numbers under benchmarks/results/.
 
     python benchmarks/figures.py
 
-tests/docs/test_readme.py holds the README to what this prints.
+The tests under tests/docs compare the pages with what this prints, and the README's promises with the raw numbers.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def cost() -> str:
 
 def _speeds(kind: str) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
     """The rows of a kind: shape -> threads -> peer -> row."""
-    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    speeds: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
     for row in read("layer_speed")[1]:
         if row["kind"] == kind and row["status"] == "ok":
             shape = " ".join(row[name] for name in ("B", "T", "I", "H", "layers"))
-            found.setdefault(shape, {}).setdefault(row["threads"], {})[row["peer"]] = row
-    return found
+            speeds.setdefault(shape, {}).setdefault(row["threads"], {})[row["peer"]] = row
+    return speeds
 
 
 def _us(row: dict[str, str]) -> str:
@@ -106,16 +106,45 @@ def _share(shape: str, threads: str) -> float:
     return float(one["share_of_peak"]) * faster / int(threads)
 
 
+def _ratio(peers: dict[str, dict[str, str]], name: str) -> float:
+    """How many times as long as Tidegate that peer takes. Below 1 it is the faster one."""
+    return float(peers[name]["median_us"]) / float(peers["tidegate"]["median_us"])
+
+
+def _fastest(peers: dict[str, dict[str, str]], others: tuple[str, ...]) -> str:
+    return min((name for name in others if name in peers), key=lambda name: _ratio(peers, name))
+
+
 def _times(peers: dict[str, dict[str, str]], others: tuple[str, ...]) -> str:
-    """How many times as long the fastest of the others takes, and its name. Below 1 it is the faster one."""
-    name = min((n for n in others if n in peers), key=lambda n: float(peers[n]["median_us"]))
-    return f"{float(peers[name]['median_us']) / float(peers['tidegate']['median_us']):.2f} x {_NAMES[name]}"
+    """How many times as long the fastest of the others takes, and its name."""
+    name = _fastest(peers, others)
+    return f"{_ratio(peers, name):.2f} x {_NAMES[name]}"
 
 
 _NAMES = {
     "torch": "torch.nn.GRU", "torch-cell": "torch.nn.GRUCell", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
     "jax": "JAX", "keras": "Keras", "keras-xla": "Keras XLA",
 }  # fmt: skip
+
+
+_TRAINED_ELSEWHERE = ("jax", "keras", "keras-xla")
+
+
+def over_the_fastest() -> list[float]:
+    """Every comparison of docs/speed.md with the fastest other program: how many times as long it takes as Tidegate.
+
+    Training is compared with the programs of others that train; `over_torch` has torch.nn.GRU.
+    """
+    ratios = []
+    for kind, others in (("forward", tuple(_NAMES)), ("step", tuple(_NAMES)), ("train", _TRAINED_ELSEWHERE)):
+        for by_threads in _speeds(kind).values():
+            ratios += [_ratio(peers, _fastest(peers, others)) for peers in by_threads.values()]
+    return ratios
+
+
+def over_torch() -> list[float]:
+    """How many times as long torch.nn.GRU takes as Tidegate to train, for every shape and number of threads."""
+    return [_ratio(peers, "torch") for by_threads in _speeds("train").values() for peers in by_threads.values()]
 
 
 def forward_speed() -> str:
@@ -145,8 +174,8 @@ def train_speed() -> str:
             peers = by_threads[threads]
             cells += [
                 f"{_us(peers['tidegate'])} us",
-                _times(peers, ("torch",)).split(" x")[0] + " x",
-                _times(peers, ("jax", "keras", "keras-xla")),
+                f"{_ratio(peers, 'torch'):.2f} x",
+                _times(peers, _TRAINED_ELSEWHERE),
                 f"{_share(shape, threads):.0%}",
             ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -169,8 +198,7 @@ def bounds() -> str:
     for shape, by_threads in _speeds("train").items():
         cells = [shape, f"{AIMS[shape]} x"]
         for threads in ("1", "2"):
-            ours, theirs = by_threads[threads]["tidegate"], by_threads[threads]["torch"]
-            ratio = float(theirs["median_us"]) / float(ours["median_us"])
+            ratio = _ratio(by_threads[threads], "torch")
             cells += [f"{ratio:.2f} x", f"{ratio / _share(shape, threads):.1f} x"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """What a run becomes elsewhere: for each target the biggest difference to the Python model, and how long it takes.
 
-Differences are of scores, over every kind of run in tests/export/cases.py, all of its sequences in one padded batch (C: one by
+Differences are of scores, over every kind of run in tests/helpers/runs.py, all of its sequences in one padded batch (C: one by
 one). Times are of a run that reads six numbers with 64 units and predicts one of two classes, one sequence: a step with the
 state handed on, and 100 steps at once; one thread, all in turns in one run, everything prepared before the clock starts.
 What is not installed is said and left out: pip install 'tidegate[test,bench]'. Writes benchmarks/results/ship.csv.
@@ -33,8 +33,8 @@ from tidegate.bench.peers import Runner
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.export.cases import CASES, Batch, batch_of, run_of, table_of  # noqa: E402
-from tests.export.compiling import Library, name_of  # noqa: E402
+from tests.helpers.compiling import Library, name_of  # noqa: E402
+from tests.helpers.runs import CASES, Batch, batch_of, run_of, table_of  # noqa: E402
 
 UNITS, NUMBERS, STEPS, ROUNDS = 64, 6, 100, 12
 Given = dict[str, np.ndarray]

@@ -1,5 +1,5 @@
 // The thin line between Python and the kernels: addresses and sizes go in, nothing comes out but what was written.
-// Python checked everything (src/tidegate/ops/gru/native_cpu.py); the GIL is released while a kernel runs. The one
+// Python checked everything (src/tidegate/ops/gru/native); the GIL is released while a kernel runs. The one
 // exception is QuickStep, which takes tensors and asks Python's questions itself (docs/decisions/012).
 
 #include <nanobind/nanobind.h>
@@ -407,7 +407,7 @@ bool share_openmp() {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "The C++ kernels of the native back end. Takes addresses and checks nothing: use tidegate.ops.gru.native_cpu.";
+  m.doc() = "The C++ kernels of the native back end. Takes addresses and checks nothing: use tidegate.ops.gru.native.";
   nb::set_leak_warnings(false);  // Python's modules keep constants of these types until the very end
   nb::class_<Handle>(m, "Handle").def("looks_changed", &Handle::looks_changed);
   nb::class_<Kind>(m, "Kind").def("__init__", [](Kind* kind, int64_t I, int64_t H, bool bias, bool norm, bool before, bool wide) {

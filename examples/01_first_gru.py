@@ -13,8 +13,8 @@ class StepClassifier(nn.Module):
     def __init__(self, input_size=10, hidden_size=20, classes=2):
         super().__init__()
         self.gru = tidegate.GRU(input_size, hidden_size, num_layers=1, batch_first=True)
-        # The GRU answers with 20 hidden values a step: its memory, each between -1 and 1. We want one score
-        # for each of 2 classes. A linear layer weighs the 20 values into 2 scores, with no limits on them.
+        # The GRU returns 20 hidden values a step: its memory, each between -1 and 1. We want a score for each
+        # of 2 classes. A linear layer turns the 20 values into 2 scores, which may be of any size.
         self.head = nn.Linear(hidden_size, classes)
 
     def forward(self, x):

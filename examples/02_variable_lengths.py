@@ -1,5 +1,5 @@
-"""Sequences of different lengths, three ways: padded with lengths, nested, packed. The same numbers, and no waiting
-for padding.
+"""Sequences of different lengths, three ways: padded with lengths, nested, packed. All give the same numbers, and
+padding costs no time.
 
 Who is speaking? Each utterance has 7 to 29 frames of 12 numbers, and one of nine speakers (real data: Japanese Vowels).
 """
@@ -22,7 +22,7 @@ speaker = torch.tensor([names.index(s) for s in speakers])
 is_training = torch.tensor(is_training)
 
 lengths = torch.tensor([len(s) for s in sequences])  # in any order; zeros would be allowed
-x = pad_sequence(sequences, batch_first=True, padding_value=float("nan"))  # [B, T, 12]: nobody looks at padding
+x = pad_sequence(sequences, batch_first=True, padding_value=float("nan"))  # [B, T, 12]: padding is never read
 
 torch.manual_seed(0)
 gru = tidegate.GRU(12, 64, batch_first=True, bidirectional=True)

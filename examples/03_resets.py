@@ -1,7 +1,7 @@
-"""Many sessions in one long row of steps: `resets` marks where each begins, and the memory begins anew there.
+"""Many sessions in one long row of steps: `resets` marks where each begins, and the memory starts anew there.
 
-That is how logs come, and episodes of reinforcement learning: one after the other, of any length. The task here needs
-the memory and the beginning: is the sum of a session's numbers, from its first step to this one, above zero?
+Logs come like this, and so do episodes in reinforcement learning: one after the other, of any length. The task here
+needs both the memory and the marks: is the sum of a session's numbers, from its first step to this one, above zero?
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ import tidegate
 
 torch.manual_seed(0)
 x = torch.randn(16, 120, 1)  # [B, T, I]: 16 logs of 120 steps, a number a step
-begins = torch.rand(16, 120) < 0.1  # [B, T]: a new session every ten steps or so, somewhere else in each log
+begins = torch.rand(16, 120) < 0.1  # [B, T]: a new session every ten steps or so, at other places in each log
 begins[:, 0] = True
 
 

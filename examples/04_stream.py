@@ -1,7 +1,7 @@
-"""Rows as they come, a prediction for each: a run as a stream, with one state for each device, that a crash doesn't harm.
+"""A prediction for each row as it comes: a run as a stream, with one state for each device, which survives a crash.
 
 Is somebody in the room? Each minute brings temperature, humidity, light and CO2 (real data: Occupancy Detection). Two recordings
-stand for two rooms whose rows arrive one after the other, mixed.
+stand for two rooms whose rows arrive mixed.
 """
 
 import tempfile
@@ -32,17 +32,17 @@ stream = run.stream()
 answers = []
 for row in rows[:3000]:
     answers.append(stream.push(row, key=row["recording"]))
-stream.save(folder / "states")  # whole or not at all: a crash while saving leaves the last one
+stream.save(folder / "states")  # whole or not at all: after a crash while saving, the file before is still there
 answers.append(stream.push(rows[3000], key=rows[3000]["recording"]))
 
-del stream, answers[3000:]  # the power fails: the last answer and the state after it are gone
+del stream, answers[3000:]  # a power cut: the last answer and the state after it are lost
 
 stream = tidegate.load(folder / "run").stream()
 stream.restore(folder / "states")
 for row in rows[3000:]:
     answers.append(stream.push(row, key=row["recording"]))
 
-# A table that is predicted at once gives the same bits.
+# Predicting the whole table at once gives the same bits.
 expected = run.predict(test)["prediction"].to_list()
 assert [answer["prediction"] for answer in answers] == expected
 print("row by row, with a crash on the way: every answer is that of run.predict")

@@ -1,4 +1,4 @@
-"""Predictions without PyTorch and without Tidegate: ONNX Runtime, numpy and Python's own csv are all it takes.
+"""Predictions without PyTorch and without Tidegate: all it takes is ONNX Runtime, numpy and Python's own csv.
 
     tidegate export runs/sensors --to onnx -o sensors.onnx
     python examples/05_onnx_without_torch.py sensors.onnx sensors.csv > predicted.csv
@@ -18,7 +18,7 @@ path_of_model, path_of_table = sys.argv[1:]
 session = onnxruntime.InferenceSession(path_of_model, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 about = json.loads(metadata["tidegate"])
-group, time = json.loads(metadata["group"]), json.loads(metadata["time"])  # names of columns; of time perhaps none
+group, time = json.loads(metadata["group"]), json.loads(metadata["time"])  # names of columns; there may be no time
 if about["text"] or about["lists"]:
     sys.exit(f"{path_of_model} reads sentences or lists, and how those are cut into words isn't shown here.")
 with open(path_of_table, newline="", encoding="utf-8-sig") as file:

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 import tidegate
 from tidegate import backends
 from tidegate.errors import BackendUnavailableError, SettingsError
-from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru import native, reference, torch_aten
 
 
 def operators_of(layer, x):
@@ -28,11 +28,11 @@ def native_calls(monkeypatch):
 
     class Spy:
         def __getattr__(self, name):
-            real = getattr(native_cpu_module, name)
+            real = getattr(cpp, name)
             return lambda *args: (seen.append(name), real(*args))[1]
 
-    native_cpu_module = native_cpu._native
-    monkeypatch.setattr(native_cpu, "_native", Spy())
+    cpp = native.kernels.cpp
+    monkeypatch.setattr(native.kernels, "cpp", Spy())
     return seen
 
 
@@ -76,7 +76,7 @@ def test_the_reference_asked_for_by_name_is_what_runs():
 
 def test_choose_gives_the_module_that_was_asked_for():
     x = torch.zeros(1)
-    assert backends.choose("auto", x) is backends.choose("native", x) is native_cpu
+    assert backends.choose("auto", x) is backends.choose("native", x) is native
     assert backends.choose("torch", x) is torch_aten
     assert backends.choose("reference", x) is reference
 
@@ -111,7 +111,7 @@ def test_forward_mode_derivatives_go_another_way():
 
 
 def test_an_installation_without_the_kernel_says_so_and_runs(monkeypatch):
-    monkeypatch.setattr(native_cpu, "_MISSING", "the C++ kernel is not part of this installation")
+    monkeypatch.setattr(native.kernels, "_MISSING", "the C++ kernel is not part of this installation")
     for make in (tidegate.GRU, tidegate.GRUCell):
         with pytest.raises(BackendUnavailableError) as caught:
             make(3, 4, backend="native")
@@ -150,7 +150,7 @@ def test_explain_agrees_with_choose(backend, device):
         assert f"  {name:<10} {why}" in str(said)
 
 
-@pytest.mark.parametrize("name", ["backends", "nn.gru", "nn.cell", "ops.gru.reference"])
+@pytest.mark.parametrize("name", ["backends", "nn.gru", "nn.cell", "ops.gru.equations"])
 def test_the_examples_in_the_docstrings_are_true(name):
     failed, tried = doctest.testmod(importlib.import_module(f"tidegate.{name}"))
     assert tried > 0

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tidegate
-from tests.convert_cases import H, I, kinds, ours, spread
+from tests.helpers.conversions import H, I, kinds, ours, spread
 from tidegate import convert
 from tidegate.convert import OnnxGRU
 from tidegate.errors import SettingsError, ShapeError

@@ -34,11 +34,11 @@ def done(command: str) -> bool:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT / "tests" / "browser"))
+    sys.path.insert(0, str(ROOT))
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
-    from conftest import FLAGS, find_chromium
+    from tests.helpers.browser import FLAGS, find_chromium
 
     PLACE.mkdir(parents=True, exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

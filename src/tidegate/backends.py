@@ -19,27 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
-from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru.backend import BACKENDS, Backend
 from tidegate.ops.gru.extras import WISHES
 from tidegate.ops.gru.modes import transformed
 
-# A back end is a module of `ops/gru` with `gru`, `step`, `gru_cell` and, if it can, `trace`. The order is that in which
-# "auto" prefers them. One that can't do everything everywhere says so itself, in `why_not`.
-_MODULES: dict[str, ModuleType] = {"native": native_cpu, "torch": torch_aten, "reference": reference}
-_ABOUT = {
-    "native": "our own kernels for the CPU, the fastest and repeatable to the bit",
-    "torch": "PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA",
-    "reference": "the definition, step by step in Python; it does all, and slowly",
-}
-
-NAMES: tuple[str, ...] = ("auto", *_MODULES)
+NAMES: tuple[str, ...] = ("auto", *BACKENDS)
 """Every name that a `backend=` argument knows, whether or not it can run here."""
 
 
@@ -62,13 +51,14 @@ class Explanation:
 
 def check(backend: str) -> None:
     """Raise for a back end that can't run anywhere in this installation; what `choose` raises, ahead of a call."""
-    if backend == "native" and native_cpu.missing() is not None:
-        raise _unavailable(backend, str(native_cpu.missing()))
     if backend not in NAMES:
         raise _unknown(backend)
+    why = None if backend == "auto" else BACKENDS[backend].missing()
+    if why is not None:
+        raise _unavailable(backend, why)
 
 
-def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> ModuleType:
+def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> Backend:
     """The module whose `gru`, `step` and `gru_cell` run for `backend` and an input like x (its device and dtype count).
 
     wishes: what of the call `torch.nn.GRU` does not have; `Extras.wishes` names it.
@@ -80,23 +70,16 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> ModuleType:
     `ValueError`) for an unknown name. Cost: well below a microsecond, so a layer asks again at every call.
     """
     if backend == "auto":
-        if native_cpu.why_not(x) is None:
-            return native_cpu
-        # ATen's and cuDNN's own loops fail in some transforms (vmap of gradients, on a GPU jvp); plain operations don't.
-        return reference if wishes or transformed() else torch_aten
-    module = _MODULES.get(backend)
-    if module is None:
+        for back_end in BACKENDS.values():
+            if back_end.why_not(x, wishes) is None and (back_end.in_transforms or not transformed()):
+                return back_end
+    if backend not in BACKENDS:
         raise _unknown(backend)
-    why = _why_not(backend, x, wishes)
+    back_end = BACKENDS[backend]
+    why = back_end.why_not(x, wishes)
     if why is not None:
         raise _unavailable(backend, why)
-    return module
-
-
-def _why_not(backend: str, x: Any, wishes: Sequence[str]) -> str | None:
-    if backend == "native":
-        return native_cpu.why_not(x)
-    return torch_aten.why_not(wishes) if backend == "torch" else None
+    return back_end
 
 
 def explain(
@@ -121,17 +104,18 @@ def explain(
         if wish not in WISHES:
             known = ", ".join(map(repr, WISHES))
             raise SettingsError(f"Unknown wish {wish!r}; known are {known}.{nearest(wish, WISHES)}")
-    cant = {name: _why_not(name, _Like(torch.device(device), dtype), wishes) for name in _MODULES}
-    able = [name for name in _MODULES if cant[name] is None]
+    x = _Like(torch.device(device), dtype)
+    cant = {name: back_end.why_not(x, wishes) for name, back_end in BACKENDS.items()}
+    able = [name for name, why in cant.items() if why is None]
     chosen = able[0] if backend == "auto" else backend if backend in able else None
     reasons = {}
-    for name, about in _ABOUT.items():
+    for name, back_end in BACKENDS.items():
         if name not in able:
             reasons[name] = f"can't run: {cant[name]}"
         elif name == chosen:
-            reasons[name] = f"chosen: {about}"
+            reasons[name] = f"chosen: {back_end.about}"
         elif backend == "auto":
-            reasons[name] = f"not chosen: {about}"
+            reasons[name] = f"not chosen: {back_end.about}"
         else:
             reasons[name] = f"not chosen: {backend!r} was asked for by name"
     return Explanation(backend, chosen, reasons)

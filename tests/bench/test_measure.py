@@ -197,11 +197,11 @@ def test_progress_is_told_ahead_of_pauses_alone_and_grows(monkeypatch):
 
 
 def test_the_peak_is_measured_or_the_reason_is_said(monkeypatch):
-    from tidegate.ops.gru import native_cpu
+    from tidegate.ops.gru import native
 
-    if native_cpu.missing() is None:
+    if native.missing() is None:
         peak, why = measure.peak_gflops(1)
         assert peak > 0.1
         assert why == ""
-    monkeypatch.setattr(native_cpu, "missing", lambda: "it was not built")
+    monkeypatch.setattr(native, "missing", lambda: "it was not built")
     assert measure.peak_gflops(1) == (None, "it was not built")

@@ -7,8 +7,8 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from tests.bench.bench_cases import SHAPES, as_cell, checked
 
+from tests.helpers.bench import SHAPES, as_cell, checked
 from tidegate.bench import case
 from tidegate.bench.peers import PEERS, Torch
 from tidegate.bench.shapes import KINDS, Cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import find_chromium
+from tests.helpers.browser import find_chromium
 
 OFFENCES = {
     "console: wrong": "console.error('wrong')",

@@ -28,7 +28,7 @@ from tidegate.training import train
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from conftest import Watch
+    from tests.helpers.browser import Watch
 
 SHOWN = 0.0005 + 0.001  # half of the last digit printed, and what 16 bits a number and float32 may lose
 EVIL, WORSE = "<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import QUICK, signal_table
 
 import tidegate
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.inspection import measure_gradients
 
 NAME = "<script>alert(1)</script>"

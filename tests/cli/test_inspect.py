@@ -6,9 +6,9 @@ import json
 
 import polars as pl
 import pytest
-from tests.conftest import QUICK, signal_table
 
 import tidegate
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.cli import main
 from tidegate.data.tables import write_table
 

@@ -11,8 +11,8 @@ import sys
 from contextlib import contextmanager, suppress
 
 import pytest
-from tests.export.cases import folder_of, run_of, sensors
 
+from tests.helpers.runs import folder_of, run_of, sensors
 from tidegate.cli import main
 
 LINES = sensors().write_csv().encode().splitlines(keepends=True)

@@ -13,8 +13,8 @@ import time
 import polars as pl
 import pytest
 import yaml
-from tests.conftest import signal_table
 
+from tests.helpers.tables import signal_table
 from tidegate.cli import COMMANDS, main
 from tidegate.data.tables import read_table, write_table
 from tidegate.trained.settings import TrainSettings

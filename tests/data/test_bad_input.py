@@ -6,8 +6,8 @@ import datetime as dt
 
 import polars as pl
 import pytest
-from tests.conftest import QUICK, signal_table
 
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.errors import DataError, SettingsError, UserError
 from tidegate.training import train
 

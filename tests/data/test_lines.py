@@ -6,8 +6,8 @@ import io
 import re
 
 import pytest
-from tests.export.cases import run_of, sensors
 
+from tests.helpers.runs import run_of, sensors
 from tidegate.data.lines import RowLines
 from tidegate.data.tables import read_table
 from tidegate.errors import DataError

@@ -3,25 +3,21 @@
 import doctest
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import tidegate
+from tests.helpers.pages import ROOT, blocks
 from tidegate.cli.diagram import app
 
-ARTICLE = Path(__file__).parents[2] / "docs" / "gru-explained.md"
+ARTICLE = ROOT / "docs" / "gru-explained.md"
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
     return ARTICLE.read_text(encoding="utf-8")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_python_in_the_article_runs_and_prints_what_it_says(text):
@@ -72,9 +68,3 @@ def test_the_article_s_parameter_table_counts_torch_s_parameters(text):
 
 def test_the_article_has_at_most_200_lines(text):
     assert 100 < len(text.splitlines()) <= 200
-
-
-def test_the_files_the_article_points_to_are_there(text):
-    targets = re.findall(r"\]\(([^)]+)\)", text)
-    assert targets
-    assert [t for t in targets if not (ARTICLE.parent / t).is_file()] == []

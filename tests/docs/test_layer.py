@@ -7,20 +7,15 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.pages import ROOT, between, blocks
+
 PAGE = ROOT / "docs" / "layer.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
-def between(mark: str) -> str:
-    (part,) = re.findall(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", TEXT, re.DOTALL)
-    return part
-
-
 def test_the_python_of_the_page_runs_as_written():
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
+    code = "\n".join(blocks(TEXT, "python"))
     assert code.count("assert") >= 3
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -28,11 +23,11 @@ def test_the_python_of_the_page_runs_as_written():
 
 def test_the_costs_are_those_that_were_measured():
     figures = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
-    assert between("costs") == figures["extras_cost"]()
+    assert between(TEXT, "costs") == figures["extras_cost"]()
 
 
 def rows():
-    head, _, *body = between("table").splitlines()
+    head, _, *body = between(TEXT, "table").splitlines()
     assert head.split("|")[2].strip() == "`tidegate.GRU`"
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in body]
 

@@ -1,89 +1,78 @@
-"""The README tells the truth: its Python runs, its figures are the measured ones, its commands are there."""
+"""The README tells the truth: its Python runs, its promises are measured, and it stays short."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import typer.main
-from typer.testing import CliRunner
 
-from tidegate.cli import COMMANDS, FILES
-from tidegate.cli.diagram import app
+from tests.helpers.pages import ROOT, blocks, read
 
-ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "README.zh-CN.md"]
+FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
 
 
-@pytest.fixture(params=PAGES)
+@pytest.fixture(params=["README.md", "README.zh-CN.md"])
 def page(request) -> str:
-    return (ROOT / request.param).read_text(encoding="utf-8")
+    return read(request.param)
 
 
 def test_the_python_of_the_readme_runs_as_written(tmp_path):
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    code = "\n".join(blocks(read("README.md"), "python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Better than every baseline" in done.stdout
     assert (tmp_path / "runs/vowels/report.html").exists()
 
 
-def test_both_languages_show_the_same_code_and_diagram():
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+def test_both_languages_show_the_same_code_and_lead_to_the_same_pages():
+    english, chinese = read("README.md"), read("README.zh-CN.md")
     strip = lambda block: re.sub(r"\s*#.*", "", block)  # noqa: E731 (comments are translated)
-    for language in ("python", "mermaid"):
-        pattern = rf"^```{language}\n(.*?)^```$"
-        ours, theirs = (re.findall(pattern, text, re.MULTILINE | re.DOTALL) for text in (english, chinese))
-        assert ours
-        assert [strip(b) for b in ours] == [strip(b) for b in theirs]
+    ours, theirs = blocks(english, "python"), blocks(chinese, "python")
+    assert ours
+    assert [strip(b) for b in ours] == [strip(b) for b in theirs]
+    commands = r"^    (\S[^#\n]*?) *(?:#.*)?$"
+    assert re.findall(commands, english, re.MULTILINE) == re.findall(commands, chinese, re.MULTILINE)
+    pages = lambda text: {link.replace(".zh-CN", "") for link in re.findall(r"\]\(([^)#]+)", text)}  # noqa: E731
+    assert pages(english) == pages(chinese)
 
 
-def test_the_figures_are_those_that_were_measured(page):
-    figures = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
-    for table in (figures[name]() for name in ("reach", "forward_speed", "train_speed", "cost")):
-        for row in table.splitlines()[2:]:
-            for cell in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", row):
-                assert cell in page, row
+def test_it_is_read_in_a_minute(page):
+    assert len(page.splitlines()) <= 120
+    assert page.count("![") == 1
 
 
-def test_the_english_page_holds_the_tables_whole():
-    figures = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("reach", "forward_speed", "train_speed", "cost"):
-        assert figures[name]() in text, name
-    assert figures["bounds"]() in (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+def test_it_names_what_a_newcomer_looks_for():
+    text = read("README.md").lower()
+    words = "update gate, reset gate, candidate, mermaid, pytorch, tensorflow, keras, plain rnn, lstm"
+    for word in words.split(", "):
+        assert word in text, word
 
 
-def test_the_diagram_is_what_the_command_prints(page):
-    (diagram,) = re.findall(r"^```mermaid\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert (
-        diagram == CliRunner().invoke(app, ["--input-size", "10", "--hidden-size", "20"], catch_exceptions=False).output
-    )
+def test_its_promises_of_speed_are_the_measured_ones(page):
+    over_torch = FIGURES["over_torch"]()
+    least, most = (float(x) for x in re.search(r"(\d\.\d) (?:to|至) (\d+)", page).groups())
+    assert (least, most) == (round(min(over_torch), 1), round(max(over_torch)))
+
+    ratios = FIGURES["over_the_fastest"]()
+    slower = sorted(f"{1 / ratio - 1:.0%}".replace("%", " %") for ratio in ratios if ratio < 1)
+    assert slower == sorted(["4 %", "15 %"])
+    assert len(ratios) == 40
+    for text in (page, read("docs/speed.md")):
+        assert re.search(r"slower in two of the 40 comparisons|40 项对比中有两项", text)
+        assert all(share in text for share in slower)
 
 
-def test_every_command_option_and_make_target_it_names_exists(page):
-    for command in re.findall(r"tidegate (\w+)", re.sub(r"import tidegate", "", page)):
-        assert command in {*COMMANDS, "import"} or command[0].isupper(), command
-    known = {"--help"}
-    for name in COMMANDS:
-        command = typer.main.get_command(importlib.import_module(f"tidegate.cli.{FILES.get(name, name)}").app)
-        known |= {option for p in command.params for option in [*p.opts, *p.secondary_opts]}
-    for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page):
-        assert option in known, option
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:`|^    )make (\w+)", page, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_every_link_leads_to_a_file(page):
-    for link in re.findall(r"\]\(([^)]+)\)", page):
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+def test_its_promise_of_quality_is_the_measured_one():
+    for row in FIGURES["reach"]().splitlines()[2:]:
+        ours, no_recurrence, rule = (float(re.search(r"\d+\.\d+", cell)[0]) for cell in row.split("|")[3:6])
+        if "lower is better" in row:
+            assert ours < min(no_recurrence, rule), row
+        else:
+            assert ours > max(no_recurrence, rule), row
 
 
 @pytest.mark.skipif(os.name == "nt", reason="make is not on Windows")

@@ -1,4 +1,4 @@
-"""docs/ship.md and the README's "Ship it" tell the truth: their figures were measured, their commands run as written."""
+"""docs/ship.md and the pages under it tell the truth: their figures were measured, their commands run as written."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import QUICK
-from tests.export.cases import sensors
 
-from tidegate.cli import COMMANDS, main
+from tests.helpers.pages import ROOT, between, read
+from tests.helpers.runs import sensors
+from tests.helpers.ship import commands, working_directory
+from tests.helpers.tables import QUICK
+from tidegate.cli import main
 from tidegate.export import TARGETS
 from tidegate.training import load, train
 
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "ship.md").read_text(encoding="utf-8")
-TABLES = {"table": "ship", "stream": "stream_speed", "memory": "stream_memory", "c_step": "c_step"}
-
-
-def commands() -> list[str]:
-    """Those of the README, without what is said of them."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Ship it\n")[1].split("\n## ")[0]
-    return [line.split("  #")[0].strip() for line in section.splitlines() if line.startswith("    tidegate ")]
+# mark -> its page and the function of benchmarks/figures.py that makes the table
+TABLES = {
+    "table": ("docs/ship.md", "ship"),
+    "stream": ("docs/stream.md", "stream_speed"),
+    "memory": ("docs/stream.md", "stream_memory"),
+    "c_step": ("docs/c.md", "c_step"),
+}
 
 
 @pytest.mark.parametrize("mark", TABLES)
 def test_the_figures_are_those_that_were_measured(mark):
-    (part,) = re.findall(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", TEXT, re.DOTALL)
-    assert part == runpy.run_path(str(ROOT / "benchmarks/figures.py"))[TABLES[mark]]()
+    page, name = TABLES[mark]
+    assert between(read(page), mark) == runpy.run_path(str(ROOT / "benchmarks/figures.py"))[name]()
 
 
-def test_the_readme_has_five_commands_one_for_streams_and_one_for_each_target():
+def test_the_page_has_five_commands_one_for_streams_and_one_for_each_target():
     found = commands()
     assert len(found) == 5
     assert found[0].startswith("tidegate stream ")
@@ -43,16 +42,11 @@ def test_the_readme_has_five_commands_one_for_streams_and_one_for_each_target():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A working directory as the README has it: sensors.csv and runs/sensors."""
-    path = tmp_path_factory.mktemp("ship")
-    sensors().write_csv(path / "sensors.csv")
-    roles = {"target": "label", "group": "device", "time": "t", "features": ["x", "far", "colour"]}
-    train(path / "sensors.csv", out=path / "runs" / "sensors", **(QUICK | roles))
-    return path
+    return working_directory(tmp_path_factory.mktemp("ship"))
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if "onnx" not in c and "keras" not in c])
-def test_the_commands_of_the_readme_run_as_written(folder, command):
+def test_the_commands_of_the_page_run_as_written(folder, command):
     program = command.replace("tidegate", f"{sys.executable} -m tidegate", 1)
     done = subprocess.run(["bash", "-c", program], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -64,31 +58,6 @@ def test_the_commands_of_the_readme_run_as_written(folder, command):
         written = re.search(r"-o (\S+)", command)[1]
         assert done.stdout.startswith(f"{written}: ")
         assert (folder / written).stat().st_size > 1000
-
-
-def test_every_command_and_option_of_the_page_exists():
-    import importlib
-
-    import typer.main
-
-    from tidegate.cli import FILES
-
-    for command in re.findall(r"^ +tidegate (\w+)|`tidegate (\w+)", TEXT, re.MULTILINE):
-        assert "".join(command) in COMMANDS
-    known: set[str] = {"--rows"}  # of a benchmark
-    for name in COMMANDS:
-        module = importlib.import_module(f"tidegate.cli.{FILES.get(name, name)}")
-        known |= {o for p in typer.main.get_command(module.app).params for o in [*p.opts, *p.secondary_opts]}
-    for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", TEXT):
-        assert option in known, option
-
-
-def test_every_link_of_the_page_leads_somewhere():
-    headings = {
-        re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^## (.*)$", TEXT, re.MULTILINE)
-    }
-    for link in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert link[1:] in headings if link.startswith("#") else (ROOT / "docs" / link).exists(), link
 
 
 def test_an_export_says_what_is_wrong_with_what_it_was_asked_for(folder, capsys, monkeypatch):

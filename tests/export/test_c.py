@@ -18,9 +18,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.conftest import QUICK, signal_table
-from tests.export.cases import CASES, WORDS, batch_of, folder_of, run_of, sentences, table_of
-from tests.export.compiling import (
+
+from tests.helpers.compiling import (
     STRICT,
     Library,
     compile_c,
@@ -31,7 +30,8 @@ from tests.export.compiling import (
     need,
     run_program,
 )
-
+from tests.helpers.runs import CASES, WORDS, batch_of, folder_of, run_of, sentences, table_of
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.errors import DataError, SettingsError
 from tidegate.export import c as target
 from tidegate.export import take_apart

@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.export.cases import CASES
-from tests.export.compiling import STRICT, compile_c, headers, measured_errors, name_of, need, run_program
+
+from tests.helpers.compiling import STRICT, compile_c, headers, measured_errors, name_of, need, run_program
+from tests.helpers.runs import CASES
 
 pytestmark = pytest.mark.c
 

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-from tests.export import cases
 
 import tidegate
+from tests.helpers import runs
 from tidegate.cli import main
 from tidegate.errors import PackageMissingError
 from tidegate.export.onnx import write_layer
@@ -15,10 +15,10 @@ def test_without_the_package_onnx_a_sentence_says_how_to_get_it_and_nothing_is_w
     monkeypatch.setitem(sys.modules, "onnx", None)
     path = tmp_path / "model.onnx"
     with pytest.raises(PackageMissingError, match=r"pip install 'tidegate\[onnx\]'"):
-        cases.run_of("class").export("onnx", path)
+        runs.run_of("class").export("onnx", path)
     with pytest.raises(ImportError, match=r"pip install 'tidegate\[onnx\]'"):
         write_layer(tidegate.GRU(3, 4), path)
-    assert main(["export", str(cases.folder_of("class")), "--to", "onnx", "--out", str(path)]) == 1
+    assert main(["export", str(runs.folder_of("class")), "--to", "onnx", "--out", str(path)]) == 1
     said = capsys.readouterr().err
     assert said == "Error: Writing ONNX files needs onnx, which is not installed: pip install 'tidegate[onnx]'\n"
     assert list(tmp_path.iterdir()) == []

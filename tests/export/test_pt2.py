@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.export import cases
-from tests.export.cases import CASES, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 
 import tidegate
+from tests.helpers import runs
+from tests.helpers.runs import CASES, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate.errors import SettingsError
 from tidegate.export import pt2, take_apart
 from tidegate.files import DiskError
@@ -39,11 +39,11 @@ def program(name):
 
 
 def inputs(batch):
-    return {name: torch.from_numpy(v) for name, v in cases.inputs(batch, "numbers", "codes", "lengths", "h_0").items()}
+    return {name: torch.from_numpy(v) for name, v in runs.inputs(batch, "numbers", "codes", "lengths", "h_0").items()}
 
 
 def assert_same(found, batch, run):
-    cases.assert_same({name: value.detach().numpy() for name, value in found.items()}, batch, run, ATOL)
+    runs.assert_same({name: value.detach().numpy() for name, value in found.items()}, batch, run, ATOL)
 
 
 @pytest.mark.parametrize("sequences", [ONE, THREE, MANY], ids=["one", "three", "many"])

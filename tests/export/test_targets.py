@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers.processes import without
 from tidegate.cli.export import app
 from tidegate.export import TARGETS
-
-BLOCK = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked}:
-            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
-
-sys.meta_path.insert(0, Blocked())
-"""
-
-
-def without(blocked: set[str], code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Python where these packages can't be imported."""
-    command = [sys.executable, "-c", BLOCK.format(blocked=blocked) + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_table_of_targets_loads_neither_torch_nor_polars() -> None:

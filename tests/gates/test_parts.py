@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 import tidegate
 from tidegate.errors import SettingsError
-from tidegate.ops.gru import reference
+from tidegate.ops.gru import equations
 
 ALONE = [
     {},
@@ -93,9 +93,9 @@ def test_the_parts_are_those_of_the_definitions_step(options):
         h = layer.initial_state(1)[run]
         for t in steps:
             torch.testing.assert_close(parts.before[t], h[0])
-            gates_x = reference._of_x(below[t : t + 1], w_ih, b_ih, g_ih)
+            gates_x = equations.gates_of_x(below[t : t + 1], w_ih, b_ih, g_ih)
             torch.testing.assert_close(parts.input[t], gates_x[0])
-            h, (*_, h_n) = reference._step(gates_x, h, w_hh, b_hh, layer.reset, g_hh, zone=layer.zoneout)
+            h, (*_, h_n) = equations.next_state(gates_x, h, w_hh, b_hh, layer.reset, g_hh, zone=layer.zoneout)
             torch.testing.assert_close(parts.state[t, 10:], h_n[0])
             torch.testing.assert_close(trace[name].hidden[t], h)
 

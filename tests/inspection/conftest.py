@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from inspection_cases import train
+
+from tests.helpers.inspection_runs import train
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.conftest import QUICK, signal_table
-from tests.training.test_training import ROLES, StopAfter
 from torch import nn
 
+from tests.helpers.tables import QUICK, signal_table
+from tests.helpers.training import ROLES, StopAfter
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.tables import read_table, write_table
 from tidegate.errors import DataError, RunError, SettingsError

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from inspection_cases import KINDS, numbers, words
-from tests.conftest import QUICK, signal_table
 
 import tidegate
+from tests.helpers.inspection_runs import KINDS, numbers, words
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.gates.gates import Gates
 from tidegate.gates.sentences import described

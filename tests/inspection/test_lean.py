@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from inspection_cases import KINDS
 
+from tests.helpers.inspection_runs import KINDS
 from tidegate.data.batches import BatchSource
 from tidegate.inspection import lean as module
 from tidegate.inspection.lean import Stretch, lean

@@ -13,8 +13,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from inspection_cases import KINDS
 
+from tests.helpers.inspection_runs import KINDS
 from tidegate.errors import SettingsError
 from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gru_cases import assert_at_most_twice, errors, pair, values_and_gradients
 
+from tests.helpers.layers import assert_at_most_twice, errors, pair, values_and_gradients
 from tidegate.bench.shapes import GRID
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 
 
 @pytest.mark.parametrize("shape", GRID, ids=str)
@@ -23,12 +23,12 @@ def test_at_most_twice_the_error_of_torch_at_the_named_shapes(shape):
     assert all(e < 1e-4 for e in mine.values()), mine
 
 
-@pytest.mark.parametrize("isa", native_cpu.isas() if native_cpu.missing() is None else [])
+@pytest.mark.parametrize("isa", native.isas() if native.missing() is None else [])
 def test_every_instruction_set_is_as_accurate(isa):
-    before = native_cpu.isa()
-    native_cpu._native.set_isa(isa)
+    before = native.isa()
+    native.set_isa(isa)
     try:
         for shape in GRID[:4]:
             test_at_most_twice_the_error_of_torch_at_the_named_shapes(shape)
     finally:
-        native_cpu._native.set_isa(before)
+        native.set_isa(before)

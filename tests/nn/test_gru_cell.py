@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 import torch
-from gru_cases import BACKENDS, EXACT, assert_at_most_twice, errors
 from torch import nn
 
 import tidegate
+from tests.helpers.layers import BACKENDS, EXACT, assert_at_most_twice, errors
 from tidegate.errors import SettingsError, ShapeError
 
 

@@ -11,7 +11,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from gru_cases import (
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
+
+import tidegate
+from tests.helpers.layers import (
     BACKENDS,
     EXACT,
     assert_at_most_twice,
@@ -22,13 +27,8 @@ from gru_cases import (
     state,
     values_and_gradients,
 )
-from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune
-from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
-
-import tidegate
 from tidegate.errors import BackendUnavailableError, SettingsError, ShapeError
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 
 KINDS = ["batched", "unbatched", "sorted", "unsorted"]
 
@@ -328,7 +328,7 @@ def test_a_wrong_state_is_told_with_the_answer_in_it(backend):
 
 
 def test_a_bad_back_end_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr(native_cpu, "_MISSING", "the C++ kernel is not part of this installation")
+    monkeypatch.setattr(native.kernels, "_MISSING", "the C++ kernel is not part of this installation")
     with pytest.raises(BackendUnavailableError, match="not part of this installation"):
         tidegate.GRU(3, 4, backend="native")
     with pytest.raises(SettingsError, match="Did you mean 'reference'"):

@@ -8,11 +8,11 @@ import pickle
 
 import pytest
 import torch
-from gru_cases import BACKENDS, pair
 
 import tidegate
+from tests.helpers.layers import BACKENDS, pair
 from tidegate.errors import SettingsError, ShapeError
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 
 
 def steps(layer, x, state=None):
@@ -114,7 +114,7 @@ def streaming(**options):
     x_t, state = torch.randn(2, 3), torch.randn(layer.num_layers, 2, 5)
     with torch.no_grad():
         y, h = layer.step(x_t, state)
-        again = native_cpu.quick_step(layer._kept, x_t, state, layer._parameters)
+        again = native.quick_step(layer._kept, x_t, state, layer._parameters)
     assert torch.equal(again[0], y)
     assert torch.equal(again[1], h)
     return layer, x_t, state, y
@@ -169,21 +169,21 @@ def test_another_back_end_or_instruction_set_is_noticed_between_two_steps(monkey
         layer.backend = "reference"
         layer.step(x_t, state)
     assert len(asked) == 1
-    before = native_cpu.isa()
+    before = native.isa()
     try:
-        for name in native_cpu.isas():
-            native_cpu._native.set_isa(name)
+        for name in native.isas():
+            native.set_isa(name)
             with torch.no_grad():
-                assert (native_cpu.quick_step(layer._kept, x_t, state, layer._parameters) is None) == (name != before)
+                assert (native.quick_step(layer._kept, x_t, state, layer._parameters) is None) == (name != before)
     finally:
-        native_cpu._native.set_isa(before)
+        native.set_isa(before)
 
 
 def test_whatever_is_out_of_the_ordinary_takes_the_long_road():
     layer, x_t, state, _ = streaming()
 
     def quick(x, h, parameters=layer._parameters):
-        return native_cpu.quick_step(layer._kept, x, h, parameters)
+        return native.quick_step(layer._kept, x, h, parameters)
 
     assert quick(x_t, state) is None  # gradients are on
     with torch.no_grad():

@@ -15,8 +15,6 @@ import tempfile
 import pytest
 import torch
 from functorch.compile import make_boxed_func
-from gru_cases import BACKENDS, error, pair
-from test_gru_wishes import FORMS, OURS, jagged, layer_of
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import forward_ad
@@ -26,9 +24,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils._pytree import tree_leaves
 
 import tidegate
+from tests.helpers.layers import BACKENDS, FORMS, OURS, error, jagged, layer_of, pair
 from tidegate import backends
 from tidegate.errors import BackendUnavailableError, ShapeError
-from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru import native, reference, torch_aten
 
 T, B, I, H = 5, 3, 3, 4
 LENGTHS, RESETS = torch.tensor([5, 0, 2]), torch.tensor([[0, 0, 1, 0, 0], [1, 0, 1, 0, 0], [0, 1, 0, 0, 1]]).bool()
@@ -513,7 +512,7 @@ def test_a_transform_of_torch_func_compiles(transform):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_plain_call_that_is_compiled_runs_in_the_back_end_that_explain_names(device, monkeypatch):
     ran = []
-    for name, module in {"native": native_cpu, "torch": torch_aten, "reference": reference}.items():
+    for name, module in {"native": native, "torch": torch_aten, "reference": reference}.items():
         real = module.gru
         monkeypatch.setattr(module, "gru", lambda *a, name=name, real=real, **k: (ran.append(name), real(*a, **k))[1])
     layer = tidegate.GRU(I, H, device=device)

@@ -7,10 +7,10 @@ import sys
 import polars as pl
 import pytest
 import torch
-from test_gru_wishes import FORMS, OURS, jagged, layer_of
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import tidegate
+from tests.helpers.layers import FORMS, OURS, jagged, layer_of
 from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter
 

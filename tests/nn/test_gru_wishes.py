@@ -7,48 +7,13 @@ import math
 
 import pytest
 import torch
-from gru_cases import BACKENDS, assert_at_most_twice, error, pair
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import tidegate
+from tests.helpers.layers import BACKENDS, FORMS, OURS, assert_at_most_twice, error, jagged, layer_of, pair
 from tidegate import backends
 from tidegate.errors import BackendUnavailableError, SettingsError, ShapeError
-
-OURS = ["native", "reference"]  # the back ends that can do everything
-FORMS = {
-    "torch's": {},
-    "before": {"reset": "before"},
-    "layer_norm": {"layer_norm": True},
-    "recurrent_dropout": {"recurrent_dropout": 0.4},
-    "zoneout": {"zoneout": 0.3},
-    "learned": {"learn_initial_state": True},
-    "all": {
-        "reset": "before",
-        "layer_norm": True,
-        "recurrent_dropout": 0.4,
-        "zoneout": 0.3,
-        "learn_initial_state": True,
-        "checkpoint_every": 2,
-    },
-}
-
-
-def layer_of(*args, seed=0, **options):
-    """With random weights everywhere, gains and first states included, and no gate like another."""
-    torch.manual_seed(seed)
-    layer = tidegate.GRU(*args, **options)
-    with torch.no_grad():
-        for name, p in layer.named_parameters():
-            p.normal_(0, p.size(-1) ** -0.5 if p.dim() == 2 else 0.5)
-            if name.startswith("weight_ln"):
-                p.add_(1)
-    return layer
-
-
-def jagged(sequences):
-    return torch.nested.nested_tensor(list(sequences), layout=torch.jagged, requires_grad=True)
-
 
 # ------------------------------------------------------------------------------------------- lengths
 

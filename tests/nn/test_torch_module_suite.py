@@ -15,13 +15,13 @@ import pickle
 
 import pytest
 import torch
-from gru_cases import BACKENDS
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import tidegate
+from tests.helpers.layers import BACKENDS
 
 INFOS = {info.module_cls: info for info in module_db if info.module_cls in (nn.GRU, nn.GRUCell)}
 OURS = {nn.GRU: tidegate.GRU, nn.GRUCell: tidegate.GRUCell}

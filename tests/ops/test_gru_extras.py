@@ -12,19 +12,19 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import dropout
 
-from tidegate.ops.gru import native_cpu, reference
+from tidegate.ops.gru import native, reference
 from tidegate.ops.gru.extras import Extras, LayerExtras, PackedRows, draw
 
-ISAS = native_cpu._native.isa_names() if native_cpu._native else []
+ISAS = native.isas()
 FLOAT64 = torch.float64
 
 
 @pytest.fixture(params=ISAS)
 def every_isa(request):
-    before = native_cpu.isa()
-    assert native_cpu._native.set_isa(request.param)
+    before = native.isa()
+    assert native.set_isa(request.param)
     yield request.param
-    native_cpu._native.set_isa(before)
+    native.set_isa(before)
 
 
 def weights_of(I, H, *, D=1, bias=True, norm=False, dtype=FLOAT64):
@@ -42,7 +42,7 @@ def starts_of(lengths):
 
 
 def native_layer(x, h_0, weights, bias, batch_sizes, extras, traces=True):
-    output, h_n, gates = native_cpu._layer(x, h_0, weights, bias, batch_sizes, extras, 0, None, traces)
+    output, h_n, gates = native.roads.run_layer(x, h_0, weights, bias, batch_sizes, extras, 0, None, traces)
     return output, h_n, None if gates is None else gates[:, :, :4]
 
 
@@ -359,7 +359,7 @@ def test_one_seed_gives_every_back_end_the_same_masks_in_every_layer():
     weights = weights_of(3, 5, D=2) + weights_of(10, 5, D=2)
     x, extras = torch.randn(6, 2, 3, dtype=FLOAT64), Extras(recurrent_dropout=0.4, zoneout=0.3)
     found = []
-    for seed, backend in ((1, native_cpu), (1, reference), (2, native_cpu)):
+    for seed, backend in ((1, native), (1, reference), (2, native)):
         torch.manual_seed(seed)
         options = {"num_layers": 2, "bidirectional": True, "dropout": 0.5, "training": True, "extras": extras}
         found.append(backend.gru(x, None, weights, **options)[0])

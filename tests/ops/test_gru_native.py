@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 
 import tidegate
 from tidegate.errors import ShapeError
-from tidegate.ops.gru import native_cpu, reference
+from tidegate.ops.gru import native, reference
 from tidegate.ops.gru.extras import LayerExtras
 
-ISAS = native_cpu._native.isa_names() if native_cpu._native else []
+ISAS = native.isas()
 examples = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 @pytest.fixture(params=ISAS, autouse=True)
 def every_isa(request):
-    before = native_cpu.isa()
-    assert native_cpu._native.set_isa(request.param)
+    before = native.isa()
+    assert native.set_isa(request.param)
     yield request.param
-    native_cpu._native.set_isa(before)
+    native.set_isa(before)
 
 
 def on_threads(n, run):
@@ -155,7 +155,7 @@ def test_gradients_are_right_by_finite_differences(bidirectional, packed):
     D = 1 + bidirectional
 
     def run(x, h_0, *weights):
-        return native_cpu.gru(x, h_0, list(weights), num_layers=2, bidirectional=bidirectional, batch_sizes=sizes)
+        return native.gru(x, h_0, list(weights), num_layers=2, bidirectional=bidirectional, batch_sizes=sizes)
 
     x = torch.randn((8, 3) if packed else (4, 3, 3), dtype=torch.float64, requires_grad=True)
     h_0 = torch.randn(2 * D, 3, 5, dtype=torch.float64, requires_grad=True)
@@ -239,7 +239,7 @@ def test_another_parameter_on_the_same_memory_and_of_the_same_version_is_noticed
         while layer.weight_hh_l0._version < old._version:
             layer.weight_hh_l0.view(-1)[4].add_(1)
         assert (layer.weight_hh_l0._version, layer.weight_hh_l0.data_ptr()) == (old._version, old.data_ptr())
-        assert native_cpu.quick_step(layer._kept, x[0], state, layer._parameters) is None
+        assert native.quick_step(layer._kept, x[0], state, layer._parameters) is None
         assert not torch.equal(layer(x, state)[0], before)
         assert not torch.equal(layer.step(x[0], state)[0], y)
 
@@ -256,8 +256,8 @@ def test_an_optimiser_step_is_noticed():
 def test_weights_are_packed_once_while_they_stay_the_same(monkeypatch):
     layer = layer_of(5, 9, num_layers=2)
     packs = []
-    real = native_cpu._pack
-    monkeypatch.setattr(native_cpu, "_pack", lambda *args: (packs.append(1), real(*args))[1])
+    real = native.weights.pack
+    monkeypatch.setattr(native.weights, "pack", lambda *args: (packs.append(1), real(*args))[1])
     with torch.no_grad():
         for _ in range(3):
             layer(torch.randn(4, 3, 5))
@@ -452,11 +452,11 @@ def test_torchs_number_of_threads_is_what_the_kernels_get(monkeypatch):
 
     class Spy:
         def __getattr__(self, name):
-            real = getattr(native, name)
+            real = getattr(cpp, name)
             return lambda *args: (given.append((name, args[-1])), real(*args))[1]
 
-    native = native_cpu._native
-    monkeypatch.setattr(native_cpu, "_native", Spy())
+    cpp = native.kernels.cpp
+    monkeypatch.setattr(native.kernels, "cpp", Spy())
     layer, x = layer_of(3, 4), torch.randn(5, 2, 3)
     for n in (1, 3):
         given.clear()
@@ -465,7 +465,7 @@ def test_torchs_number_of_threads_is_what_the_kernels_get(monkeypatch):
 
 
 def test_the_environment_can_force_a_lower_instruction_set(every_isa):
-    code = "from tidegate.ops.gru import native_cpu; print(native_cpu.missing(), native_cpu.isa())"
+    code = "from tidegate.ops.gru import native; print(native.missing(), native.isa())"
     run = [sys.executable, "-c", code]
     done = subprocess.run(
         run, env={**os.environ, "TIDEGATE_ISA": every_isa}, capture_output=True, text=True, check=True
@@ -479,7 +479,7 @@ def test_the_reference_and_the_native_back_end_agree_on_a_large_layer():
     layer = layer_of(64, 130, num_layers=2, bidirectional=True, dtype=torch.float64)
     x, h_0 = torch.randn(40, 9, 64, dtype=torch.float64), torch.randn(4, 9, 130, dtype=torch.float64)
     options = {"num_layers": 2, "bidirectional": True}
-    ours = native_cpu.gru(x, h_0, list(layer.parameters()), **options)
+    ours = native.gru(x, h_0, list(layer.parameters()), **options)
     exact = reference.gru(x, h_0, list(layer.parameters()), **options)
     for a, b in zip(ours, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
@@ -582,7 +582,7 @@ def test_a_weight_that_lies_transposed_streams_right_after_one_that_was_kept():
         first = layer.step(x_t, state)[0]
         junk = [torch.randn(600, 1800) for _ in range(3)]  # takes the place of copies that were dropped
         assert torch.equal(layer.step(x_t, state)[0], first)
-        assert native_cpu.quick_step(layer._kept, x_t, state, layer._parameters) is None
+        assert native.quick_step(layer._kept, x_t, state, layer._parameters) is None
     assert len(junk) == 3
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from tidegate.ops.gru import native_cpu, reference, torch_aten
+from tidegate.ops.gru import native, reference, torch_aten
 from tidegate.ops.gru.extras import Extras
 
-BACKENDS = [native_cpu, reference, torch_aten]
+BACKENDS = [native, reference, torch_aten]
 FLOAT64 = torch.float64
 examples = settings(max_examples=25, deadline=None, derandomize=True)
 sizes = {

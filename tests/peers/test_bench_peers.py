@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tests.bench.bench_cases import SHAPES, as_cell, checked
 
+from tests.helpers.bench import SHAPES, as_cell, checked
 from tidegate.bench import case
 from tidegate.bench.peers import PEERS, onnx_model
 from tidegate.bench.shapes import Cell, Shape

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from tests.convert_cases import H, I, kinds, ours
 
+from tests.helpers.conversions import H, I, kinds, ours
 from tidegate import convert
 from tidegate.bench.peers import PEERS
 from tidegate.convert import OnnxGRU

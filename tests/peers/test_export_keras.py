@@ -14,10 +14,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.export import cases
-from tests.export.cases import CASES, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 
 import tidegate
+from tests.helpers import runs
+from tests.helpers.runs import CASES, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate import keras_models
 from tidegate.errors import SettingsError
 from tidegate.export import keras as target
@@ -53,7 +53,7 @@ def model_of(name):
 
 def inputs(batch):
     """As a model takes them: the states batch first."""
-    given = cases.inputs(batch, "numbers", "tokens", "lengths", "h_0")
+    given = runs.inputs(batch, "numbers", "tokens", "lengths", "h_0")
     return given | {"h_0": batch.h_0.swapaxes(0, 1)}
 
 
@@ -69,7 +69,7 @@ def assert_same(found, batch, run):
     if goal.task == "class":
         number = {c.encode() if isinstance(c, str) else c: k for k, c in enumerate(goal.classes)}
         found["prediction"] = np.vectorize(number.__getitem__)(found["prediction"])
-    cases.assert_same(found, batch, run, ATOL)
+    runs.assert_same(found, batch, run, ATOL)
 
 
 @pytest.mark.parametrize("sequences", [ONE, THREE, MANY], ids=["one", "three", "many"])

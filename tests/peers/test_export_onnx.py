@@ -20,11 +20,11 @@ import polars as pl
 import pytest
 import torch
 from google.protobuf.message import EncodeError
-from tests.conftest import QUICK
-from tests.export import cases
-from tests.export.test_targets import without
 
 import tidegate
+from tests.helpers import runs
+from tests.helpers.processes import without
+from tests.helpers.tables import QUICK
 from tidegate.data.preprocessing import NumberColumn
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.export import onnx as target
@@ -44,8 +44,8 @@ CLOSE = 1e-5
 
 @functools.cache
 def file_of(name, codes=False):
-    path = FOLDER / f"{cases.CASES.index(name)}{'-codes' * codes}.onnx"
-    return cases.run_of(name).export("onnx", path, **({"codes": True} if codes else {})).path
+    path = FOLDER / f"{runs.CASES.index(name)}{'-codes' * codes}.onnx"
+    return runs.run_of(name).export("onnx", path, **({"codes": True} if codes else {})).path
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def open_session(path):
 
 
 def answers(session, given):
-    """Outputs by name; of `given`, a dictionary or a cases.Batch, what the file asks for."""
+    """Outputs by name; of `given`, a dictionary or a runs.Batch, what the file asks for."""
     given = given if isinstance(given, dict) else vars(given)
     names = [value.name for value in session.get_outputs()]
     found = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
@@ -68,7 +68,7 @@ def answers(session, given):
 
 
 def some_sequences(name, count):
-    every = cases.batch_of(cases.run_of(name), cases.table_of(name))
+    every = runs.batch_of(runs.run_of(name), runs.table_of(name))
     # The first ones, but of one alone the longest.
     return [int(every.lengths.argmax())] if count == 1 else list(range(count))
 
@@ -82,9 +82,9 @@ def a_state(run, B):
 @functools.cache
 def batch_for(name, count, with_state):
     """Not to be changed: others read it too."""
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     h_0 = a_state(run, count) if with_state else None
-    return cases.batch_of(run, cases.table_of(name), some_sequences(name, count), h_0)
+    return runs.batch_of(run, runs.table_of(name), some_sequences(name, count), h_0)
 
 
 def assert_same(run, batch, found, close=CLOSE, codes=False):
@@ -114,33 +114,33 @@ def assert_same(run, batch, found, close=CLOSE, codes=False):
 
 
 @pytest.mark.parametrize("count", [1, 3, 24])
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_every_output_is_the_models_from_no_state_and_from_a_given_one(name, count):
     for with_state in (False, True):
         batch = batch_for(name, count, with_state)
-        assert_same(cases.run_of(name), batch, answers(session_of(name), batch))
+        assert_same(runs.run_of(name), batch, answers(session_of(name), batch))
 
 
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_a_single_step_gives_what_the_model_gives(name):
-    run, frame = cases.run_of(name), cases.table_of(name)
-    if name in cases.WORDS:
+    run, frame = runs.run_of(name), runs.table_of(name)
+    if name in runs.WORDS:
         frame = frame.with_columns(pl.col("words", "tags").list.head(1))
     else:
         frame = frame.group_by("device", maintain_order=True).head(1)
-    batch = cases.batch_of(run, frame, h_0=a_state(run, frame.height))
+    batch = runs.batch_of(run, frame, h_0=a_state(run, frame.height))
     assert batch.numbers.shape[1] == 1
     assert_same(run, batch, answers(session_of(name), batch))
 
 
-STREAMS = [name for name in cases.CASES if "sequence" not in name and "both ways" not in name]
+STREAMS = [name for name in runs.CASES if "sequence" not in name and "both ways" not in name]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 @pytest.mark.parametrize("name", STREAMS)
 def test_chunks_that_hand_on_the_state_give_what_one_call_gives(name, chunk):
-    run = cases.run_of(name)
-    batch = cases.batch_of(run, cases.table_of(name), some_sequences(name, 24))
+    run = runs.run_of(name)
+    batch = runs.batch_of(run, runs.table_of(name), some_sequences(name, 24))
     assert (
         1 <= batch.lengths.min() < batch.lengths.max()
     )  # some end in an early chunk, and keep their state from there on
@@ -156,9 +156,9 @@ def test_chunks_that_hand_on_the_state_give_what_one_call_gives(name, chunk):
     assert_same(run, batch, joined | {"h_n": state})
 
 
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_what_comes_after_a_length_changes_nothing(name):
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     batch = copy.deepcopy(batch_for(name, 24, True))
     outside = ~batch.inside
     assert outside.any()
@@ -173,9 +173,9 @@ def test_what_comes_after_a_length_changes_nothing(name):
 
 
 @pytest.mark.parametrize("codes", [False, True])
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_inputs_and_outputs_have_the_names_types_and_open_axes_of_the_contract(name, codes):
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     pre, spec = run.preprocessing, run.model.spec
     session = session_of(name, codes)
     layers = spec.num_layers * (2 if spec.bidirectional else 1)
@@ -202,7 +202,7 @@ def test_inputs_and_outputs_have_the_names_types_and_open_axes_of_the_contract(n
 
 
 @pytest.mark.parametrize("codes", [False, True])
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_files_pass_onnxs_own_checks_and_everything_in_them_has_a_name(name, codes):
     model = onnx.load(file_of(name, codes))
     onnx.checker.check_model(model, full_check=True)
@@ -211,16 +211,16 @@ def test_files_pass_onnxs_own_checks_and_everything_in_them_has_a_name(name, cod
     assert all(names)
     assert len(set(names)) == len(names)
     versions = {opset.domain: opset.version for opset in model.opset_import}
-    has_text = bool(cases.run_of(name).preprocessing.tokens) and not codes
+    has_text = bool(runs.run_of(name).preprocessing.tokens) and not codes
     assert versions == {"": 17} | ({"ai.onnx.ml": 2} if has_text else {})
     assert (model.producer_name, model.producer_version) == ("tidegate", tidegate.__version__)
-    assert ", ".join(cases.run_of(name).preprocessing.target.names) in model.doc_string
+    assert ", ".join(runs.run_of(name).preprocessing.target.names) in model.doc_string
     assert "GRU" in {node.op_type for node in model.graph.node}
 
 
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_metadata_say_what_goes_in_and_what_comes_out(name):
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     pre = run.preprocessing
     metadata = session_of(name).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["tidegate"]) == json.loads(take_apart(run).to_json())
@@ -247,13 +247,13 @@ def exported(run, tmp_path, **options):
 
 
 def test_infinities_are_missing_where_training_took_them_so(tmp_path):
-    frame = cases.sensors()
+    frame = runs.sensors()
     x = frame["x"].to_list()
     x[3:9] = [float("inf"), float("-inf"), float("nan"), 1.0, float("inf"), 2.0]
     frame = frame.with_columns(x=pl.Series(x, dtype=pl.Float64))
     run = a_run(tmp_path, frame, target="label", features=["far", "x"], non_finite="missing")
     _, session = exported(run, tmp_path)
-    batch = cases.batch_of(run, frame)
+    batch = runs.batch_of(run, frame)
     assert np.isinf(batch.numbers).sum() == 3
     assert_same(run, batch, answers(session, batch))
 
@@ -263,7 +263,7 @@ FAR = [np.nan, np.inf, -np.inf, 1e300]
 
 def read_as_missing(answer, run):
     """`answer` of the codes' batch, for each of FAR in place of all numbers of a step."""
-    batch = cases.batch_of(run, cases.table_of("class"), [5, 1, 2])
+    batch = runs.batch_of(run, runs.table_of("class"), [5, 1, 2])
     found = []
     for value in FAR:
         batch.numbers[:, 0] = value
@@ -274,14 +274,12 @@ def read_as_missing(answer, run):
 
 
 def test_infinities_and_what_float32_cant_hold_read_as_missing(tmp_path):
-    assert cases.run_of("class").preprocessing.non_finite == "error"
-    read_as_missing(lambda batch: answers(session_of("class"), batch)["scores"], cases.run_of("class"))
+    assert runs.run_of("class").preprocessing.non_finite == "error"
+    read_as_missing(lambda batch: answers(session_of("class"), batch)["scores"], runs.run_of("class"))
 
 
 def test_openvino_reads_infinities_as_missing_too(openvino):
-    read_as_missing(
-        lambda batch: openvino_answers(file_of("class", codes=True), batch)["scores"], cases.run_of("class")
-    )
+    read_as_missing(lambda batch: openvino_answers(file_of("class", codes=True), batch)["scores"], runs.run_of("class"))
 
 
 @pytest.mark.parametrize("name", ["class", "both ways"])
@@ -291,7 +289,7 @@ def test_h_0_of_a_run_that_reads_both_ways_is_not_said_to_go_on(name):
 
 
 def test_an_empty_text_that_training_knew_as_a_category_is_not_the_missing_one(tmp_path):
-    frame = cases.sensors().with_columns(
+    frame = runs.sensors().with_columns(
         kind=pl.when(pl.col("x") > 0.5).then(pl.lit("")).when(pl.col("x") > 0).then(pl.lit("<missing>")).otherwise(None)
     )
     run = a_run(tmp_path, frame, target="label", features=["kind"])
@@ -300,34 +298,34 @@ def test_an_empty_text_that_training_knew_as_a_category_is_not_the_missing_one(t
     missing = session.get_modelmeta().custom_metadata_map["missing_text"]
     assert missing not in ("", "<missing>")
     assert repr(missing) in str(result)
-    batch = cases.batch_of(run, frame)
+    batch = runs.batch_of(run, frame)
     batch.tokens[..., 0][batch.inside & (batch.codes[..., 0] == 0)] = missing
     assert_same(run, batch, answers(session, batch))
 
 
 def test_columns_may_be_called_anything(tmp_path):
     names = ["a", "a/text", "a/embedding", "tokens", "scores", " ", "head/weight", "Ü🙂", "0_a"]
-    frame = cases.sensors()
+    frame = runs.sensors()
     rng = np.random.default_rng(3)
     frame = frame.with_columns(pl.Series(name, rng.choice(["u", "v", "w"], frame.height)) for name in names)
     run = a_run(tmp_path, frame, target="label", features=names)
     _, session = exported(run, tmp_path)
-    batch = cases.batch_of(run, frame)
+    batch = runs.batch_of(run, frame)
     assert_same(run, batch, answers(session, batch))
 
 
 def test_a_column_that_training_never_saw_filled_is_unknown_throughout(tmp_path):
-    frame = cases.sensors().with_columns(kind=pl.when(pl.col("split") == "train").then(None).otherwise(pl.col("kind")))
+    frame = runs.sensors().with_columns(kind=pl.when(pl.col("split") == "train").then(None).otherwise(pl.col("kind")))
     run = a_run(tmp_path, frame, target="label", features=["x", "kind"], split="split")
     assert run.preprocessing.tokens[0].vocabulary == ()
     _, session = exported(run, tmp_path)
-    batch = cases.batch_of(run, frame)
+    batch = runs.batch_of(run, frame)
     assert_same(run, batch, answers(session, batch))
 
 
 def test_words_are_known_in_lower_case_alone_and_the_notes_say_so():
-    run = cases.run_of("words")
-    batch = cases.batch_of(run, cases.table_of("words"))
+    run = runs.run_of("words")
+    batch = runs.batch_of(run, runs.table_of("words"))
     upper = np.vectorize(str.upper, otypes=[object])(batch.tokens)
     unknown = answers(session_of("words"), vars(batch) | {"tokens": np.full_like(upper, "never seen")})
     found = answers(session_of("words"), vars(batch) | {"tokens": upper})
@@ -338,7 +336,7 @@ def test_words_are_known_in_lower_case_alone_and_the_notes_say_so():
 
 @pytest.mark.parametrize("codes", [False, True])
 def test_the_mean_of_a_long_sequence_is_exact_to_rounding(codes):
-    run, T = cases.run_of("sequence mean"), 100_000
+    run, T = runs.run_of("sequence mean"), 100_000
     session, pre = session_of("sequence mean", codes), run.preprocessing
     means, stds = (np.array([getattr(c, key) for c in pre.numbers]) for key in ("mean", "std"))
     drift = np.linspace(-1, 1, T)[:, None] + 0.3 * np.random.default_rng(1).standard_normal((T, len(means)))
@@ -359,8 +357,8 @@ def test_the_mean_of_a_long_sequence_is_exact_to_rounding(codes):
 
 
 def test_classes_beyond_64_bits_are_named_and_their_numbers_can_be_had(tmp_path):
-    frame = cases.sensors().with_columns(id=pl.Series([2**63, 2**63 + 1], dtype=pl.UInt64).sample(
-        cases.sensors().height, with_replacement=True, seed=1))  # fmt: skip
+    frame = runs.sensors().with_columns(id=pl.Series([2**63, 2**63 + 1], dtype=pl.UInt64).sample(
+        runs.sensors().height, with_replacement=True, seed=1))  # fmt: skip
     run = a_run(tmp_path, frame.with_columns(pl.col("id")), target="id", features=["x"], task="class")
     with pytest.raises(SettingsError, match=r"classes of id hold 9223372036854775808, .* codes=True"):
         exported(run, tmp_path)
@@ -369,7 +367,7 @@ def test_classes_beyond_64_bits_are_named_and_their_numbers_can_be_had(tmp_path)
 
 def test_names_with_line_ends_stay_on_the_line_of_their_note(tmp_path):
     odd = {"x": "x\nInput  evil\x1b[31m", "kind": "kind\r\n", "label": "la\nbel"}
-    run = a_run(tmp_path, cases.sensors().rename(odd), target=odd["label"], features=[odd["x"], odd["kind"]])
+    run = a_run(tmp_path, runs.sensors().rename(odd), target=odd["label"], features=[odd["x"], odd["kind"]])
     said = str(exported(run, tmp_path)[0])
     assert said.splitlines() == said.split("\n")
     assert len([line for line in said.splitlines() if line.startswith("Input")]) == 4
@@ -384,7 +382,7 @@ def test_names_with_line_ends_stay_on_the_line_of_their_note(tmp_path):
 @pytest.mark.parametrize("name", ["class", "words both ways"])
 def test_a_code_of_no_entry_counts_as_unknown(name, code):
     batch = copy.deepcopy(batch_for(name, 3, False))
-    sizes = [c.size for c in cases.run_of(name).preprocessing.tokens]
+    sizes = [c.size for c in runs.run_of(name).preprocessing.tokens]
     session = session_of(name, codes=True)
     batch.codes[:] = 0
     right = answers(session, batch)
@@ -393,9 +391,9 @@ def test_a_code_of_no_entry_counts_as_unknown(name, code):
         np.testing.assert_array_equal(value, right[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_codes_give_the_same_as_text_and_the_json_beside_them_tells_both(name):
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     path = file_of(name, codes=True)
     told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert told == json.loads(take_apart(run).to_json())
@@ -408,17 +406,17 @@ def test_codes_give_the_same_as_text_and_the_json_beside_them_tells_both(name):
 
 
 def test_what_was_written_is_told_with_the_json_beside_it(tmp_path):
-    result, _ = exported(cases.run_of("class"), tmp_path, codes=True)
+    result, _ = exported(runs.run_of("class"), tmp_path, codes=True)
     assert result.beside == [tmp_path / "model.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.onnx"]
     said = str(result)
     assert "codes         int64 [B, T, 2]: kind, colour" in said
     assert "far (1e-03)" in said.split("OpenVINO computes in float32")[1]
-    assert ".json" not in str(exported(cases.run_of("class"), tmp_path)[0])
+    assert ".json" not in str(exported(runs.run_of("class"), tmp_path)[0])
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path):
-    parts = take_apart(cases.run_of("number"))
+    parts = take_apart(runs.run_of("number"))
     said = target.write(parts, tmp_path / "right.onnx").notes[-1]
     assert said.startswith(f"Checked with ONNX Runtime {onnxruntime.__version__}: ")
     assert float(said.split("at most ")[1].rstrip(".")) <= CLOSE
@@ -433,7 +431,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path):
 
 
 def test_a_file_that_onnx_runtime_reads_but_cant_run_is_not_written(tmp_path):
-    parts = take_apart(cases.run_of("categories alone"))
+    parts = take_apart(runs.run_of("categories alone"))
     short = [table[:1] for table in parts.embeddings]  # codes lead out of these
     with pytest.raises(TidegateError, match=r"Nothing was written: ONNX Runtime .* stopped: .*pip install --upgrade"):
         target.write(dataclasses.replace(parts, embeddings=short), tmp_path / "wrong.onnx")
@@ -441,7 +439,7 @@ def test_a_file_that_onnx_runtime_reads_but_cant_run_is_not_written(tmp_path):
 
 
 def test_a_run_whose_own_scores_are_no_numbers_is_refused(tmp_path):
-    run = cases.run_of("number")
+    run = runs.run_of("number")
     with torch.no_grad():
         run.model.head.bias.fill_(torch.nan)
     with pytest.raises(SettingsError, match="already in Tidegate"):
@@ -462,7 +460,7 @@ def test_where_the_model_itself_makes_much_of_rounding_so_may_the_file():
 
 def test_without_onnx_runtime_the_notes_say_that_nothing_was_checked(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    result = cases.run_of("class").export("onnx", tmp_path / "model.onnx")
+    result = runs.run_of("class").export("onnx", tmp_path / "model.onnx")
     assert result.notes[-1].startswith("Not checked: ONNX Runtime is not installed")
     assert result.path.is_file()
 
@@ -471,17 +469,17 @@ def test_without_onnx_runtime_the_notes_say_that_nothing_was_checked(tmp_path, m
 def test_where_one_file_cant_be_written_neither_is_there(tmp_path, blocked):
     (tmp_path / blocked).mkdir()
     with pytest.raises(DiskError if blocked == "model.onnx" else SettingsError):
-        target.write(take_apart(cases.run_of("class")), tmp_path / "model.onnx", codes=True)
+        target.write(take_apart(runs.run_of("class")), tmp_path / "model.onnx", codes=True)
     assert [p.name for p in tmp_path.iterdir()] == [blocked]
 
 
 def test_an_earlier_json_file_stays_as_it_was_where_the_onnx_file_cant_be_written(tmp_path):
-    cases.run_of("class").export("onnx", tmp_path / "model.onnx", codes=True)
+    runs.run_of("class").export("onnx", tmp_path / "model.onnx", codes=True)
     before = (tmp_path / "model.json").read_bytes()
     (tmp_path / "model.onnx").unlink()
     (tmp_path / "model.onnx").mkdir()
     with pytest.raises(DiskError):
-        target.write(take_apart(cases.run_of("labels")), tmp_path / "model.onnx", codes=True)
+        target.write(take_apart(runs.run_of("labels")), tmp_path / "model.onnx", codes=True)
     assert (tmp_path / "model.json").read_bytes() == before
 
 
@@ -489,13 +487,13 @@ def test_a_json_file_that_is_not_ours_is_not_replaced_and_one_of_ours_is(tmp_pat
     mine = tmp_path / "model.json"
     mine.write_text('{"format": "mine"}')
     with pytest.raises(SettingsError, match=r"model\.json is there and was not written by an export.* Name another"):
-        cases.run_of("class").export("onnx", tmp_path / "model.onnx", codes=True)
+        runs.run_of("class").export("onnx", tmp_path / "model.onnx", codes=True)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"model.json": '{"format": "mine"}'}
-    cases.run_of("class").export("onnx", tmp_path / "model.onnx")  # has none beside it
+    runs.run_of("class").export("onnx", tmp_path / "model.onnx")  # has none beside it
     mine.unlink()
     for name in ("class", "labels"):
-        cases.run_of(name).export("onnx", tmp_path / "model.onnx", codes=True)
-    assert json.loads(mine.read_text()) == take_apart(cases.run_of("labels")).description
+        runs.run_of(name).export("onnx", tmp_path / "model.onnx", codes=True)
+    assert json.loads(mine.read_text()) == take_apart(runs.run_of("labels")).description
 
 
 def test_a_file_that_is_there_outlives_an_export_that_fails(tmp_path, monkeypatch):
@@ -503,7 +501,7 @@ def test_a_file_that_is_there_outlives_an_export_that_fails(tmp_path, monkeypatc
     path.write_text("before")
     (tmp_path / "model.json").write_text('{"format": "tidegate-export"}')
     before = {p.name: p.read_text() for p in tmp_path.iterdir()}
-    parts = take_apart(cases.run_of("class"))
+    parts = take_apart(runs.run_of("class"))
     weights = sum(w.nbytes for layer in parts.layers for way in layer for w in way)
     for most in (weights, 2 * weights):  # the constants alone are too large; the file with all its texts is
         monkeypatch.setattr(target, "LARGEST", most)
@@ -525,7 +523,7 @@ def test_what_protobuf_itself_says_of_a_file_that_is_too_large_is_said_in_the_sa
     monkeypatch.setattr(onnx.helper, "make_model", lambda *_, **__: Model())
     monkeypatch.setattr(onnx.helper, "set_model_props", lambda *_: None)
     with pytest.raises(SettingsError, match="2 GiB that an ONNX file holds"):
-        cases.run_of("class").export("onnx", tmp_path / "model.onnx")
+        runs.run_of("class").export("onnx", tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -586,9 +584,9 @@ def in_float32(run, batch):
 
 
 @pytest.mark.parametrize("count", [1, 3, 24])
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize("name", runs.CASES)
 def test_openvino_gives_the_models_outputs_in_float32(name, count, openvino):
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     for with_state in (False, True):
         batch = in_float32(run, batch_for(name, count, with_state))
         found = openvino_answers(file_of(name, codes=True), batch)
@@ -603,8 +601,8 @@ def test_openvino_gives_the_models_outputs_in_float32(name, count, openvino):
 
 
 def test_openvino_keeps_of_values_far_from_0_what_the_notes_say(tmp_path, openvino):
-    run = cases.run_of("one number")
-    batch = cases.batch_of(run, cases.table_of("one number"))
+    run = runs.run_of("one number")
+    batch = runs.batch_of(run, runs.table_of("one number"))
     away = np.abs(openvino_answers(file_of("one number", codes=True), batch)["scores"] - batch.scores)[batch.inside]
     assert CLOSE < away.max() < 2e-3  # ONNX Runtime: less than CLOSE
     said = run.export("onnx", tmp_path / "model.onnx", codes=True).notes[-1]
@@ -819,9 +817,9 @@ ON_CSV = ["class", "yes/no", "whole-number classes", "labels", "two numbers", "f
 
 @pytest.mark.parametrize("name", [*ON_CSV, "categories alone", "sequence mean both ways"])
 def test_the_example_predicts_what_the_run_predicts_without_torch_and_tidegate(name, without_torch, tmp_path):
-    run = cases.run_of(name)
+    run = runs.run_of(name)
     table = tmp_path / "table.csv"
-    cases.table_of(name).sample(fraction=1, shuffle=True, seed=1).write_csv(table)
+    runs.table_of(name).sample(fraction=1, shuffle=True, seed=1).write_csv(table)
     said = without_torch(ROOT / "examples" / "05_onnx_without_torch.py", file_of(name), table)
     assert said.returncode == 0, said.stderr
     expected = run.predict(table)
@@ -847,8 +845,8 @@ def example(without_torch, model, table, text):
 
 def test_the_example_reads_codes_with_gaps_as_the_run_does(without_torch, tmp_path):
     rng = np.random.default_rng(1)
-    code = pl.Series([f"{c}.0" if c > 1 else "1.00" for c in rng.choice([1, 2, 3], cases.sensors().height)])
-    frame = cases.sensors().with_columns(code=pl.when(pl.col("x") > 0.5).then(pl.lit("NA")).otherwise(code))
+    code = pl.Series([f"{c}.0" if c > 1 else "1.00" for c in rng.choice([1, 2, 3], runs.sensors().height)])
+    frame = runs.sensors().with_columns(code=pl.when(pl.col("x") > 0.5).then(pl.lit("NA")).otherwise(code))
     (tmp_path / "train.csv").write_text(frame.write_csv(), encoding="utf-8")
     run = a_run(tmp_path, tmp_path / "train.csv", target="label", features=["code", "x"], categories=["code"])
     assert take_apart(run).description["tokens"][0]["whole_numbers"]
@@ -887,5 +885,5 @@ def test_the_example_stops_with_a_sentence_where_it_cant_read(without_torch, tmp
 
 def test_no_case_lacks_a_number_column_that_needs_its_digits():
     # Else the standardisation in float64 would be tested nowhere.
-    columns = [c for n in cases.SENSORS for c in cases.run_of(n).preprocessing.features if isinstance(c, NumberColumn)]
+    columns = [c for n in runs.SENSORS for c in runs.run_of(n).preprocessing.features if isinstance(c, NumberColumn)]
     assert max(abs(c.mean) / c.std for c in columns) > 1e4

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.convert_cases import H, I, kinds
-from tests.export.cases import run_of
 
 import tidegate
+from tests.helpers.conversions import H, I, kinds
+from tests.helpers.runs import run_of
 from tidegate import keras_models
 from tidegate.errors import SettingsError
 

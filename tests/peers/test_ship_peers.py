@@ -1,4 +1,4 @@
-"""README's export commands for ONNX and Keras, run as written; what they write is loaded by its own program."""
+"""The export commands of docs/ship.md for ONNX and Keras, run as written; what they write is loaded by its own program."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
-from tests.docs.test_ship import commands, folder
-from tests.export.cases import batch_of, sensors
 
+from tests.helpers.runs import batch_of, sensors
+from tests.helpers.ship import commands, working_directory
 from tidegate import keras_models
 from tidegate.training import load
 
 pytestmark = pytest.mark.peers
-__all__ = ["folder"]  # the fixture: the working directory that the README speaks of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return working_directory(tmp_path_factory.mktemp("ship"))
 
 
 def run(command: str, cwd) -> str:
@@ -32,7 +36,7 @@ def expected(folder):
     return batch, {"numbers": batch.numbers, "tokens": batch.tokens, "lengths": batch.lengths, "h_0": batch.h_0}
 
 
-def test_the_onnx_command_of_the_readme_writes_what_onnx_runtime_runs(folder):
+def test_the_onnx_command_of_the_page_writes_what_onnx_runtime_runs(folder):
     (command,) = [c for c in commands() if "onnx" in c]
     assert "Checked with ONNX Runtime" in run(command, folder)
     batch, given = expected(folder)
@@ -41,7 +45,7 @@ def test_the_onnx_command_of_the_readme_writes_what_onnx_runtime_runs(folder):
     assert np.abs(scores - batch.scores)[batch.inside].max() < 1e-5
 
 
-def test_the_keras_command_of_the_readme_writes_what_keras_runs(folder):
+def test_the_keras_command_of_the_page_writes_what_keras_runs(folder):
     (command,) = [c for c in commands() if "keras" in c]
     assert "keras.saving.load_model" in run(command, folder)
     keras = keras_models.import_keras("this test", tensorflow=True)

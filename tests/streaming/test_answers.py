@@ -8,8 +8,8 @@ import signal
 import warnings
 
 import pytest
-from tests.export.cases import folder_of, run_of, sensors
 
+from tests.helpers.runs import folder_of, run_of, sensors
 from tidegate.cli import main
 from tidegate.data.lines import RowLines
 from tidegate.errors import DataError, DataWarning, SettingsError

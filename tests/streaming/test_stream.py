@@ -13,12 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import QUICK
-from tests.export.cases import CASES, ROLES, folder_of, run_of, sensors, table_of
 
+from tests.helpers.runs import CASES, ROLES, folder_of, run_of, sensors, table_of
+from tests.helpers.tables import QUICK
 from tidegate.errors import DataError, SettingsError, ShapeError
 from tidegate.files import DiskError
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 from tidegate.streaming import StreamState
 from tidegate.training import load, train
 
@@ -115,8 +115,8 @@ def test_the_layer_steps_in_the_native_back_end(monkeypatch):
     for _ in range(3):
         stream.push(row)
     calls = []
-    quick = native_cpu.quick_step
-    monkeypatch.setattr(native_cpu, "quick_step", lambda *a: calls.append(quick(*a)) or calls[-1])
+    quick = native.quick_step
+    monkeypatch.setattr(native, "quick_step", lambda *a: calls.append(quick(*a)) or calls[-1])
     stream.push(row)
     assert len(calls) == 1
     assert calls[0] is not None
@@ -126,7 +126,7 @@ def test_without_the_kernels_a_stream_gives_the_same_to_rounding(monkeypatch):
     rows = sensors().rows(named=True)[:40]
     stream = new_stream("number")
     expected = [stream.push(row)["prediction"] for row in rows]
-    monkeypatch.setattr(native_cpu, "_MISSING", "not here")
+    monkeypatch.setattr(native.kernels, "_MISSING", "not here")
     other = new_stream("number")
     found = [other.push(row)["prediction"] for row in rows]
     assert found == pytest.approx(expected, abs=2e-4)

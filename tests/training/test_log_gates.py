@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.conftest import QUICK, signal_table
-from tests.training.test_training import ROLES, StopAfter, same_weights
 
+from tests.helpers.tables import QUICK, signal_table
+from tests.helpers.training import ROLES, StopAfter, same_weights
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import TRAIN, VALID
 from tidegate.data.tables import read_table, write_table
@@ -18,7 +18,7 @@ from tidegate.errors import SettingsError
 from tidegate.report.gate_curves import gate_curves
 from tidegate.trained.folder import read_history
 from tidegate.trained.rows import batch_source
-from tidegate.training import Interrupted, TrainSettings, load, loop, train
+from tidegate.training import Interrupted, TrainSettings, load, train
 from tidegate.training.gate_log import MOST_STEPS, SHARE, GateLog, _of_similar_length
 from tidegate.training.journal import FolderJournal
 from tidegate.training.resolve import build, complete, model_spec
@@ -52,7 +52,7 @@ def test_training_gives_the_same_bits_with_the_gates_logged_and_without(tmp_path
     assert set(logged.history[0]) - set(without.history[0]) == own
     plain = [{k: v for k, v in row.items() if k not in own and k != "seconds"} for row in logged.history]
     assert plain == [{k: v for k, v in row.items() if k != "seconds"} for row in without.history]
-    bare = loop.read_history(tmp_path / "with/no_memory/metrics.csv")  # has no gates to log
+    bare = read_history(tmp_path / "with/no_memory")  # has no gates to log
     assert not set(bare[0]) & own
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,26 +12,16 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from tests.conftest import QUICK, signal_table
 
+from tests.helpers.tables import QUICK, signal_table
+from tests.helpers.training import ROLES, DieAfter, StopAfter, same_weights
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
 from tidegate.files import DiskError
 from tidegate.model.tasks import TASKS
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru import native
 from tidegate.training import Interrupted, TrainingFailed, TrainSettings, load, train
-from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete
-
-ROLES = {"target": "label", "group": "device", "time": "t"}
-
-
-def weights(r) -> dict[str, torch.Tensor]:
-    return r.model.state_dict()
-
-
-def same_weights(a, b) -> bool:
-    return all(torch.equal(v, weights(b)[k]) for k, v in weights(a).items())
 
 
 def test_a_gru_learns_what_a_head_without_memory_cannot(tmp_path):
@@ -109,10 +97,10 @@ def test_training_evaluation_and_prediction_run_the_native_kernels(tmp_path, sig
     class Spy:
         def __getattr__(self, name):
             seen.add(name)
-            return getattr(native, name)
+            return getattr(cpp, name)
 
-    native = native_cpu._native
-    monkeypatch.setattr(native_cpu, "_native", Spy())
+    cpp = native.kernels.cpp
+    monkeypatch.setattr(native.kernels, "cpp", Spy())
     run = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
     assert {"forward_once", "backward", "pack", "forward"} <= seen  # trained; then, without gradients, evaluated
     for use in (run.evaluate, run.predict):
@@ -138,18 +126,6 @@ def test_training_leaves_the_global_random_state_alone(tmp_path, signals):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class StopAfter(Silent):
-    """Sends this process a Ctrl-C after some batches."""
-
-    def __init__(self, batches: int):
-        self.left = batches
-
-    def step(self, loss: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.mark.parametrize("batches", [1, 3, 4, 6, 9])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, signals, batches):
     assert threading.current_thread() is threading.main_thread()
@@ -168,15 +144,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, signals, batches)
     assert resumed.results.to_dict()["model"] == whole.results.to_dict()["model"]
     with pytest.raises(RunError, match="is finished; there is nothing to resume"):
         train(out=tmp_path / "cut", resume=True, progress=False)
-
-
-class DieAfter(StopAfter):
-    """Ends the training as a power cut would: nothing more is saved."""
-
-    def step(self, loss: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("batches", [2, 7, 10])
@@ -239,7 +206,7 @@ def test_neither_other_sequences_nor_padding_reach_a_prediction(tmp_path, signal
 def test_a_long_sequence_is_evaluated_whole_with_its_state_carried(tmp_path, signals, monkeypatch):
     frame = signal_table(groups=6, least=60, most=90)
     r = train(frame, out=tmp_path / "run", window=16, **(QUICK | ROLES))
-    from tidegate.training import evaluation
+    from tidegate.trained import evaluation
 
     whole = r.predict(frame, probabilities=True)
     monkeypatch.setattr(evaluation, "CHUNK", 13)

@@ -169,10 +169,10 @@ def _sentence(error: Exception) -> str:
 
 def peak_gflops(threads: int) -> tuple[float | None, str]:
     """What `threads` cores reach in multiply-adds on registers, in GFLOP/s; or None and the reason."""
-    from tidegate.ops.gru import native_cpu
+    from tidegate.ops.gru import native
 
-    why = native_cpu.missing()
+    why = native.missing()
     if why is not None:
         return None, why
     # The best of five: another program's share of the time is not the machine's.
-    return max(native_cpu._native.peak_gflops(threads, 0.1) for _ in range(5)), ""
+    return max(native.peak_gflops(threads, 0.1) for _ in range(5)), ""

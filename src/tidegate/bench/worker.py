@@ -40,7 +40,7 @@ def work(job: dict[str, Any], say: Say) -> None:
     from tidegate.bench.measure import measure, peak_gflops
     from tidegate.bench.peers import PEERS, Peer
     from tidegate.bench.shapes import Cell, Shape
-    from tidegate.ops.gru import native_cpu
+    from tidegate.ops.gru import native
 
     threads = job["threads"]
     torch.set_num_threads(threads)
@@ -51,7 +51,7 @@ def work(job: dict[str, Any], say: Say) -> None:
         except Exception as error:
             peers[name] = error
     peak, why_not = peak_gflops(threads)
-    isa = native_cpu.isa() if native_cpu.missing() is None else ""
+    isa = native.isa() if native.missing() is None else ""
     say({"backend": str(backends.explain().chosen), "isa": isa, "peak_gflops": peak, "no_peak": why_not})
 
     cells = [Cell(kind, Shape(*sizes)) for kind, *sizes in job["cells"]]

@@ -18,7 +18,7 @@ def doctor() -> None:
 
     import tidegate
     from tidegate import backends
-    from tidegate.ops.gru import native_cpu
+    from tidegate.ops.gru import native
 
     typer.echo(
         f"tidegate {tidegate.__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"
@@ -29,9 +29,9 @@ def doctor() -> None:
         except importlib.metadata.PackageNotFoundError:
             typer.echo(f"  {name:<13} not installed (pip install 'tidegate[train]' brings it)")
     typer.echo(f"CPU: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-    missing = native_cpu.missing()
+    missing = native.missing()
     if missing is None:
-        typer.echo(f"native back end: {native_cpu.isa()}; this processor can: {', '.join(native_cpu.isas())}")
+        typer.echo(f"native back end: {native.isa()}; this processor can: {', '.join(native.isas())}")
     else:
         typer.echo(
             f"native back end: not there, as {missing}. On a CPU the GRU then runs PyTorch's loop, several times slower "

@@ -22,7 +22,7 @@ from tidegate.errors import SettingsError, TidegateError, package_missing
 from tidegate.export.parts import FORMAT, Exported, Parts, array, check_beside, one_line
 from tidegate.files import replacing_all
 from tidegate.nn import GRU
-from tidegate.ops.gru.reference import NORM_EPSILON
+from tidegate.ops.gru.equations import NORM_EPSILON
 
 OPSET = 17  # the lowest with LayerNormalization; all else here is older. ONNX Runtime reads it since 1.12, of 2022.
 IR_VERSION = 8  # the one that came with opset 17: newer ones only shut out older runtimes
@@ -405,7 +405,7 @@ def _operator(graph: _Graph, core: GRU, me: str, weights: Sequence[np.ndarray], 
 
 
 def _scan(graph: _Graph, core: GRU, me: str, weights: Sequence[np.ndarray], x: str, h_0: str) -> str:
-    """The same by a Scan over the steps, from the equations in `tidegate.ops.gru.reference`."""
+    """The same by a Scan over the steps, from the equations in `tidegate.ops.gru.equations`."""
     H, real = core.hidden_size, weights[0].dtype
     w_ih, w_hh, *more = weights
     b_ih, b_hh = (more.pop(0), more.pop(0)) if core.bias else (None, None)

@@ -29,7 +29,7 @@ from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.files import write_text
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.model.tasks import TASKS
-from tidegate.ops.gru.reference import gru_cell
+from tidegate.ops.gru.equations import gru_cell
 from tidegate.pages import render
 from tidegate.report.charts import line_chart
 from tidegate.report.gate_curves import DEFINITIONS, gate_curves

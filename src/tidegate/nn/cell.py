@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tidegate import backends
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru.backend import PREFERRED
 
 
 class GRUCell(nn.Module):
@@ -90,8 +90,9 @@ class GRUCell(nn.Module):
 
         Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device.
         """
-        if self.backend in ("auto", "native") and type(hx) is Tensor:
-            done = native_cpu.quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
+        preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
+        if preferred is not None and preferred.quick_step is not None and type(hx) is Tensor:
+            done = preferred.quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
             if done is not None:
                 return done[0]
         w_ih, w_hh, b_ih, b_hh = self._weights()

@@ -16,9 +16,9 @@ from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
 from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
-from tidegate.ops.gru import native_cpu, torch_aten
+from tidegate.ops.gru.backend import BACKENDS, PREFERRED
+from tidegate.ops.gru.equations import parts
 from tidegate.ops.gru.extras import Extras
-from tidegate.ops.gru.parts import parts
 
 
 class GRU(RecurrentLayer):
@@ -243,8 +243,8 @@ class GRU(RecurrentLayer):
 x is [T=20, B=4, I=5] (batch_first=False).
         """
         x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
-        run = backends.choose(self.backend, x, () if extras is None else extras.wishes(self.training)).gru
-        output, h_n = run(
+        back_end = backends.choose(self.backend, x, () if extras is None else extras.wishes(self.training))
+        output, h_n = back_end.gru(
             x,
             h_0,
             weights,
@@ -287,7 +287,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
         """
         x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
         wishes = ["trace"] if extras is None else ["trace", *extras.wishes(self.training)]
-        output, h_n, layers = backends.choose(self.backend, x, wishes).trace(
+        trace = backends.choose(self.backend, x, wishes).trace
+        assert trace is not None  # (it is one of the wishes)
+        output, h_n, layers = trace(
             x,
             h_0,
             weights,
@@ -386,11 +388,11 @@ x is [T=20, B=4, I=5] (batch_first=False).
         >>> torch.allclose(y, layer(x)[0][-1], atol=1e-6)
         True
         """
-        if self.backend in ("auto", "native") and not (
-            self.training and (self.dropout or self.zoneout or self.recurrent_dropout)
-        ):
+        preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
+        draws = self.training and (self.dropout or self.zoneout or self.recurrent_dropout)
+        if preferred is not None and preferred.quick_step is not None and not draws:
             form = (self.reset, self.layer_norm, self.zoneout)
-            done = native_cpu.quick_step(self._kept, input, state, self._parameters, form)
+            done = preferred.quick_step(self._kept, input, state, self._parameters, form)
             if done is not None:
                 return done
         weights = self._weights()
@@ -418,15 +420,18 @@ x is [T=20, B=4, I=5] (batch_first=False).
 
     def _join_weights(self) -> None:
         own: dict[str, Any] = self._parameters
-        if not self.layer_norm and all(isinstance(own.get(name), Tensor) for name in self._flat_names):
-            torch_aten.join_weights(
-                [own[name] for name in self._flat_names],
-                input_size=self.input_size,
-                hidden_size=self.hidden_size,
-                num_layers=self.num_layers,
-                bidirectional=self.bidirectional,
-                bias=self.bias,
-            )
+        if self.layer_norm or not all(isinstance(own.get(name), Tensor) for name in self._flat_names):
+            return
+        for back_end in BACKENDS.values():
+            if back_end.join_weights is not None:
+                back_end.join_weights(
+                    [own[name] for name in self._flat_names],
+                    input_size=self.input_size,
+                    hidden_size=self.hidden_size,
+                    num_layers=self.num_layers,
+                    bidirectional=self.bidirectional,
+                    bias=self.bias,
+                )
 
     # How weights get new memory: .to() and its kin; load_state_dict(assign=True); copying and unpickling.
 

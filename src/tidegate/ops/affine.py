@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tidegate.ops.gru import native_cpu
+from tidegate.ops.gru.backend import BACKENDS, Affine
+
+
+def _kernel_for(x: Tensor, weight: Tensor, bias: Tensor) -> Affine | None:
+    """That of the first back end that takes these; None: PyTorch's."""
+    for back_end in BACKENDS.values():
+        if back_end.affine is not None and back_end.affine.can_affine(x, weight, bias):
+            return back_end.affine
+    return None
 
 
 def affine(
@@ -22,9 +30,8 @@ def affine(
 
     So a row that comes alone, in a stream, gets what it gets in a table of millions.
     """
-    if torch.is_grad_enabled() or not native_cpu.can_affine(x, weight, bias):
-        return functional.linear(x, weight, bias)
-    return native_cpu.affine(x, weight, bias)
+    kernel = None if torch.is_grad_enabled() else _kernel_for(x, weight, bias)
+    return functional.linear(x, weight, bias) if kernel is None else kernel.affine(x, weight, bias)
 
 
 def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:
@@ -35,14 +42,15 @@ def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:
     """
     y = torch.empty(1, weight.size(0), dtype=weight.dtype)
     found = y.numpy()[0]
-    if not native_cpu.can_affine(y.new_empty(1, weight.size(1)), weight, bias):
+    kernel = _kernel_for(y.new_empty(1, weight.size(1)), weight, bias)
+    if kernel is None:
 
         def by_torch(x: Tensor) -> np.ndarray:
             y.copy_(functional.linear(x, weight, bias))
             return found
 
         return by_torch
-    product = native_cpu.affine_into(weight, bias, y)
+    product = kernel.affine_into(weight, bias, y)
 
     def by_kernel(x: Tensor) -> np.ndarray:
         product(x.data_ptr())

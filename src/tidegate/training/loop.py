@@ -103,6 +103,7 @@ class Loop:
             self._checkpoint()
         if self._best is not None:
             self.model.load_state_dict(self._best)
+        self.optimizer.zero_grad(set_to_none=True)  # what is left holds no gradients of the last batch
         self.model.eval()
         return state
 

@@ -1,17 +1,7 @@
-"""The definition of the GRU: plain PyTorch that reads like the equations; every other back end is held to it.
+"""The definition over whole sequences: the equations step after step, in both directions, layer by layer.
 
-Shapes: `T` steps, `B` batch, `I` input features, `H` hidden units, `D` directions (1 or 2). Time comes first.
-The three gates are stacked in the order r (reset), z (update), n (candidate) along the first axis of every
-weight:
-
-    w_ih = | W_ir |        b_ih = | b_ir |        w_hh = | W_hr |        b_hh = | b_hr |
-           | W_iz |               | b_iz |               | W_hz |               | b_hz |
-           | W_in |               | b_in |               | W_hn |               | b_hn |
-           [3H, I]                [3H]                   [3H, H]                [3H]
-
-**z = 1 keeps the old state.** Papers: Cho et al. 2014, arXiv:1406.1078; Chung et al. 2014, arXiv:1412.3555. What may
-change the recurrence: layer norm, Ba et al. 2016, arXiv:1607.06450; recurrent dropout, Gal and Ghahramani 2016,
-arXiv:1512.05287; zoneout, Krueger et al. 2017, arXiv:1606.01305.
+Plain PyTorch, so it runs on every device, in every transform and under every option; every other back end has its
+signatures and is held against it. Shapes: as in `equations`, with `D` directions (1 or 2); time comes first.
 """
 
 from __future__ import annotations
@@ -23,102 +13,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout as drop
-from torch.nn.functional import layer_norm, linear
 from torch.utils.checkpoint import checkpoint
 
+from tidegate.ops.gru.equations import HALF_TYPES, gates_of_x, next_state
+from tidegate.ops.gru.equations import gru_cell as gru_cell  # (a back end has it)
 from tidegate.ops.gru.extras import Extras, LayerExtras, PackedRows
 from tidegate.ops.gru.modes import transformed, values_are_hidden
+from tidegate.ops.gru.stack import batch_of, stack
 
-_HALF_TYPES = (torch.float16, torch.bfloat16)
-NORM_EPSILON = 1e-5
-
-
-def _wide(*tensors: Tensor | None) -> list[Any]:
-    return [None if v is None else v.float() for v in tensors]
-
-
-def gru_cell(
-    x_t: Tensor,  # [B, I]
-    h_prev: Tensor,  # [B, H]
-    w_ih: Tensor,  # [3H, I]
-    w_hh: Tensor,  # [3H, H]
-    b_ih: Tensor | None = None,  # [3H]
-    b_hh: Tensor | None = None,  # [3H]
-    *,
-    reset: str = "after",
-    kept: dict[Any, Any] | None = None,
-) -> Tensor:  # [B, H]
-    """One step of one layer. `kept` is as in `gru`.
-
-        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
-        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))        reset="after"
-        n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)        reset="before"
-        h' = (1 - z) * n + z * h
-
-    `reset="after"` is what torch, cuDNN and Keras compute: the reset gate scales the product.
-    `reset="before"` is the form of the papers: it scales the state that goes into the product. A `float16` or
-    `bfloat16` step is computed in float32 and rounded once, at the end.
-
-    >>> x, h = torch.tensor([[1.0]]), torch.tensor([[0.5]])
-    >>> w_ih, w_hh = torch.tensor([[0.0], [100.0], [1.0]]), torch.zeros(3, 1)   # W_iz is huge, so z = 1 ...
-    >>> gru_cell(x, h, w_ih, w_hh)                                              # ... and the state is kept
-    tensor([[0.5000]])
-
-    Raises `ValueError` when `reset` is another word.
-    """
-    if x_t.dtype in _HALF_TYPES:
-        return gru_cell(*_wide(x_t, h_prev, w_ih, w_hh, b_ih, b_hh), reset=reset).to(x_t.dtype)
-    return _step(_of_x(x_t, w_ih, b_ih, None), h_prev, w_hh, b_hh, reset)[0]
+name = "reference"
+about = "the definition, step by step in Python; it does all, and slowly"
+in_transforms = True
+quick_step = join_weights = affine = None
 
 
-def _sums(v: Tensor, w: Tensor, b: Tensor | None, g: Tensor | None) -> Tensor:
-    """W v + b; with layer norm's gains g ⊙ norm(W v) + b, the values of all of w's rows normalised together."""
-    if g is None:
-        return linear(v, w, b)
-    return layer_norm(linear(v, w), (w.size(0),), g, b, NORM_EPSILON)
+def missing() -> None:
+    """Nothing: it runs wherever torch does."""
 
 
-def _gates(H: int, *stacked: Tensor | None) -> tuple[list[Any], list[Any]]:
-    """The r and z part and the n part of weights or biases: two sums, as a layer norm sees them."""
-    return [None if v is None else v[: 2 * H] for v in stacked], [None if v is None else v[2 * H :] for v in stacked]
-
-
-def _of_x(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, g_ih: Tensor | None) -> Tensor:
-    """What x has to say to the gates, [..., 3H]."""
-    if g_ih is None:
-        return linear(x, w_ih, b_ih)
-    rz, n = _gates(w_ih.size(0) // 3, w_ih, b_ih, g_ih)
-    return torch.cat([_sums(x, *rz), _sums(x, *n)], dim=-1)
-
-
-def _step(
-    gates_x: Tensor,  # [B, 3H], what x has to say to the gates: W_ir x + b_ir | W_iz x + b_iz | W_in x + b_in
-    h_prev: Tensor,  # [B, H]
-    w_hh: Tensor,  # [3H, H]
-    b_hh: Tensor | None,  # [3H]
-    reset: str,
-    g_hh: Tensor | None = None,  # [3H], layer norm's gains
-    mask: Tensor | None = None,  # [B, H], recurrent dropout's
-    zone: Tensor | float = 0.0,  # [B, H] or one for all: the part of its state that a unit keeps in any case
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:  # h_t [B, H]; r, z, n, h_n [B, H] each
-    if reset not in ("after", "before"):
-        raise ValueError(f"reset is {reset!r}, expected 'after' or 'before'.")
-    x_r, x_z, x_n = gates_x.chunk(3, dim=-1)  # [B, H] each
-    of_rz, of_n = _gates(h_prev.size(-1), w_hh, b_hh, g_hh)
-    h = h_prev if mask is None else mask * h_prev
-    h_r, h_z = _sums(h, *of_rz).chunk(2, dim=-1)
-    r = torch.sigmoid(x_r + h_r)
-    z = torch.sigmoid(x_z + h_z)
-    if reset == "after":
-        h_n = _sums(h, *of_n)
-        n = torch.tanh(x_n + r * h_n)
-    else:
-        h_n = _sums(r * h, *of_n)
-        n = torch.tanh(x_n + h_n)
-    keep = z + zone * (1 - z)
-    return (1 - keep) * n + keep * h_prev, (r, z, n, h_n)
+def why_not(x: Any, wishes: Sequence[str]) -> None:
+    """Nothing: it runs everywhere, whatever is wished."""
 
 
 def gru_layer(
@@ -154,7 +68,7 @@ def gru_layer(
 
     A step that is not `there` leaves the state as it is. No steps (T = 0): an empty output, and h_n = h_0.
     """
-    gates_x = _of_x(x, w_ih, b_ih, g_ih)  # [T, B, 3H]: it needs no state, so all steps at once
+    gates_x = gates_of_x(x, w_ih, b_ih, g_ih)  # [T, B, 3H]: it needs no state, so all steps at once
     sizes = [x.size(1)] * x.size(0) if batch_sizes is None else batch_sizes.tolist()
     steps = gates_x.unbind(0) if batch_sizes is None else gates_x.split(sizes)
     zones = _by_step(zone, batch_sizes, sizes, gates_x.dtype)
@@ -176,7 +90,7 @@ def gru_layer(
                 anew = torch.where(resets[marked, :n, None], fresh[:n], h_prev[:n]) if n else h_prev[:0]
                 h_prev = torch.cat([anew, h_prev[n:]])
             m = None if mask is None else mask[:B_t]
-            h_t, parts = _step(steps[t], h_prev, w_hh, b_hh, reset, g_hh, m, zones[t])
+            h_t, parts = next_state(steps[t], h_prev, w_hh, b_hh, reset, g_hh, m, zones[t])
             if there is not None:
                 h_t = torch.where(there[t, :, None], h_t, state)
             outputs.append(h_t)
@@ -286,52 +200,17 @@ def are_steps(batch_sizes: Sequence[int], rows: int) -> bool:
     )
 
 
-def batch_of(x: Tensor, batch_sizes: Tensor | None, extras: Extras | None) -> int:
-    """B, wherever it is to be found."""
-    if batch_sizes is not None:
-        return int(batch_sizes[0])
-    if extras is not None and extras.lengths is not None:
-        return extras.lengths.size(0)
-    return x.size(1)
-
-
-def stack(
-    run_layer: Callable[..., tuple[Tensor, Tensor, Any]],  # as `layer`, and with `place`: which layer it is
+def _run_layer(
     x: Tensor,
     h_0: Tensor | None,
     weights: list[Tensor],
+    bias: bool,
+    batch_sizes: Tensor | None,
+    extras: LayerExtras | None,
     *,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    bias: bool = True,
-    dropout: float = 0.0,
-    training: bool = False,
-    batch_sizes: Tensor | None = None,
-    extras: Extras | None = None,
-) -> tuple[Tensor, Tensor, list[tuple[Tensor, Any]]]:  # output; h_n; the first and third result of every layer
-    """The layers of a stack, one on top of the other. What runs a layer is a back end's own."""
-    D = 2 if bidirectional else 1
-    per_layer = len(weights) // num_layers
-    H = weights[1].size(-1)
-    last, found = [], []
-    for k in range(num_layers):
-        if k > 0 and training and dropout > 0:
-            x = drop(x, dropout)
-        x, h_n, parts = run_layer(
-            x,
-            None if h_0 is None else h_0[k * D : (k + 1) * D],
-            weights[k * per_layer : (k + 1) * per_layer],
-            bias,
-            batch_sizes,
-            None if extras is None else extras.of_layer(k, x, batch_of(x, batch_sizes, extras), D, H, training),
-            place=k,
-        )
-        last.append(h_n)
-        found.append((x, parts))
-    return x, last[0] if num_layers == 1 else torch.cat(last), found
-
-
-def _run_layer(x, h_0, weights, bias, batch_sizes, extras, place):
+    place: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    assert h_0 is not None  # (`trace` made zeros of it)
     return layer(x, h_0, weights, bias, batch_sizes, *(() if extras is None else (extras,)))
 
 
@@ -360,7 +239,7 @@ def trace(
         h_0 = x.new_zeros(runs, batch_of(x, batch_sizes, extras), weights[1].size(1))
     # Half types and autocast's mixtures: in float32 through the whole stack, and rounded once, at the end.
     real = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
-    rounded = x.dtype if x.dtype in _HALF_TYPES else real
+    rounded = x.dtype if x.dtype in HALF_TYPES else real
     weights = [w.to(real) for w in weights]
     extras = None if extras is None else extras.to(real)
     with without_autocast(x):

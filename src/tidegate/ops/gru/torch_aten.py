@@ -7,7 +7,6 @@ those of `torch.nn.GRU`, and the numbers are its numbers, bit for bit. Only `res
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,13 @@ from torch import Tensor
 from tidegate.ops.gru import reference
 from tidegate.ops.gru.extras import Extras, PackedRows
 from tidegate.ops.gru.modes import innermost_is_vmap
+from tidegate.ops.gru.stack import batch_of
+
+name = "torch"
+about = "PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA"
+in_transforms = False
+"""ATen's and cuDNN's own loops fail in some of them (vmap of gradients, on a GPU jvp); plain operations don't."""
+trace = quick_step = affine = None
 
 _aten_gru = torch._VF.gru
 _aten_gru_cell = torch._VF.gru_cell
@@ -42,7 +48,7 @@ def gru(
     to rest.
     """
     if h_0 is None:
-        B = reference.batch_of(x, batch_sizes, extras)
+        B = batch_of(x, batch_sizes, extras)
         h_0 = x.new_zeros(num_layers * (2 if bidirectional else 1), B, weights[1].size(1))
     if extras is not None:
         return _with_lengths(x, h_0, weights, extras, num_layers, bidirectional, bias, dropout, training)
@@ -91,14 +97,25 @@ def _with_lengths(
     return output.index_copy(0, numbers, packed).view(*shape, packed.size(1)), ends.index_copy(1, order, h_n)
 
 
-def why_not(wishes: Sequence[str]) -> str | None:
+def missing() -> None:
+    """Nothing: it is part of torch."""
+
+
+def why_not(x: Any, wishes: Sequence[str]) -> str | None:
     """Why a call that wants all this can't run here; None where it can."""
     if innermost_is_vmap():
         return "it has no rule for torch.func.vmap"
     return f"it has no {', '.join(wishes)}" if wishes else None
 
 
-step = partial(reference.step, run=gru)
+def step(
+    x_t: Tensor,  # [B, I]
+    h: Tensor | None,  # [layers, B, H]; None: zeros
+    weights: list[Tensor],
+    **options: Any,  # those of `gru`, but for `bidirectional` and `batch_sizes`
+) -> tuple[Tensor, Tensor]:  # y [B, H]; the new state [layers, B, H]
+    """One time step of a stack in one direction; see `reference.step`."""
+    return reference.step(x_t, h, weights, run=gru, **options)
 
 
 def gru_cell(

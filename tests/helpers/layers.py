@@ -10,6 +10,23 @@ import tidegate
 
 BACKENDS = ["native", "torch", "reference"]
 EXACT = {"torch"}  # these must give the bits of torch.nn.GRU
+OURS = ["native", "reference"]  # the back ends that can do everything
+FORMS = {
+    "torch's": {},
+    "before": {"reset": "before"},
+    "layer_norm": {"layer_norm": True},
+    "recurrent_dropout": {"recurrent_dropout": 0.4},
+    "zoneout": {"zoneout": 0.3},
+    "learned": {"learn_initial_state": True},
+    "all": {
+        "reset": "before",
+        "layer_norm": True,
+        "recurrent_dropout": 0.4,
+        "zoneout": 0.3,
+        "learn_initial_state": True,
+        "checkpoint_every": 2,
+    },
+}
 
 
 def pair(backend, *args, seed=0, spread=1.0, **options):
@@ -89,3 +106,19 @@ def assert_at_most_twice(ours, theirs):
     assert len(ours) == len(theirs) >= 3
     mine, its = (sum(e * e for e in es) ** 0.5 for es in (ours, theirs))
     assert mine <= 2 * its, f"our error is {mine / its:.2f} times torch's"
+
+
+def layer_of(*args, seed=0, **options):
+    """With random weights everywhere, gains and first states included, and no gate like another."""
+    torch.manual_seed(seed)
+    layer = tidegate.GRU(*args, **options)
+    with torch.no_grad():
+        for name, p in layer.named_parameters():
+            p.normal_(0, p.size(-1) ** -0.5 if p.dim() == 2 else 0.5)
+            if name.startswith("weight_ln"):
+                p.add_(1)
+    return layer
+
+
+def jagged(sequences):
+    return torch.nested.nested_tensor(list(sequences), layout=torch.jagged, requires_grad=True)

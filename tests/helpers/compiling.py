@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.export.cases import CASES, run_of
 
+from tests.helpers.runs import CASES, run_of
 from tidegate.export import c as target
 from tidegate.run import Run
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from tests.conftest import QUICK, signal_table
 
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.run import Run
 from tidegate.trained.folder import MODEL
 from tidegate.trained.weights import save_model

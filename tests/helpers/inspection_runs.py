@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from tests.conftest import QUICK, signal_table
 
 import tidegate
+from tests.helpers.tables import QUICK, signal_table
 
 WORDS = [
     ["play", "a", "song", "by", "nina"],

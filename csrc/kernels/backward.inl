@@ -1,0 +1,680 @@
+// The recurrence backwards. Part of kernels.inl.
+//
+// With d_h the whole gradient of h_t, and a = the value inside σ or tanh:
+//
+//     d_n_a = d_h (1 - z) (1 - n²)        d_z_a = d_h (h_prev - n) z (1 - z)        carry = d_h z
+//     after:   d_h_n = d_n_a r            d_r_a = d_n_a h_n r (1 - r)        (h_n = W_hn h_prev + b_hn)
+//     before:  d_h_n = d_n_a              d_r_a = d_rh h_prev r (1 - r)      with d_rh = d_h_n W_hn
+//              carry += d_rh r
+//     carry += [d_r_a d_z_a d_h_n] W_hh, but for W_hn where the reset is before
+//
+// and carry, with d_output of the step before, is the d_h of the step before. Zoneout's k puts z + k (1 - z) for z but
+// where z is differentiated, (1 - k) z (1 - z); recurrent dropout's mask falls on h_prev and on what comes back to it from
+// a product. With layer norm the gradients go back through both normalisations first: d_a becomes d_p of h and of x.
+//
+// The gradients of a chunk of steps lie in d_gates, a row for each of theirs: r, z, h_n, n_a, H each, and with layer norm
+// six more, the d_p of h and then of x. The weights' gradients are one matrix product a chunk. The length of a chunk
+// depends on the batch alone, so that the sums are the same on any number of threads.
+
+constexpr int64_t chunk_rows = 256;
+
+struct FromGates {  // columns of a matrix, for the gates r, z, n
+  int64_t gate[3];
+};
+
+inline int64_t chunk_steps(const Sizes& s) { return s.B && s.B < chunk_rows ? chunk_rows / s.B : 1; }
+
+// Where the values of one row of a step lie.
+template <class Real>
+struct BackwardRow {
+  const Real *d_output, *saved, *old, *d_own, *mask;  // each null where there is none
+  const uint8_t* zone;
+  Real *d_gates, *carry, *d_fresh;
+  bool anew;  // the state before it is a fresh one
+};
+
+// ... for the step that is worked on and the one that follows it.
+template <class Real>
+inline int64_t backward_rows(const Sizes& s) {
+  return padded(ceil_div(2 * s.B * static_cast<int64_t>(sizeof(BackwardRow<Real>)), sizeof(Real)), 16);
+}
+
+template <class Real>
+struct BackwardLayout {
+  static constexpr int L = lanes<Real>;
+  int64_t H, I, h_blocks, x_blocks, panels, rows;
+  bool after, norm, again, with_x, with_w_ih, with_w_hh;
+  BackwardLayout(const Sizes& s, const Backward<Real>& run)
+      : H(s.H), I(s.I), h_blocks(ceil_div(H, L)), x_blocks(ceil_div(I, L)), panels(ceil_div(H, max_rows)),
+        rows(smaller(chunk_steps(s), s.T) * s.B), after(s.reset == Reset::after), norm(s.norm), again(!run.saved),
+        with_x(run.d_x), with_w_ih(run.d_w_ih), with_w_hh(run.d_w_hh) {}
+  int64_t carry_row() const { return h_blocks * L; }
+  // Columns of d_gates, H each: those of W_hh's three gates, of W_ih's first two, and of its last.
+  int64_t columns() const { return norm ? 10 : 4; }
+  int64_t h_column() const { return norm ? 4 : 0; }
+  int64_t x_column() const { return norm ? 7 : 0; }
+  int64_t x_n_column() const { return norm ? 9 : 3; }
+  // Those that go into the weights' gradients, in `left`.
+  int64_t left_0() const { return norm ? 4 : 0; }
+  int64_t lefts() const { return columns() - left_0(); }
+  // in the order in which they lie
+  int64_t w_hh_size() const { return h_blocks * 3 * H * L; }                       // block of units, gate row, lane
+  int64_t w_ih_size() const { return with_x ? x_blocks * 3 * H * L : 0; }          // block of features, gate row, lane
+  int64_t carry_size(int64_t B) const { return padded(B * carry_row(), 16); }
+  int64_t left_size() const { return padded(lefts() * panels * rows * max_rows, 16); }  // column, panel, row, unit in panel
+  int64_t right_blocks() const {
+    return (with_w_hh ? h_blocks * (after ? 1 : 2) : 0) + (with_w_ih ? x_blocks : 0);
+  }
+  int64_t right_size() const { return right_blocks() * rows * L; }                 // block, row, lane
+  int64_t d_gates_size() const { return padded(rows * columns() * H, 16); }
+  int64_t saved_size() const { return again ? padded(rows * slots(norm) * H, 16) : 0; }
+  int64_t norms_size() const { return again && norm ? padded(rows * 4, 16) : 0; }
+  int64_t size(int64_t B) const {
+    return w_hh_size() + w_ih_size() + carry_size(B) + left_size() + right_size() + d_gates_size() + saved_size() + norms_size();
+  }
+};
+
+template <class Real>
+struct BackwardMember : Member<Real, Backward<Real>> {
+  using Member<Real, Backward<Real>>::s, Member<Real, Backward<Real>>::run, Member<Real, Backward<Real>>::steps;
+  using Member<Real, Backward<Real>>::share, Member<Real, Backward<Real>>::units, Member<Real, Backward<Real>>::L;
+  using Member<Real, Backward<Real>>::h_prev, Member<Real, Backward<Real>>::x;
+  const Plan& plan;
+  BackwardLayout<Real> at;
+  Place place;
+  Barrier& barrier;
+  Real *w_hh, *w_ih, *carry, *left, *right, *d_gates, *saved_again, *norms_again;
+  BackwardRow<Real> *rows, *next_rows;  // those of this member
+  Real* again_scratch;  // of this member
+  int64_t chunk_first;  // the steps of this chunk: chunk_first ... chunk_last - 1, worked on from the last
+  int64_t chunk_last;
+  int64_t chunk_row;    // the lowest of its rows
+  int64_t chunk_size;   // its rows
+
+  void meet() const { barrier.wait(place.members); }
+  void meet_by_units() const { if (share.by_units) barrier.wait(place.members); }
+
+  int64_t row_in_chunk(int64_t t, int64_t b) const { return steps.dense(t, b) - chunk_row; }
+  Real* d_gates_of(int64_t t, int64_t b) const { return d_gates + row_in_chunk(t, b) * at.columns() * at.H; }
+  const Real* saved(int64_t t, int64_t b) const {
+    return (at.again ? saved_again + row_in_chunk(t, b) * slots(at.norm) * at.H
+                     : run.saved + steps.number(t, b) * slots(at.norm) * at.H);
+  }
+  const Real* norms(int64_t t, int64_t b) const {
+    return at.again ? norms_again + row_in_chunk(t, b) * 4 : run.norms + steps.number(t, b) * 4;
+  }
+  static Vec<Real> masked(const BackwardRow<Real>& row, int64_t unit, int n, Vec<Real> v) {
+    return row.mask ? v * load_first(row.mask + unit, n) : v;
+  }
+
+  void find_rows(int64_t t, BackwardRow<Real>* found) const {
+    const Extras<Real>& extras = run.extras;
+    const int64_t n = share.below(steps.active(t));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t b = share.row(i);
+      BackwardRow<Real>& row = found[i];
+      row.d_output = run.d_output ? run.d_output + steps.at(t, b, run.d_output_step, run.d_output_row) : nullptr;
+      row.saved = saved(t, b);
+      row.old = h_prev(t, b);
+      row.d_own = run.d_saved ? run.d_saved + steps.number(t, b) * 4 * at.H : nullptr;
+      row.mask = this->mask(b);
+      row.zone = extras.zone ? extras.zone + steps.number(t, b) * extras.zone_row : nullptr;
+      row.d_gates = d_gates_of(t, b);
+      row.carry = carry + b * at.carry_row();
+      row.d_fresh = run.d_fresh ? run.d_fresh + steps.sequence(b) * at.H : nullptr;
+      row.anew = this->anew(t, b);
+    }
+  }
+
+  // d_h of these units, all of it but d_output, becomes the gradients of the gates; returns d_h z.
+  Vec<Real> gates(const BackwardRow<Real>& row, int64_t block, bool zones, Vec<Real> d_h) const {
+    const int64_t unit = block * L, H = at.H;
+    const int n = units(block);
+    if (row.d_output) d_h = d_h + load_first(row.d_output + unit, n);
+    const Real* from = row.saved + unit;
+    const Real* d_own = row.d_own ? row.d_own + unit : nullptr;
+    Real* to = row.d_gates + unit;
+    const Vec<Real> one = splat<Real>(1);
+    const Vec<Real> r = load_first(from, n), z = load_first(from + H, n), candidate = load_first(from + 2 * H, n);
+    const Vec<Real> old = load_first(row.old + unit, n);
+    Vec<Real> d_n = d_h * (one - z), d_z = d_h * (old - candidate), keep = z;
+    if (zones) {
+      const Vec<Real> k = this->zone(row.zone, unit, n), rest = one - k;
+      d_n = d_n * rest, d_z = d_z * rest, keep = fma(k, one - z, z);
+    }
+    if (d_own) d_n = d_n + load_first(d_own + 2 * H, n), d_z = d_z + load_first(d_own + H, n);
+    d_n = d_n * ((one - candidate) * (one + candidate));
+    store_first(to + H, d_z * (z * (one - z)), n);
+    store_first(to + 3 * H, d_n, n);
+    Vec<Real> d_r = d_n, d_h_n = d_n;  // Reset::before: d_r has to wait for the product with d_h_n
+    if (at.after) {
+      d_r = d_n * load_first(from + 3 * H, n), d_h_n = d_n * r;
+      if (d_own) d_r = d_r + load_first(d_own, n);
+    }
+    if (d_own) d_h_n = d_h_n + load_first(d_own + 3 * H, n);
+    store_first(to, d_r * (r * (one - r)), n);
+    store_first(to + 2 * H, d_h_n, n);
+    return d_h * keep;
+  }
+
+  // Those of these rows i_0 ... i_1 - 1 need no product first: those of the chunk's last step, and those whose sequence
+  // ends here.
+  void begin_rows(const BackwardRow<Real>* found, int64_t i_0, int64_t i_1) const {
+    for (int64_t i = i_0; i < i_1; ++i) {
+      for (int64_t block = share.block_0; block < share.block_1; ++block) {
+        Real* c = found[i].carry + block * L;
+        store(c, gates(found[i], block, this->zones(), load(c)));
+      }
+    }
+  }
+
+  // What has come back to the state before a row: where it was a fresh one, the gradient ends there.
+  Vec<Real> settle(const BackwardRow<Real>& row, int64_t block, Vec<Real> value) const {
+    if (!row.anew) return value;
+    if (row.d_fresh) {
+      Real* to = row.d_fresh + block * L;
+      store_first(to, load_first(to, units(block)) + value, units(block));
+    }
+    return splat<Real>(0);
+  }
+
+  // carry += d_gates[first gate ... last gate] W_hh; `then`: straight on to the gates of the step before.
+  template <int Blocks>
+  struct Product {
+    const BackwardMember& me;
+    int64_t i_0, block, first_gate, last_gate;
+    bool then;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      const int64_t H = me.at.H;
+      const BackwardRow<Real>*row = me.rows + i_0 + first, *next = me.next_rows + i_0 + first;
+      const bool mask = me.run.extras.mask, zones = me.zones();
+      const Real* d[Rows];
+      Vec<Real> sums[Rows][Blocks];
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        d[m] = row[m].d_gates + (me.at.h_column() + first_gate) * H;
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = mask ? splat<Real>(0) : load(row[m].carry + (block + u) * L);
+      }
+      multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh + (block * 3 + first_gate) * H * L,
+                                      3 * H * L, (last_gate - first_gate) * H);
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          Real* c = row[m].carry + (block + u) * L;
+          Vec<Real> value = sums[m][u];
+          if (mask) value = masked(row[m], (block + u) * L, me.units(block + u), value) + load(c);
+          value = me.settle(row[m], block + u, value);
+          if (then) value = me.gates(next[m], block + u, zones, value);
+          store(c, value);
+        }
+      }
+    }
+  };
+
+  // Reset::before: d_rh = d_h_n W_hn, and with it d_r and its part of carry.
+  template <int Blocks>
+  struct Candidate {
+    const BackwardMember& me;
+    int64_t i_0, block, first_gate, last_gate;
+    bool then;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      const int64_t H = me.at.H;
+      const BackwardRow<Real>* row = me.rows + i_0 + first;
+      const Real* d[Rows];
+      Vec<Real> sums[Rows][Blocks];
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        d[m] = row[m].d_gates + (me.at.h_column() + 2) * H;
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = splat<Real>(0);
+      }
+      multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh + (block * 3 + 2) * H * L, 3 * H * L, H);
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          const int64_t unit = (block + u) * L;
+          const int n = me.units(block + u);
+          const Vec<Real> r = load_first(row[m].saved + unit, n);
+          Vec<Real> d_r = sums[m][u] * masked(row[m], unit, n, load_first(row[m].old + unit, n));
+          if (row[m].d_own) d_r = d_r + load_first(row[m].d_own + unit, n);
+          store_first(row[m].d_gates + unit, d_r * (r * (splat<Real>(1) - r)), n);
+          store(row[m].carry + unit, load(row[m].carry + unit) + masked(row[m], unit, n, sums[m][u] * r));
+        }
+      }
+    }
+  };
+
+  template <template <int> class Tile>
+  void all_blocks(int64_t i_0, int64_t i_1, int64_t first_gate, int64_t last_gate, bool then) const {
+    const int64_t n = i_1 - i_0;
+    if (n <= 0) return;
+    int64_t block = share.block_0;
+    if (n == 1) {
+      for (; block + 8 <= share.block_1; block += 8) Tile<8>{*this, i_0, block, first_gate, last_gate, then}.template run<1>(0);
+      for (; block + 4 <= share.block_1; block += 4) Tile<4>{*this, i_0, block, first_gate, last_gate, then}.template run<1>(0);
+    }
+    while (block < share.block_1) {
+      const int64_t rest = share.block_1 - block;
+      if (rest >= 3 && rest != 4) {
+        for_tiles<max_rows>(n, Tile<3>{*this, i_0, block, first_gate, last_gate, then}), block += 3;
+      } else if (rest >= 2) {
+        for_tiles<max_rows>(n, Tile<2>{*this, i_0, block, first_gate, last_gate, then}), block += 2;
+      } else {
+        for_tiles<max_rows>(n, Tile<1>{*this, i_0, block, first_gate, last_gate, then}), block += 1;
+      }
+    }
+  }
+
+  // Layer norm, one row: d_a becomes d_p. of_h: of W_h(rz) h or W_hn h; otherwise of both sums of x.
+  void back_h(int64_t t, int64_t i_0, int64_t i_1, bool candidate) const {
+    const int64_t H = at.H, from = candidate ? 2 : 0;
+    for (int64_t i = i_0; i < i_1; ++i) {
+      const int64_t b = share.row(i);
+      Real* d = d_gates_of(t, b);
+      normalise_back(d + from * H, saved(t, b) + (4 + from) * H, run.weights.g_hh + from * H, norms(t, b)[candidate ? 1 : 0],
+                     candidate ? H : 2 * H, d + (4 + from) * H);
+    }
+  }
+  void back_x(int64_t t, int64_t b) const {
+    const int64_t H = at.H;
+    Real* d = d_gates_of(t, b);
+    normalise_back(d, saved(t, b) + 7 * H, run.weights.g_ih, norms(t, b)[2], 2 * H, d + 7 * H);
+    normalise_back(d + 3 * H, saved(t, b) + 9 * H, run.weights.g_ih + 2 * H, norms(t, b)[3], H, d + 9 * H);
+  }
+
+  void recurrence() {
+    const auto end = [&](int64_t t) { return share.below(steps.active(t)); };
+    const int64_t last = steps.time(chunk_last - 1);
+    find_rows(last, rows);
+    begin_rows(rows, 0, end(last));
+    meet_by_units();
+    for (int64_t step = chunk_last - 1; step >= chunk_first; --step) {
+      const int64_t t = steps.time(step), next = step > chunk_first ? steps.time(step - 1) : -1;
+      const int64_t here = end(t), both = next < 0 ? 0 : smaller(here, end(next));
+      if (next >= 0) find_rows(next, next_rows);
+      if (at.norm) back_h(t, 0, here, true);
+      if (!at.after) {
+        all_blocks<Candidate>(0, here, 2, 3, false);
+        meet_by_units();
+      }
+      if (at.norm) back_h(t, 0, here, false);
+      const int64_t gates = at.after ? 3 : 2;
+      all_blocks<Product>(0, both, 0, gates, true);
+      all_blocks<Product>(both, here, 0, gates, false);
+      if (next >= 0) begin_rows(next_rows, here, end(next));
+      meet_by_units();
+      BackwardRow<Real>* done = rows;
+      rows = next_rows, next_rows = done;
+    }
+  }
+
+  // `saved` of this chunk, which nobody kept: every state is known, so that all of its steps can be done at once.
+  void save_again() const {
+    Forward<Real> one{run.x, run.x_step, run.x_row, run.packed, run.h_0, run.h_0_row, const_cast<Real*>(run.output), run.output_row,
+                      nullptr, saved_again, norms_again, run.reverse, run.extras};
+    const int64_t n = chunk_last - chunk_first;
+    int64_t first = chunk_first, end = chunk_last;
+    Share rows = share_rows(s, at.h_blocks, 0, 1);
+    if (n >= place.members) {
+      first = chunk_first + n * place.member / place.members, end = chunk_first + n * (place.member + 1) / place.members;
+    } else {
+      rows = share_rows(s, at.h_blocks, place.member, place.members);
+    }
+    Barrier nobody;
+    forward_member(s, plan, one, rows, again_scratch, again_scratch, chunk_row).stretch(first, end, nobody, 1);
+  }
+
+  // A block of one vector's columns from each row of a row-major matrix: to[row lanes + lane].
+  static void columns(Real* to, const Real* from, int64_t row, int64_t rows, int n) {
+    for (int64_t k = 0; k < rows; ++k) store(to + k * L, load_first(from + k * row, n));
+  }
+
+  void pack_weights() const {
+    const Weights<Real>& w = run.weights;
+    const int64_t members = place.members, me = place.member, gate_rows = 3 * at.H;
+    for (int64_t block = at.h_blocks * me / members; block < at.h_blocks * (me + 1) / members; ++block) {
+      columns(w_hh + block * gate_rows * L, w.w_hh + block * L, w.w_hh_row, gate_rows, units(block));
+    }
+    if (!at.with_x) return;
+    for (int64_t block = at.x_blocks * me / members; block < at.x_blocks * (me + 1) / members; ++block) {
+      columns(w_ih + block * gate_rows * L, w.w_ih + block * L, w.w_ih_row, gate_rows,
+              static_cast<int>(smaller<int64_t>(L, s.I - block * L)));
+    }
+  }
+
+  void begin_carry() const {
+    for (int64_t i = 0; i < share.rows; ++i) {
+      const int64_t b = share.row(i), sequence = steps.sequence(b);
+      for (int64_t block = share.block_0; block < share.block_1; ++block) {
+        store(carry + b * at.carry_row() + block * L,
+              run.d_h_n ? load_first(run.d_h_n + sequence * run.d_h_n_row + block * L, units(block)) : splat<Real>(0));
+        if (run.d_fresh) store_first(run.d_fresh + sequence * s.H + block * L, splat<Real>(0), units(block));
+      }
+    }
+  }
+
+  void end_carry() const {
+    if (!run.d_h_0) return;
+    for (int64_t i = 0; i < share.rows; ++i) {
+      const int64_t b = share.row(i);
+      for (int64_t block = share.block_0; block < share.block_1; ++block) {
+        store_first(run.d_h_0 + steps.sequence(b) * s.H + block * L, load(carry + b * at.carry_row() + block * L), units(block));
+      }
+    }
+  }
+
+  template <int Blocks>
+  struct InputProduct {
+    const BackwardMember& me;
+    int64_t row_0, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      const int64_t row = row_0 + first, H = me.at.H;
+      const Real *d_rz[Rows], *d_n[Rows];
+      Vec<Real> sums[Rows][Blocks];
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        const Real* d = me.d_gates + (row + m) * me.at.columns() * H;
+        d_rz[m] = d + me.at.x_column() * H;
+        d_n[m] = d + me.at.x_n_column() * H;
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = splat<Real>(0);
+      }
+      const Real* w = me.w_ih + block * 3 * H * L;
+      multiply<Real, Rows, Blocks, 1>(sums, d_rz, w, 3 * H * L, 2 * H);
+      multiply<Real, Rows, Blocks, 1>(sums, d_n, w + 2 * H * L, 3 * H * L, H);
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        const int64_t dense = me.chunk_row + row + m, number = me.plan.numbers ? me.plan.numbers[dense] : dense;
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          const int64_t feature = (block + u) * L;
+          store_first(me.run.d_x + number * me.s.I + feature, sums[m][u],
+                      static_cast<int>(smaller<int64_t>(L, me.s.I - feature)));
+        }
+      }
+    }
+  };
+
+  void inputs() const {
+    const int64_t row_0 = chunk_size * place.member / place.members;
+    const int64_t n = chunk_size * (place.member + 1) / place.members - row_0;
+    for (int64_t block = 0; block < at.x_blocks;) {
+      const int64_t rest = at.x_blocks - block;
+      if (rest >= 3 && rest != 4) for_tiles<max_rows>(n, InputProduct<3>{*this, row_0, block}), block += 3;
+      else if (rest >= 2) for_tiles<max_rows>(n, InputProduct<2>{*this, row_0, block}), block += 2;
+      else for_tiles<max_rows>(n, InputProduct<1>{*this, row_0, block}), block += 1;
+    }
+  }
+
+  // This member's part of the chunk's rows, as visit(t, b, k) with k the place in d_gates.
+  template <class Visit>
+  void my_rows(const Visit& visit) const {
+    const int64_t k_0 = chunk_size * place.member / place.members, k_1 = chunk_size * (place.member + 1) / place.members;
+    all_rows([&](int64_t t, int64_t b, int64_t k) {
+      if (k >= k_0 && k < k_1) visit(t, b, k);
+    });
+  }
+  template <class Visit>
+  void all_rows(const Visit& visit) const {
+    // time upwards: the order of the rows in d_gates
+    const int64_t low = steps.reverse ? s.T - chunk_last : chunk_first;
+    int64_t k = 0;
+    for (int64_t t = low; t < low + chunk_last - chunk_first; ++t) {
+      for (int64_t b = 0; b < steps.active(t); ++b, ++k) visit(t, b, k);
+    }
+  }
+
+  // Both sides of the weights' gradients in the order in which they are multiplied; the biases' gradients on the way.
+  void pack_sides(bool first_chunk) const {
+    const int64_t H = at.H, rows = chunk_size, all = at.lefts() * at.panels;
+    for (int64_t item = all * place.member / place.members; item < all * (place.member + 1) / place.members; ++item) {
+      const int64_t gate = item / at.panels, unit = item % at.panels * max_rows;
+      const int n = static_cast<int>(smaller<int64_t>(max_rows, H - unit));
+      Real* to = left + item * rows * max_rows;
+      const Real* from = d_gates + (at.left_0() + gate) * H + unit;
+      Real sum[max_rows] = {};
+      for (int64_t k_0 = 0; k_0 < rows; k_0 += sum_terms) {
+        Real part[max_rows] = {};
+        for (int64_t k = k_0; k < smaller(k_0 + sum_terms, rows); ++k) {
+          for (int m = 0; m < max_rows; ++m) {
+            const Real value = m < n ? from[k * at.columns() * H + m] : Real(0);
+            to[k * max_rows + m] = value;
+            part[m] += value;
+          }
+        }
+        for (int m = 0; m < max_rows; ++m) sum[m] += part[m];
+      }
+      if (at.norm) continue;  // the biases come after the normalisation: norm_sums
+      const bool of_x = gate != 2, of_h = gate < 3;
+      for (int m = 0; m < n; ++m) {
+        if (of_x && run.d_b_ih) add(run.d_b_ih + (gate < 2 ? gate : 2) * H + unit + m, sum[m], first_chunk);
+        if (of_h && run.d_b_hh) add(run.d_b_hh + gate * H + unit + m, sum[m], first_chunk);
+      }
+    }
+    my_rows([&](int64_t t, int64_t b, int64_t k) {
+      Real* to = right + k * L;
+      if (at.with_w_hh) {
+        const Real *h = h_prev(t, b), *m = this->mask(b), *r_s = at.after ? nullptr : saved(t, b);
+        for (int64_t block = 0; block < at.h_blocks; ++block, to += rows * L) {
+          const int n = units(block);
+          Vec<Real> value = load_first(h + block * L, n);
+          if (m) value = value * load_first(m + block * L, n);
+          store(to, value);
+          if (!at.after) {
+            const Vec<Real> r = load_first(r_s + block * L, n);
+            store(to + at.h_blocks * rows * L, r * value);
+          }
+        }
+        if (!at.after) to += at.h_blocks * rows * L;
+      }
+      if (at.with_w_ih) {
+        const Real* from = x(t, b);
+        for (int64_t block = 0; block < at.x_blocks; ++block, to += rows * L) {
+          store(to, load_first(from + block * L, static_cast<int>(smaller<int64_t>(L, s.I - block * L))));
+        }
+      }
+    });
+  }
+
+  // Layer norm: the sums over the chunk that are the gradients of the biases and gains, a block of units each time.
+  void norm_sums(bool first_chunk) const {
+    const int64_t H = at.H, all = 3 * at.h_blocks;
+    for (int64_t item = all * place.member / place.members; item < all * (place.member + 1) / place.members; ++item) {
+      const int64_t gate = item / at.h_blocks, unit = item % at.h_blocks * L;
+      const int n = units(item % at.h_blocks);
+      const int64_t of_x = (gate == 2 ? 3 : gate) * H + unit, of_h = gate * H + unit;
+      Vec<Real> sums[4] = {}, parts[4] = {};
+      const auto put_by = [&] {
+        for (int i = 0; i < 4; ++i) sums[i] = sums[i] + parts[i], parts[i] = splat<Real>(0);
+      };
+      all_rows([&](int64_t t, int64_t b, int64_t k) {
+        const Real *d = d_gates + k * at.columns() * H, *y = saved(t, b) + 4 * H + gate * H + unit;
+        const Vec<Real> d_x = load_first(d + of_x, n), d_h = load_first(d + of_h, n);
+        parts[0] = parts[0] + d_x, parts[1] = parts[1] + d_h;
+        parts[2] = fma(d_x, load_first(y + 3 * H, n), parts[2]), parts[3] = fma(d_h, load_first(y, n), parts[3]);
+        if ((k + 1) % sum_terms == 0) put_by();
+      });
+      put_by();
+      Real* const to[4] = {run.d_b_ih, run.d_b_hh, run.d_g_ih, run.d_g_hh};
+      for (int i = 0; i < 4; ++i) {
+        if (!to[i]) continue;
+        Real* c = to[i] + gate * H + unit;
+        store_first(c, first_chunk ? sums[i] : load_first(c, n) + sums[i], n);
+      }
+    }
+  }
+
+  static void add(Real* to, Real value, bool overwrite) { *to = overwrite ? value : *to + value; }
+
+  // One panel of gate rows times `Blocks` blocks of columns, summed over the chunk's rows.
+  template <int Blocks>
+  void weight_tile(const Real* a, const Real* b, Real* to, int n_rows, int64_t to_row, int64_t column, int64_t width,
+                   bool overwrite) const {
+    Vec<Real> sums[max_rows][Blocks];
+    UNROLL for (int m = 0; m < max_rows; ++m) {
+      UNROLL for (int v = 0; v < Blocks; ++v) sums[m][v] = splat<Real>(0);
+    }
+    for (int64_t k_0 = 0; k_0 < chunk_size; k_0 += sum_terms) {
+      const int64_t k_1 = smaller(k_0 + sum_terms, chunk_size);
+      Vec<Real> part[max_rows][Blocks];
+      UNROLL for (int m = 0; m < max_rows; ++m) {
+        UNROLL for (int v = 0; v < Blocks; ++v) part[m][v] = splat<Real>(0);
+      }
+      for (int64_t k = k_0; k < k_1; ++k) {
+        Vec<Real> bk[Blocks];
+        UNROLL for (int v = 0; v < Blocks; ++v) bk[v] = load(b + (v * chunk_size + k) * L);
+        UNROLL for (int m = 0; m < max_rows; ++m) {
+          const Vec<Real> value = splat(a[k * max_rows + m]);
+          UNROLL for (int v = 0; v < Blocks; ++v) part[m][v] = fma(value, bk[v], part[m][v]);
+        }
+      }
+      UNROLL for (int m = 0; m < max_rows; ++m) {
+        UNROLL for (int v = 0; v < Blocks; ++v) sums[m][v] = sums[m][v] + part[m][v];
+      }
+    }
+    UNROLL for (int m = 0; m < max_rows; ++m) {
+      if (m >= n_rows) continue;
+      UNROLL for (int v = 0; v < Blocks; ++v) {
+        const int n = static_cast<int>(smaller<int64_t>(L, width - column - v * L));
+        Real* c = to + m * to_row + column + v * L;
+        store_first(c, overwrite ? sums[m][v] : load_first(c, n) + sums[m][v], n);
+      }
+    }
+  }
+
+  // to [3H, width] += left^T right, from the columns of `left` that these three gates have there
+  void weight_product(Real* to, int64_t width, const Real* b, const Real* b_of_candidate, const FromGates& from,
+                      bool overwrite) const {
+    const int64_t blocks = ceil_div(width, L), all = 3 * at.panels;
+    const int64_t item_0 = all * place.member / place.members, item_1 = all * (place.member + 1) / place.members;
+    for (int64_t block = 0; block < blocks;) {
+      const int64_t rest = blocks - block;
+      const int64_t take = rest >= 3 && rest != 4 ? 3 : rest >= 2 ? 2 : 1;
+      for (int64_t item = item_0; item < item_1; ++item) {
+        const int64_t gate = item / at.panels, unit = item % at.panels * max_rows;
+        const Real* a = left + (from.gate[gate] * at.panels + item % at.panels) * chunk_size * max_rows;
+        const Real* right_side = (gate == 2 ? b_of_candidate : b) + block * chunk_size * L;
+        Real* c = to + (gate * at.H + unit) * width;
+        const int n = static_cast<int>(smaller<int64_t>(max_rows, at.H - unit));
+        if (take == 3) weight_tile<3>(a, right_side, c, n, width, block * L, width, overwrite);
+        else if (take == 2) weight_tile<2>(a, right_side, c, n, width, block * L, width, overwrite);
+        else weight_tile<1>(a, right_side, c, n, width, block * L, width, overwrite);
+      }
+      block += take;
+    }
+  }
+
+  void weights(bool first_chunk) const {
+    const Real* b = right;
+    if (at.with_w_hh) {
+      const Real* candidate = at.after ? b : b + at.h_blocks * chunk_size * L;
+      weight_product(run.d_w_hh, at.H, b, candidate, FromGates{0, 1, 2}, first_chunk);
+      b = candidate + at.h_blocks * chunk_size * L;
+    }
+    const int64_t n = at.x_n_column() - at.left_0(), rz = at.x_column() - at.left_0();
+    if (at.with_w_ih) weight_product(run.d_w_ih, at.I, b, b, FromGates{rz, rz + 1, n}, first_chunk);
+  }
+
+  void work() {
+    pack_weights();
+    begin_carry();
+    meet();
+    const bool biases = run.d_b_ih || run.d_b_hh || run.d_g_ih || run.d_g_hh;
+    const bool sides = at.with_w_hh || at.with_w_ih || biases;
+    const int64_t length = chunk_steps(s);
+    bool first_chunk = true;
+    for (chunk_last = s.T; chunk_last > 0; chunk_last = chunk_first) {
+      chunk_first = chunk_last > length ? chunk_last - length : 0;
+      const int64_t low = steps.reverse ? s.T - chunk_last : chunk_first, high = low + chunk_last - chunk_first;
+      chunk_row = steps.dense(low, 0);
+      chunk_size = steps.dense(high - 1, steps.active(high - 1)) - chunk_row;
+      if (at.again) {
+        save_again();
+        meet();
+      }
+      recurrence();
+      meet();
+      if (at.norm) {
+        my_rows([&](int64_t t, int64_t b, int64_t) { back_x(t, b); });
+        meet();
+      }
+      if (at.with_x) inputs();
+      if (sides) {
+        pack_sides(first_chunk);
+        if (at.norm && biases) norm_sums(first_chunk);
+        meet();
+        weights(first_chunk);
+      }
+      meet();
+      first_chunk = false;
+    }
+    end_carry();
+  }
+};
+
+template <class Real>
+struct BackwardJob {
+  const Sizes& sizes;
+  const Plan& plan;
+  const Backward<Real>* runs;
+  int directions;
+  Real* scratch;  // a part for each direction
+  int64_t scratch_each;
+  Real* own;  // a part for each member
+  int64_t own_each;
+  Barrier* barriers;  // one a direction
+
+  static void work(void* self, int member, int members) {
+    const auto& job = *static_cast<const BackwardJob*>(self);
+    for (int direction = 0; direction < job.directions; ++direction) {
+      const Place place = place_in(direction, job.directions, member, members);
+      if (place.member >= 0) job.run(direction, place, job.own + member * job.own_each);
+    }
+  }
+
+  void run(int direction, Place place, Real* own) const {
+    const Backward<Real>& one = runs[direction];
+    const BackwardLayout<Real> at(sizes, one);
+    Real* w_hh = scratch + direction * scratch_each;
+    Real* w_ih = w_hh + at.w_hh_size();
+    Real* carry = w_ih + at.w_ih_size();
+    Real* left = carry + at.carry_size(sizes.B);
+    Real* right = left + at.left_size();
+    Real* d_gates = right + at.right_size();
+    Real* saved = d_gates + at.d_gates_size();
+    Real* norms = saved + at.saved_size();
+    auto* rows = reinterpret_cast<BackwardRow<Real>*>(own);
+    BackwardMember<Real> me{{sizes, one, {sizes, plan, one.reverse}, share_of(sizes, at.h_blocks, place.member, place.members)},
+                            plan, at, place, barriers[direction],
+                            w_hh, w_ih, carry, left, right, d_gates, saved, norms, rows, rows + sizes.B,
+                            own + backward_rows<Real>(sizes), 0, 0, 0, 0};
+    me.work();
+  }
+};
+
+template <class Real>
+int64_t backward_scratch(const Sizes& s, const Backward<Real>* runs, int directions) {
+  int64_t most = 0;
+  for (int i = 0; i < directions; ++i) {
+    const int64_t size = BackwardLayout<Real>(s, runs[i]).size(s.B);
+    if (size > most) most = size;
+  }
+  return padded(most, 16);
+}
+
+template <class Real>
+int64_t backward_own_scratch(const Sizes& s, bool again) {
+  return backward_rows<Real>(s) + (again ? forward_scratch<Real>(s) : 0);
+}
+
+template <class Real>
+int backward_threads(const Sizes& s, const Plan& plan, int directions) {
+  const int64_t multiply_adds = directions * plan.rows * 3 * s.H * (2 * s.I + 2 * s.H);
+  const int64_t most = smaller<int64_t>(s.threads, multiply_adds / 200000);
+  return static_cast<int>(most < 1 ? 1 : most);
+}
+
+template <class Real>
+void backward(const Sizes& sizes, const Plan& plan, const Backward<Real>* runs, int directions, int threads, Real* scratch,
+              int64_t scratch_each, Real* own, int64_t own_each) {
+  Barrier barriers[2];
+  BackwardJob<Real> job{sizes, plan, runs, directions, scratch, scratch_each, own, own_each, barriers};
+  run_team(threads, BackwardJob<Real>::work, &job);
+}

@@ -1,0 +1,527 @@
+// The recurrence forwards. Part of kernels.inl.
+
+template <class Real>
+struct ForwardJob {
+  const Sizes& sizes;
+  const Plan& plan;
+  const Forward<Real>* runs;
+  int directions;
+  Real* scratch;  // a part for each member
+  int64_t scratch_each;
+  Barrier* barriers;  // one a direction
+
+  static void work(void* self, int member, int members) {
+    const auto& job = *static_cast<const ForwardJob*>(self);
+    for (int direction = 0; direction < job.directions; ++direction) {
+      const Place place = place_in(direction, job.directions, member, members);
+      if (place.member >= 0) job.run(direction, place, job.scratch + member * job.scratch_each);
+    }
+  }
+
+  void run(int direction, Place place, Real* mine) const;
+};
+
+// gates_x of a chunk of steps take at most so many values, to stay in the second-level cache.
+constexpr int64_t gates_x_values = 48 * 1024;
+
+template <class Real>
+inline int64_t gates_x_row(int64_t blocks) {
+  return blocks * 3 * lanes<Real>;
+}
+
+// Where the values of one row of the step that is being worked on lie: worked out once, and not for each of its blocks.
+template <class Real>
+struct ForwardRow {
+  const Real* old;     // h_prev
+  const Real* factor;  // ... on its way into a product: masked, where there is recurrent dropout
+  Real* to;            // h_t
+  Real* saved;         // null where nothing is
+  const uint8_t* zone;
+};
+
+// The scratch of a member, in the order in which it lies.
+template <class Real>
+struct ForwardLayout {
+  int64_t gates_x;
+  int64_t rh;        // Reset::before: r * m * h_prev [B, H], then z; by units, all members use the first one's
+  int64_t masked;    // recurrent dropout: m * h_prev [B, H]
+  int64_t products;  // layer norm: W_h h of a step, laid out like gates_x
+  int64_t rows;      // where the values of each row of a step lie: a ForwardRow each
+  explicit ForwardLayout(const Sizes& s) {
+    const int64_t state = s.B * padded(s.H, lanes<Real>), row = gates_x_row<Real>(ceil_div(s.H, lanes<Real>));
+    const int64_t step = s.B * row, all = s.T * step;
+    rows = padded(ceil_div(s.B * static_cast<int64_t>(sizeof(ForwardRow<Real>)), sizeof(Real)), 16);
+    rh = s.reset == Reset::before ? padded(2 * state, 16) : 0;
+    masked = padded(state, 16);
+    products = s.norm ? padded(step, 16) : 0;
+    gates_x = padded(all < gates_x_values ? all : step < gates_x_values ? gates_x_values : step, 16);
+  }
+  int64_t size() const { return padded(rows + rh + masked + products + gates_x, 16); }
+};
+
+template <class Real>
+int64_t forward_scratch(const Sizes& s) {
+  return ForwardLayout<Real>(s).size();
+}
+
+// One direction as one member of its team does it.
+template <class Real>
+struct ForwardMember : Member<Real, Forward<Real>> {
+  using Member<Real, Forward<Real>>::s, Member<Real, Forward<Real>>::run, Member<Real, Forward<Real>>::steps;
+  using Member<Real, Forward<Real>>::share, Member<Real, Forward<Real>>::units, Member<Real, Forward<Real>>::L;
+  Layout<Real> at;
+  ForwardRow<Real>* rows;
+  Real *rh, *masked, *products, *gates_x;
+  int64_t columns;  // of gates_x and products, a row
+  int64_t turn;  // even or odd: where a lone row begins to read the weights
+  int64_t first_saved;  // where the output is known and only `saved` is wanted: the row number of its first row; else -1
+
+  const Real* weights() const { return run.weights->memory; }
+  bool again() const { return first_saved >= 0; }
+  Real* h_t(int64_t t, int64_t b) const { return run.output + steps.number(t, b) * run.output_row; }
+  // Computed again, only a chunk's rows have a place, in the order of their numbers.
+  int64_t saved_row(int64_t t, int64_t b) const { return again() ? steps.dense(t, b) - first_saved : steps.number(t, b); }
+  Real* saved(int64_t t, int64_t b) const { return run.saved + saved_row(t, b) * slots(at.norm) * at.H; }
+  Real* row_of(Real* matrix, int64_t i, int64_t block) const {
+    return matrix + i * columns + (block - share.block_0) * 3 * L;
+  }
+  Real* gates_x_of(int64_t step, int64_t i, int64_t block) const { return row_of(gates_x, step * share.rows + i, block); }
+  int64_t h_padded() const { return padded(s.H, L); }
+  int64_t active_rows(int64_t t) const { return share.below(steps.active(t)); }
+
+  // What x has to say to the gates, for all rows of steps first ... last - 1 at once.
+  template <int Blocks>
+  struct Project {
+    const ForwardMember& me;
+    int64_t first, last, block;
+    mutable int64_t step, i, n;  // the next row, and how many there are in its step
+
+    void next() const {
+      if (++i < n) return;
+      for (i = 0; ++step < last;) {
+        n = me.active_rows(me.steps.time(step));
+        if (n > 0) return;
+      }
+    }
+    template <int Rows>
+    void run(int64_t) const {
+      const Real* a[Rows];
+      Real* to[Rows];
+      Vec<Real> sums[Rows][Blocks * 3];
+      const Real* bias = me.weights() + me.at.bias_x_at() + block * 3 * L;
+      const bool norm = me.at.norm;
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        a[m] = me.x(me.steps.time(step), me.share.row(i));
+        to[m] = me.gates_x_of(step - first, i, block);
+        UNROLL for (int v = 0; v < Blocks * 3; ++v) sums[m][v] = norm ? splat<Real>(0) : load(bias + v * L);
+        next();
+      }
+      multiply<Real, Rows, Blocks, 3>(sums, a, me.weights() + block * me.at.x_block(), me.at.x_block(), me.at.I);
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int v = 0; v < Blocks * 3; ++v) store(to[m] + v * L, sums[m][v]);
+      }
+    }
+  };
+
+  template <int Blocks>
+  Project<Blocks> project_of(int64_t first, int64_t last, int64_t block) const {
+    Project<Blocks> tile{*this, first, last, block, first - 1, 0, 0};
+    tile.next();
+    return tile;
+  }
+
+  void project(int64_t first, int64_t last) const {
+    int64_t n = 0;
+    for (int64_t step = first; step < last; ++step) n += active_rows(steps.time(step));
+    for (int64_t block = share.block_0; block < share.block_1; ++block) {
+      for_tiles<max_rows>(n, project_of<1>(first, last, block));
+    }
+    if (!at.norm) return;
+    for (int64_t step = first; step < last; ++step) {
+      const int64_t t = steps.time(step);
+      for (int64_t i = 0; i < active_rows(t); ++i) normalise_x(t, i, gates_x_of(step - first, i, 0));
+    }
+  }
+
+  // The two normalised vectors, (r, z) and n, of one row of products in place. Saved from slot `slot` on.
+  void normalise_row(int64_t t, int64_t i, Real* row, int gate_0, int gates, int slot, int factor_at) const {
+    const Real factor = normalise(row + gate_0 * L, s.H, 3 * L, gates);
+    if (!run.saved) return;
+    const int64_t b = share.row(i);
+    run.norms[saved_row(t, b) * 4 + factor_at] = factor;
+    for (int gate = gate_0; gate < gate_0 + gates; ++gate) {
+      for (int64_t block = 0; block < at.blocks; ++block) {
+        store_first(saved(t, b) + (slot + gate) * at.H + block * L, load(row + (block * 3 + gate) * L), units(block));
+      }
+    }
+  }
+
+  void normalise_x(int64_t t, int64_t i, Real* row) const {
+    normalise_row(t, i, row, 0, 2, 7, 2);
+    normalise_row(t, i, row, 2, 1, 7, 3);
+    const Real *gain = weights() + at.gain_x_at(), *bias = weights() + at.bias_x_at();
+    for (int64_t v = 0; v < at.blocks * 3 * L; v += L) store(row + v, fma(load(row + v), load(gain + v), load(bias + v)));
+  }
+
+  // The new state of one row's block, and what backward wants to know but for r.
+  // zones: asked once by the caller, as every store could have changed it for all that the compiler knows.
+  void finish(const ForwardRow<Real>& row, int64_t block, bool zones, Vec<Real> z, Vec<Real> candidate, Vec<Real> h_n) const {
+    const int64_t unit = block * L;
+    const int n = units(block);
+    if (row.saved) {
+      Real* to = row.saved + unit;
+      store_first(to + at.H, z, n);
+      store_first(to + 2 * at.H, candidate, n);
+      store_first(to + 3 * at.H, h_n, n);
+      if (again()) return;
+    }
+    if (zones) z = fma(this->zone(row.zone, unit, n), splat<Real>(1) - z, z);  // k of the rest is kept as well
+    store_first(row.to + unit, fma(z, load_first(row.old + unit, n), (splat<Real>(1) - z) * candidate), n);
+  }
+  void save_r(const ForwardRow<Real>& row, int64_t block, Vec<Real> r) const {
+    if (row.saved) store_first(row.saved + block * L, r, units(block));
+  }
+
+  // Find the rows of step t, and mask their states where there is recurrent dropout.
+  void begin_step(int64_t t) const {
+    const Extras<Real>& extras = run.extras;
+    for (int64_t i = 0; i < active_rows(t); ++i) {
+      const int64_t b = share.row(i);
+      ForwardRow<Real>& row = rows[i];
+      row.old = row.factor = this->h_prev(t, b);
+      row.to = h_t(t, b);
+      row.saved = run.saved ? saved(t, b) : nullptr;
+      row.zone = extras.zone ? extras.zone + steps.number(t, b) * extras.zone_row : nullptr;
+      if (!extras.mask) continue;
+      const Real* m = this->mask(b);
+      Real* to = masked + i * h_padded();
+      for (int64_t unit = 0; unit < s.H; unit += L) {
+        const int n = units(unit / L);
+        store(to + unit, load_first(row.old + unit, n) * load_first(m + unit, n));
+      }
+      row.factor = to;
+    }
+  }
+
+  // One step of Rows rows and Blocks blocks of units: the product with h_prev, and the gates on its registers.
+  template <int Blocks>
+  struct After {
+    const ForwardMember& me;
+    int64_t t, step, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      const Real* h[Rows];
+      Vec<Real> sums[Rows][Blocks * 3];
+      const Real* bias = me.weights() + me.at.bias_hn_at() + block * L;
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        h[m] = me.rows[first + m].factor;
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          const Real* x = me.gates_x_of(step, first + m, block + u);
+          sums[m][3 * u] = load(x);
+          sums[m][3 * u + 1] = load(x + L);
+          sums[m][3 * u + 2] = load(bias + u * L);
+        }
+      }
+      multiply<Real, Rows, Blocks, 3>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
+                                      me.at.h_block(), me.at.H);
+      const bool zones = me.zones();
+      // One gate of all rows, then the next gate: a row's own three wait for each other, those of different rows don't.
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][3 * u] = sigmoid<Real>(sums[m][3 * u]);
+      }
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][3 * u + 1] = sigmoid<Real>(sums[m][3 * u + 1]);
+      }
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          const Vec<Real> r = sums[m][3 * u], z = sums[m][3 * u + 1], h_n = sums[m][3 * u + 2];
+          const Vec<Real> x_n = load(me.gates_x_of(step, first + m, block + u) + 2 * L);
+          me.save_r(me.rows[first + m], block + u, r);
+          me.finish(me.rows[first + m], block + u, zones, z, tanh<Real>(fma(r, h_n, x_n)), h_n);
+        }
+      }
+    }
+  };
+
+  // Reset::before needs r * h_prev of all units for the candidate: two products, one after the other.
+  template <int Blocks>
+  struct BeforeGates {
+    const ForwardMember& me;
+    int64_t t, step, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      const Real* h[Rows];
+      Vec<Real> sums[Rows][Blocks * 2];
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        h[m] = me.rows[first + m].factor;
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          const Real* x = me.gates_x_of(step, first + m, block + u);
+          sums[m][2 * u] = load(x);
+          sums[m][2 * u + 1] = load(x + L);
+        }
+      }
+      multiply<Real, Rows, Blocks, 2>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
+                                      me.at.h_block(), me.at.H);
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          me.begin(first + m, block + u, sigmoid<Real>(sums[m][2 * u]), sigmoid<Real>(sums[m][2 * u + 1]));
+        }
+      }
+    }
+  };
+
+  // r * h_prev for the second product, and z for after it.
+  void begin(int64_t i, int64_t block, Vec<Real> r, Vec<Real> z) const {
+    const int64_t unit = block * L;
+    Real* to = rh + i * h_padded() + unit;
+    store(to, r * load_first(rows[i].factor + unit, units(block)));
+    store(to + s.B * h_padded(), z);
+    save_r(rows[i], block, r);
+  }
+  // ... and the rest of the step, after it.
+  void end(int64_t i, int64_t block, Vec<Real> x_n, Vec<Real> h_n) const {
+    finish(rows[i], block, this->zones(), load(rh + (s.B + i) * h_padded() + block * L), tanh<Real>(x_n + h_n), h_n);
+  }
+
+  template <int Blocks>
+  struct BeforeCandidate {
+    const ForwardMember& me;
+    int64_t t, step, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      const Real* h[Rows];
+      Vec<Real> sums[Rows][Blocks];
+      const Real* bias = me.weights() + me.at.bias_hn_at() + block * L;
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        h[m] = me.rh + (first + m) * me.h_padded();
+        UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = load(bias + u * L);
+      }
+      multiply<Real, Rows, Blocks, 1>(sums, h, me.weights() + me.at.n_at() + block * me.at.n_block(),
+                                      me.at.n_block(), me.at.H);
+      UNROLL for (int m = 0; m < Rows; ++m) {
+        UNROLL for (int u = 0; u < Blocks; ++u) {
+          me.end(first + m, block + u, load(me.gates_x_of(step, first + m, block + u) + 2 * L), sums[m][u]);
+        }
+      }
+    }
+  };
+
+  // Layer norm needs a product whole before any gate of it: it goes through memory.
+  template <int Blocks>
+  struct ProductAfter {
+    const ForwardMember& me;
+    int64_t t, step, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      me.template product<Rows, Blocks, 3>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.rows[i].factor; });
+    }
+  };
+  template <int Blocks>
+  struct ProductBeforeGates {
+    const ForwardMember& me;
+    int64_t t, step, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      me.template product<Rows, Blocks, 2>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.rows[i].factor; });
+    }
+  };
+  template <int Blocks>
+  struct ProductBeforeCandidate {
+    const ForwardMember& me;
+    int64_t t, step, block;
+
+    template <int Rows>
+    void run(int64_t first) const {
+      me.template product<Rows, Blocks, 1>(first, block, 2, me.at.n_at(), me.at.n_block(),
+                                           [&](int64_t i) { return me.rh + i * me.h_padded(); });
+    }
+  };
+
+  template <int Rows, int Blocks, int Gates, class From>
+  void product(int64_t first, int64_t block, int gate_0, int64_t w_at, int64_t w_block, const From& from) const {
+    const Real* h[Rows];
+    Vec<Real> sums[Rows][Blocks * Gates];
+    UNROLL for (int m = 0; m < Rows; ++m) {
+      h[m] = from(first + m);
+      UNROLL for (int v = 0; v < Blocks * Gates; ++v) sums[m][v] = splat<Real>(0);
+    }
+    multiply<Real, Rows, Blocks, Gates>(sums, h, weights() + w_at + block * w_block, w_block, at.H);
+    UNROLL for (int m = 0; m < Rows; ++m) {
+      UNROLL for (int v = 0; v < Blocks * Gates; ++v) {
+        store(row_of(products, first + m, block + v / Gates) + (gate_0 + v % Gates) * L, sums[m][v]);
+      }
+    }
+  }
+
+  void step_with_norm(int64_t t, int64_t step) const {
+    const int64_t n = active_rows(t);
+    const Real *gain = weights() + at.gain_h_at(), *bias = weights() + at.bias_hn_at();
+    if (at.after) all_blocks<ProductAfter>(t, step);
+    else all_blocks<ProductBeforeGates>(t, step);
+    for (int64_t i = 0; i < n; ++i) {
+      Real* row = row_of(products, i, 0);
+      normalise_row(t, i, row, 0, 2, 4, 0);
+      if (at.after) normalise_row(t, i, row, 2, 1, 4, 1);
+      for (int64_t block = 0; block < at.blocks; ++block) {
+        const Real *of_x = gates_x_of(step, i, block), *of_h = row + block * 3 * L, *g = gain + block * 3 * L;
+        const Vec<Real> r = sigmoid<Real>(fma(load(of_h), load(g), load(of_x)));
+        const Vec<Real> z = sigmoid<Real>(fma(load(of_h + L), load(g + L), load(of_x + L)));
+        if (at.after) {
+          const Vec<Real> h_n = fma(load(of_h + 2 * L), load(g + 2 * L), load(bias + block * L));
+          save_r(rows[i], block, r);
+          finish(rows[i], block, this->zones(), z, tanh<Real>(fma(r, h_n, load(of_x + 2 * L))), h_n);
+        } else {
+          begin(i, block, r, z);
+        }
+      }
+    }
+    if (at.after) return;
+    all_blocks<ProductBeforeCandidate>(t, step);
+    for (int64_t i = 0; i < n; ++i) {
+      Real* row = row_of(products, i, 0);
+      normalise_row(t, i, row, 2, 1, 4, 1);
+      for (int64_t block = 0; block < at.blocks; ++block) {
+        const int64_t v = (block * 3 + 2) * L;
+        end(i, block, load(gates_x_of(step, i, block) + 2 * L), fma(load(row + v), load(gain + v), load(bias + block * L)));
+      }
+    }
+  }
+
+  // All blocks of units of this member. With few rows, several blocks at a time: a lone row has too few sums to keep
+  // the multipliers busy. And then the time goes into reading weights, so every other step goes through them from the
+  // last block to the first: what the step before read last is still in the nearer cache.
+  template <template <int> class Tile>
+  void all_blocks(int64_t t, int64_t step) const {
+    const int64_t n = active_rows(t);
+    if (n == 1) return few_blocks<Tile, 4>(t, step, n);
+    if (n == 2) return few_blocks<Tile, 2>(t, step, n);
+    for (int64_t block = share.block_0; block < share.block_1; ++block) {
+      for_tiles<max_rows>(n, Tile<1>{*this, t, step, block});
+    }
+  }
+
+  template <template <int> class Tile, int Most>
+  void few_blocks(int64_t t, int64_t step, int64_t n, int64_t x_first = -1) const {
+    const int64_t blocks = share.block_1 - share.block_0, tiles = ceil_div(blocks, Most);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t tile = (turn + step) % 2 ? tiles - 1 - i : i;
+      const int64_t block = share.block_0 + tile * Most, end = smaller(block + Most, share.block_1);
+      if (end - block == Most) {
+        if (x_first >= 0) for_tiles<2>(n, project_of<Most>(x_first, x_first + 1, block));
+        for_tiles<2>(n, Tile<Most>{*this, t, step, block});
+      } else {
+        for (int64_t one = block; one < end; ++one) {
+          if (x_first >= 0) for_tiles<2>(n, project_of<1>(x_first, x_first + 1, one));
+          for_tiles<2>(n, Tile<1>{*this, t, step, one});
+        }
+      }
+    }
+  }
+
+  void steps_of(int64_t first, int64_t last, Barrier& barrier, int members) const {
+    const int meet = share.by_units ? members : 1;
+    for (int64_t step = first; step < last; ++step) {
+      const int64_t t = steps.time(step);
+      begin_step(t);
+      if (at.norm) {
+        step_with_norm(t, step - first);
+      } else if (at.after) {
+        all_blocks<After>(t, step - first);
+      } else {
+        all_blocks<BeforeGates>(t, step - first);
+        barrier.wait(meet);
+        all_blocks<BeforeCandidate>(t, step - first);
+      }
+      barrier.wait(meet);
+    }
+  }
+
+  // A single step of few rows, as in a stream: x's part of a block right before the block itself, so that the way
+  // through the weights can turn round from one call to the next.
+  bool alone(int64_t first, int64_t last) const {
+    const int64_t n = active_rows(steps.time(first));
+    return last - first == 1 && at.after && !at.norm && (n == 1 || n == 2);
+  }
+
+  void step_alone(int64_t first, Barrier& barrier, int members) const {
+    const int64_t t = steps.time(first), n = active_rows(t);
+    begin_step(t);
+    if (n == 1) few_blocks<After, 4>(t, 0, n, first);
+    else few_blocks<After, 2>(t, 0, n, first);
+    barrier.wait(share.by_units ? members : 1);
+  }
+
+  // x's part and the steps themselves, so many at a time that what lies between stays in a near cache.
+  void stretch(int64_t first, int64_t last, Barrier& barrier, int members) {
+    const int64_t values = share.rows * columns;
+    const int64_t chunk = values && values < gates_x_values ? gates_x_values / values : 1;
+    for (; first < last; first += chunk) {
+      const int64_t end = smaller(first + chunk, last);
+      if (alone(first, end)) {
+        step_alone(first, barrier, members);
+        ++turn;
+      } else {
+        project(first, end);
+        steps_of(first, end, barrier, members);
+      }
+    }
+  }
+
+  void last_states() const {
+    if (!run.h_n) return;
+    for (int64_t i = 0; i < share.rows; ++i) {
+      const int64_t b = share.row(i), sequence = steps.sequence(b);
+      const Real* from = run.h_0 + sequence * run.h_0_row;
+      int64_t t = s.T - 1;
+      while (t >= 0 && steps.active(t) <= b) --t;  // its last step
+      if (t >= 0) from = h_t(steps.reverse ? 0 : t, b);
+      const int64_t begin = share.block_0 * L, end = smaller(share.block_1 * L, s.H);
+      Real* to = run.h_n + sequence * s.H;
+      for (int64_t unit = begin; unit < end; ++unit) to[unit] = from[unit];
+    }
+  }
+};
+
+template <class Real>
+ForwardMember<Real> forward_member(const Sizes& sizes, const Plan& plan, const Forward<Real>& run, const Share& share,
+                                   Real* mine, Real* first_one, int64_t first_saved) {
+  const ForwardLayout<Real> lies(sizes);
+  const int64_t turn = run.weights->turn.load(std::memory_order_relaxed);
+  return {{sizes, run, {sizes, plan, run.reverse}, share},
+          Layout<Real>(sizes.I, sizes.H, sizes.reset, sizes.norm),
+          reinterpret_cast<ForwardRow<Real>*>(mine + lies.gates_x + lies.rh + lies.masked + lies.products),
+          (share.by_units ? first_one : mine) + lies.gates_x,
+          mine + lies.gates_x + lies.rh,
+          mine + lies.gates_x + lies.rh + lies.masked,
+          mine,
+          gates_x_row<Real>(share.block_1 - share.block_0),
+          turn,
+          first_saved};
+}
+
+template <class Real>
+void ForwardJob<Real>::run(int direction, Place place, Real* mine) const {
+  const Share share = share_of(sizes, ceil_div(sizes.H, lanes<Real>), place.member, place.members);
+  Real* first_one = scratch + (directions == 2 ? direction : 0) * scratch_each;
+  auto me = forward_member(sizes, plan, runs[direction], share, mine, first_one, int64_t{-1});
+  me.stretch(0, sizes.T, barriers[direction], place.members);
+  me.last_states();
+}
+
+template <class Real>
+int forward_threads(const Sizes& s, const Plan& plan, int directions) {
+  return useful_threads(s, directions, directions * plan.rows * 3 * s.H * (s.I + s.H));
+}
+
+template <class Real>
+void forward(const Sizes& sizes, const Plan& plan, const Forward<Real>* runs, int directions, int threads, Real* scratch,
+             int64_t scratch_each) {
+  Barrier barriers[2];
+  ForwardJob<Real> job{sizes, plan, runs, directions, scratch, scratch_each, barriers};
+  run_team(threads, ForwardJob<Real>::work, &job);
+}

@@ -1,0 +1,59 @@
+"""Our own kernels for the CPU (csrc/), in float32 and float64, forwards and backwards.
+
+What they promise beyond the equations: the bits of a row's output don't depend on the batch it is in, on where its
+sequence is cut into calls, or on the number of threads; gradients don't depend on the number of threads. This
+holds on one instruction set: AVX-512, AVX2 and the baseline round differently. `TIDEGATE_ISA` in the environment
+(`avx512`, `avx2`, `baseline`) chooses a lower one than the best of the machine.
+
+Two roads lead to them. A plain call in eager mode goes straight into C++, as the dispatcher would cost more than
+a small GRU takes; under `torch.compile`, `torch.export`, tracing or a dispatch mode the same functions run as the
+registered operators `tidegate::gru_layer` and `tidegate::gru_layer_backward`.
+
+float16 and bfloat16 are computed in float32 and rounded once, at the end; so are autocast's. Backward of backward
+(`create_graph=True`) goes through the reference's equations: right, and as slow as these.
+
+A file a road, each standing on those before it:
+
+    kernels          the C++ module: is it here, what can it run
+    weights          checking, packing and keeping weights
+    layer            addresses and sizes of one layer, forwards and backwards
+    double_backward  gradients of gradients, by the reference
+    eager            the autograd road
+    transforms       vmap and grad of torch.func
+    registered       the operators of torch.library
+    roads            which of these a layer takes
+    sequence         gru, trace
+    one_step         step, quick_step, gru_cell
+    affine           W x + b
+"""
+
+from __future__ import annotations
+
+from tidegate.ops.gru.native import affine
+from tidegate.ops.gru.native.kernels import isa, isas, missing, peak_gflops, set_isa, why_not
+from tidegate.ops.gru.native.one_step import gru_cell, quick_step, step
+from tidegate.ops.gru.native.sequence import gru, trace
+
+__all__ = [
+    "about",
+    "affine",
+    "gru",
+    "gru_cell",
+    "in_transforms",
+    "isa",
+    "isas",
+    "join_weights",
+    "missing",
+    "name",
+    "peak_gflops",
+    "quick_step",
+    "set_isa",
+    "step",
+    "trace",
+    "why_not",
+]
+
+name = "native"
+about = "our own kernels for the CPU, the fastest and repeatable to the bit"
+in_transforms = True
+join_weights = None

@@ -1,0 +1,112 @@
+"""The weights of a layer on their way into C++: checked, packed into the kernel's order, and kept from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tidegate.errors import ShapeError
+from tidegate.ops.gru.native import kernels
+
+_Kind = getattr(kernels.cpp, "Kind", None)
+_dtype, _shape, _version = attrgetter("dtype"), attrgetter("shape"), attrgetter("_version")
+
+
+@lru_cache
+def kind_of(I: int, H: int, bias: bool, norm: bool, before: bool, wide: bool) -> Any:
+    """What weights of a layer there are and how they are meant, for C++. wide: float64; before: reset="before"."""
+    assert _Kind is not None
+    return _Kind(I, H, bias, norm, before, wide)
+
+
+def per_direction(bias: bool, norm: bool) -> int:
+    """How many weights a direction of a layer has: w_ih, w_hh, with bias b_ih, b_hh, with layer norm g_ih, g_hh."""
+    return 2 + 2 * bias + 2 * norm
+
+
+def tight(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The weights, all contiguous. Give the result a name: copies must live until C++ has read them."""
+    for w in weights:
+        if not w.is_contiguous():
+            return [w.contiguous() for w in weights]
+    return weights
+
+
+def check(weights: Sequence[Tensor], per: int, I: int, H: int, dtype: torch.dtype) -> None:
+    """Raise `ShapeError` for weights whose addresses C++ must not be given: `.data` and `setattr` take anything."""
+    one = [(3 * H, I), (3 * H, H), (3 * H,), (3 * H,), (3 * H,), (3 * H,)][:per]
+    expected = one * (len(weights) // per)
+    if [*map(_shape, weights)] == expected and {*map(_dtype, weights)} == {dtype} and all(w.is_cpu for w in weights):
+        return
+    for w, shape in zip(weights, expected, strict=True):
+        if w.shape != shape or w.dtype != dtype or not w.is_cpu:
+            raise ShapeError(
+                f"GRU: a weight is {list(w.shape)}, {w.dtype}, on {w.device}; expected {list(shape)}, {dtype}, on cpu, "
+                f"for input_size={I}, hidden_size={H}. Convert or replace all weights of the layer together."
+            )
+
+
+def pack(weights: Sequence[Tensor], kind: Any, threads: int) -> Any:
+    """A handle of C++ on a copy of the weights in the kernel's order."""
+    weights = tight(weights)
+    return kernels.cpp.pack([*map(Tensor.data_ptr, weights)], kind, threads)
+
+
+class Pack:
+    """The packed weights of a layer, and what they were packed from."""
+
+    __slots__ = ("addresses", "handle", "versions", "weights")
+
+    handle: Any
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """The marks of the weights as they are now. To be made before they are packed: whoever changes them in
+        between is then noticed at the next call.
+        """
+        self.weights = [*weights]  # alive as long as this is: a new tensor can't take the place of one of them
+        self.versions: list[int] = [*map(_version, weights)]
+        self.addresses = [*map(Tensor.data_ptr, weights)]
+
+    def fits(self, weights: Sequence[Tensor]) -> bool:
+        """Whether these are the weights that were packed, as they were."""
+        return (
+            all(map(is_, weights, self.weights))
+            and [*map(_version, weights)] == self.versions
+            and [*map(Tensor.data_ptr, weights)] == self.addresses
+            and not self.handle.looks_changed()
+        )
+
+
+def packed(
+    weights: Sequence[Tensor],
+    bias: bool,
+    norm: bool,
+    before: bool,
+    I: int,
+    H: int,
+    threads: int,
+    kept: dict[Any, Any] | None,
+    layer: int,
+) -> Any:
+    """The handle of these weights: the one in `kept`, where nothing has changed since it was made."""
+    place = (layer, bias, norm, before)
+    pack_before = None if kept is None else kept.get(place)
+    if pack_before is not None and pack_before.fits(weights):
+        return pack_before.handle
+    dtype = weights[0].dtype
+    check(weights, per_direction(bias, norm), I, H, dtype)
+    kind = kind_of(I, H, bias, norm, before, dtype == torch.float64)
+    # A tensor that was made in inference mode has no version: nobody can tell whether it changed.
+    if kept is None or any(w.is_inference() or not w.is_contiguous() for w in weights):
+        if kept is not None:
+            kept.pop(place, None)
+        return pack(weights, kind, threads)
+    entry = Pack(weights)
+    entry.handle = pack(weights, kind, threads)
+    kept[place] = entry
+    return entry.handle

@@ -1,0 +1,25 @@
+"""The tables of speed, cost and quality are those that were measured, whole and word for word."""
+
+from __future__ import annotations
+
+import runpy
+
+import pytest
+
+from tests.helpers.pages import ROOT, read
+
+FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
+
+
+@pytest.mark.parametrize(
+    ("table", "page"),
+    [
+        ("reach", "docs/quality.md"),
+        ("forward_speed", "docs/speed.md"),
+        ("train_speed", "docs/speed.md"),
+        ("cost", "docs/speed.md"),
+        ("bounds", "benchmarks/README.md"),
+    ],
+)
+def test_the_page_holds_the_table_as_it_was_measured(table, page):
+    assert FIGURES[table]() in read(page)
