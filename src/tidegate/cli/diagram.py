@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from tidegate.gates.diagram import ModelShape, StepValues
+    from tidegate.gates.gates import Equations
+    from tidegate.run import Run
 
 app = typer.Typer(add_completion=False)
 
@@ -67,6 +69,7 @@ def diagram(
 
     from tidegate.errors import SettingsError
     from tidegate.gates.diagram import Column, ModelShape, flow_diagram, sequence_diagram
+    from tidegate.gates.gates import Equations
 
     sizes = {
         "input-size": input_size,
@@ -78,12 +81,16 @@ def diagram(
         "reset": reset,
     }
     given = [f"--{name}" for name, value in sizes.items() if value is not None]
+    opened = None
     if run is not None:
         if given:
             raise SettingsError(
                 f"{', '.join(given)}: the sizes come from the run {run}; leave out the one or the other."
             )
-        shape = shape_from_run(run)
+        from tidegate.run import load
+
+        opened = load(run)
+        shape = shape_of(opened)
     else:
         shape = ModelShape(
             inputs=(Column("x", "input", input_size or 10),),
@@ -95,26 +102,30 @@ def diagram(
         )
     chosen = None
     if values is not None:
-        if run is None or kind == "flow":
+        if opened is None or kind == "flow":
             raise SettingsError(
                 "--values shows a step of a run's layer: name the run folder, and leave --kind flow out."
             )
         if not (layer or "l0").startswith("l0"):  # its input is the output of the layer below
             shape = replace(shape, inputs=(Column("layer below", "", shape.hidden_size * (1 + shape.bidirectional)),))
-        chosen = _step_values(run, table, sequence, values, layer or "l0", unit)
+        chosen = _step_values(opened, table, sequence, values, layer or "l0", unit)
     elif any(value is not None for value in (table, sequence, layer, unit)):
         raise SettingsError(
             "--table, --sequence, --layer and --unit say where the numbers of --values STEP come from. Add it, or leave them out."
         )
     if kind == "flow":
         text = flow_diagram(shape)
-    elif shape.cell == "gru":
-        text = sequence_diagram(
-            shape.input_size, shape.hidden_size, shape.num_layers, shape.bidirectional, reset or "after", chosen
-        )
     else:
-        raise SettingsError(
-            f"The sequence diagram shows a GRU step; the cell of {run} is {shape.cell!r}. Use --kind flow."
+        equations = _equations(opened) if opened is not None else Equations(reset=reset or "after")
+        text = sequence_diagram(
+            shape.input_size,
+            shape.hidden_size,
+            shape.num_layers,
+            shape.bidirectional,
+            equations.reset,
+            chosen,
+            layer_norm=equations.layer_norm,
+            zoneout=equations.zoneout,
         )
     if out is None:
         typer.echo(text, nl=False)
@@ -126,37 +137,49 @@ def diagram(
 
 
 def _step_values(
-    run: Path, table: str | None, sequence: str | None, step: int, layer: str, unit: int | None
+    run: Run, table: str | None, sequence: str | None, step: int, layer: str, unit: int | None
 ) -> StepValues:
     from tidegate.errors import SettingsError
-    from tidegate.run import load
 
-    opened = load(run)
-    if table is None and opened.source is None:
-        raise SettingsError(f"{run} was trained on a table in memory: name one with --table.")
-    found = opened.inspect(table or opened.source, sequence, steps=(step, step))
+    if table is None and run.source is None:
+        raise SettingsError(f"{run.name} was trained on a table in memory: name one with --table.")
+    found = run.inspect(table or run.source, sequence, steps=(step, step))
     return found.step_values(step, layer, unit)
 
 
-def shape_from_run(run: Path) -> ModelShape:
-    """The sizes of the model in a run folder, with the names of its columns. Raises RunError as `tidegate.load` does."""
+def _equations(run: Run) -> Equations:
+    """Those of the run's core. Raises SettingsError where it has no gates."""
+    from tidegate.errors import SettingsError
+    from tidegate.model.cells import CELLS
+
+    cell = run.model.spec.cell
+    if not CELLS[cell].gates:
+        raise SettingsError(
+            f"The sequence diagram shows a GRU step; the cell of {run.name} is {cell!r}. Use --kind flow."
+        )
+    core: Any = run.model.core
+    equations: Equations = core.equations
+    return equations
+
+
+def shape_of(run: Run) -> ModelShape:
+    """The sizes of a run's model, with the names of its columns."""
     from tidegate.gates.diagram import Column, ModelShape
     from tidegate.model.cells import CELLS
-    from tidegate.run import load
+    from tidegate.model.tasks import TASKS
 
-    opened = load(run)
-    preprocessing, spec = opened.preprocessing, opened.model.spec
+    preprocessing, spec = run.preprocessing, run.model.spec
     numbers = [Column(c.name, "number and mask" if c.mask else "number", 1 + c.mask) for c in preprocessing.numbers]
     tokens = [
         Column(c.name, f"{c.kind}, {c.size:,} entries", dim)
         for c, dim in zip(preprocessing.tokens, spec.embedding_dims, strict=True)
     ]
     target = preprocessing.target
-    kind = {"class": "class", "labels": "label", "number": "number"}[target.task]
-    width = target.width if target.task == "class" else 1
+    task = TASKS[target.task]
+    width = task.column_width(target)
     return ModelShape(
         inputs=(*numbers, *tokens),
-        outputs=tuple(Column(name, kind, width) for name in target.names),
+        outputs=tuple(Column(name, task.kind, width) for name in target.names),
         hidden_size=spec.hidden_size,
         num_layers=spec.num_layers,
         bidirectional=spec.bidirectional,
@@ -167,7 +190,7 @@ def shape_from_run(run: Path) -> ModelShape:
         residual=spec.residual is not None,
         title=CELLS[spec.cell].title,
         layer_parameters=tuple(
-            sum(p.numel() for name, p in opened.model.named_parameters() if name.endswith(f"_l{k}"))
+            sum(p.numel() for name, p in run.model.named_parameters() if name.endswith(f"_l{k}"))
             for k in range(spec.num_layers)
         ),
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tidegate.model.cells import gated
+
 if TYPE_CHECKING:
     from tidegate.run import Run
 
@@ -16,7 +18,7 @@ _ELSE = "Also write"
 
 @app.command()
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run with the cell gru.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help=f"Folder of a run with the cell {' or '.join(gated())}.")],
     table: Annotated[
         str, typer.Argument(metavar="TABLE", help="A table with the run's columns; the target may be absent.")
     ],

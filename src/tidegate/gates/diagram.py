@@ -78,33 +78,29 @@ def sequence_diagram(
     hidden_size: int,
     num_layers: int = 1,
     bidirectional: bool = False,
-    reset: Literal["after", "before"] = "after",
+    reset: Literal["after", "before"] | None = "after",
     values: StepValues | None = None,
+    *,
+    layer_norm: bool = False,
+    zoneout: float = 0.0,
 ) -> str:
     """A Mermaid sequence diagram of one GRU step: who sends what to whom, and what each makes of it.
 
     x is the input of the step, h the old state, h' the new one. W x is a matrix product, a dot multiplies
     value by value, σ is the logistic function. z = 1 keeps the old state.
 
-    values: the numbers of one unit, which then stand beside each equation.
+    reset: where the reset gate falls; None: there is none, the step is that of a minGRU. layer_norm, zoneout: as in
+    `tidegate.GRU`. values: the numbers of one unit, which then stand beside each equation.
 
     >>> print(sequence_diagram(10, 20).splitlines()[1].strip())
     participant X as Input x (10)
     """
     x, h, units = f"Input x ({input_size})", f"Hidden state h ({hidden_size})", f"({hidden_size})"
-    if reset == "after":
-        through_reset, candidate = "r·(W_hn h + b_hn)", "n = tanh(W_in x + b_in + r·(W_hn h + b_hn))"
-    else:
-        through_reset, candidate = "r·h", "n = tanh(W_in x + b_in + W_hn (r·h) + b_hn)"
-    lines = [
-        "sequenceDiagram",
-        f"    participant X as {x}",
-        f"    participant Z as Update gate z {units}",
-        f"    participant R as Reset gate r {units}",
-        f"    participant C as Candidate n {units}",
-        f"    participant H as {h}",
-    ]
-    said = _said(values, reset) if values is not None else {}
+    lines = ["sequenceDiagram", f"    participant X as {x}", f"    participant Z as Update gate z {units}"]
+    if reset is not None:
+        lines.append(f"    participant R as Reset gate r {units}")
+    lines += [f"    participant C as Candidate n {units}", f"    participant H as {h}"]
+    said = _said(values, reset, zoneout) if values is not None else {}
     if values is not None:
         lines.append(f"    Note over X,H: {escape(values.where)}")
 
@@ -116,18 +112,35 @@ def sequence_diagram(
         number = said.get(over)
         lines.append(f"    Note over {over}: {text}{f'<br/>{number}' if number else ''}")
 
+    def of_x(gate: str) -> str:
+        return f"{_product(f'W_i{gate} x', layer_norm)} + b_i{gate}"
+
+    def of_h(gate: str, state: str = "h") -> str:
+        return f"{_product(f'W_h{gate} {state}', layer_norm)} + b_h{gate}"
+
     message("X", "Z", "x")
-    message("H", "Z", "h")
-    note("Z", "z = σ(W_iz x + b_iz + W_hz h + b_hz)")
-    message("X", "R", "x")
-    message("H", "R", "h")
-    note("R", "r = σ(W_ir x + b_ir + W_hr h + b_hr)")
-    message("X", "C", "x")
-    message("R", "C", through_reset)
-    note("C", candidate)
+    if reset is None:  # no gate reads the state
+        note("Z", "z = σ(W_z x + b_z)")
+        message("X", "C", "x")
+        note("C", "n = g(W_h x + b_h), g(v) = v + 1/2 where v ≥ 0, else σ(v)")
+    else:
+        message("H", "Z", "h")
+        note("Z", f"z = σ({of_x('z')} + {of_h('z')})")
+        message("X", "R", "x")
+        message("H", "R", "h")
+        note("R", f"r = σ({of_x('r')} + {of_h('r')})")
+        message("X", "C", "x")
+        message("R", "C", f"r·({of_h('n')})" if reset == "after" else "r·h")
+        inner = f"r·({of_h('n')})" if reset == "after" else of_h("n", "(r·h)")
+        note("C", f"n = tanh({of_x('n')} + {inner})")
     message("C", "H", "n")
     message("Z", "H", "z")
-    note("H", "h' = (1 - z)·n + z·h" + ("" if values is not None else "<br/>z = 1 keeps the old state"))
+    new = "p·h + (1 - p)·((1 - z)·n + z·h)" if zoneout else "(1 - z)·n + z·h"
+    note("H", f"h' = {new}" + ("" if values is not None else "<br/>z = 1 keeps the old state"))
+    if layer_norm:
+        lines.append("    Note over X,H: LN is layer norm, of r and z together, times a gain")
+    if zoneout:
+        lines.append(f"    Note over X,H: p = {zoneout:g} is zoneout, which keeps that much of h in any case")
     following = "the step before it, which this direction reads next" if values and values.backward else "the next one"
     lines.append(f"    Note over X,H: h' is the output of this step and the h of {following}")
     if values is not None:  # of one layer and direction, which `where` names
@@ -141,12 +154,40 @@ def sequence_diagram(
     return "\n".join(lines) + "\n"
 
 
-def _said(v: StepValues, reset: str) -> dict[str, str]:
+def _product(text: str, layer_norm: bool) -> str:
+    return f"LN({text})" if layer_norm else text
+
+
+def _said(v: StepValues, reset: str | None, zoneout: float) -> dict[str, str]:
     """For each message and note the number, or the equation with its numbers."""
-    r, z = _sigma(v.input_r + v.state_r), _sigma(v.input_z + v.state_z)
+    z = _sigma(v.input_z + v.state_z)
+    if reset is None:
+        n = v.input_n + 0.5 if v.input_n >= 0 else _sigma(v.input_n)
+        own = {
+            "XZ": f"W_z x + b_z = {_number(v.input_z)}",
+            "Z": f"= σ({_number(v.input_z)}) = {_number(z)}",
+            "XC": f"W_h x + b_h = {_number(v.input_n)}",
+            "C": f"= g({_number(v.input_n)}) = {_number(n)}",
+        }
+    else:
+        n, own = _with_reset(v, reset, z)
+    keep = z + zoneout * (1 - z)
+    mixed = f"{_number(1 - z)}·{_bracket(n)} + {_number(z)}·{_bracket(v.h)}"
+    if zoneout:
+        mixed = f"{_number(zoneout)}·{_bracket(v.h)} + {_number(1 - zoneout)}·({mixed})"
+    return own | {
+        "CH": _number(n),
+        "ZH": f"{_number(z)}, keeps {keep:.0%}",
+        "H": f"= {mixed} = {_number((1 - keep) * n + keep * v.h)}",
+    }
+
+
+def _with_reset(v: StepValues, reset: str, z: float) -> tuple[float, dict[str, str]]:
+    """The candidate, and what is sent and made on the way to it."""
+    r = _sigma(v.input_r + v.state_r)
     passed = r * v.state_n if reset == "after" else v.state_n
     n = math.tanh(v.input_n + passed)
-    return {
+    return n, {
         "XZ": f"W_iz x + b_iz = {_number(v.input_z)}",
         "HZ": f"W_hz h + b_hz = {_number(v.state_z)}",
         "Z": f"= σ({_number(v.input_z)} {_signed(v.state_z)}) = {_number(z)}",
@@ -156,9 +197,6 @@ def _said(v: StepValues, reset: str) -> dict[str, str]:
         "XC": f"W_in x + b_in = {_number(v.input_n)}",
         "RC": f"{_number(r)}·{_bracket(v.state_n)} = {_number(passed)}" if reset == "after" else f"{_number(r)}·h",
         "C": f"= tanh({_number(v.input_n)} {_signed(passed)}) = {_number(n)}",
-        "CH": _number(n),
-        "ZH": f"{_number(z)}, keeps {z:.0%}",
-        "H": f"= {_number(1 - z)}·{_bracket(n)} + {_number(z)}·{_bracket(v.h)} = {_number((1 - z) * n + z * v.h)}",
     }
 
 

@@ -10,6 +10,7 @@ MEMORY = (
     "Memory length: after how many steps half of what a unit holds is forgotten. What is in the state is multiplied by the "
     "update gate z at every step; the length is the first step at which the product of these is at most 1/2, as a median over all steps."
 )
+ZONEOUT = " Zoneout keeps a part p of the state in any case: z counts as p + (1 - p) z."
 UPDATE = "Update gate z: 1 keeps the old state, 0 replaces it by the candidate."
 RESET = "Reset gate r: how much of the old state the candidate gets to see; at 0 it looks at the input alone."
 CANDIDATE = "Candidate n: what the unit would write; the state moves towards it as far as the update gate lets it."
@@ -49,8 +50,9 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
             text = words.format(f"{count:,}")
             parts.append(text if count > 1 else _singular(text))
     first = f"{_count(s.units, 'unit')}: {'; '.join(parts)}."
+    memory = MEMORY + ZONEOUT * bool(s.zoneout)
     definition = (
-        f"{MEMORY} Over {long:,} steps: half is left for longer. Follows the input: half is gone a step later. Never forgets: not once was "
+        f"{memory} Over {long:,} steps: half is left for longer. Follows the input: half is gone a step later. Never forgets: not once was "
         f"half forgotten within any stretch counted (the longest has {_count(s.longest, 'step')}). Never moves: the state stays within {STILL:g} of "
         "itself; such a unit is dead weight."
     )
@@ -64,8 +66,8 @@ def described(s: UnitStatistics, steps_of: str = "") -> list[tuple[str, str]]:
         reset = f"the reset gate is open in {_share(s.reset_near_1)} and shut in {_share(s.reset_near_0)}"
         shares = (f"{gates}; {reset}.", f"{UPDATE} {RESET} {SHUT_OPEN}")
     if s.longest < 2:
-        return [(first, MEMORY), shares]
-    return [(first, definition), (second, MEMORY), shares]
+        return [(first, memory), shares]
+    return [(first, definition), (second, memory), shares]
 
 
 def _memory(memory: float, longest: int) -> str:

@@ -35,7 +35,7 @@ class UnitStatistics:
     update_mean, reset_mean: of z and r.   update_near_0 ... reset_near_1: the share of steps with the gate below 0.1
         or above 0.9.
         Those of r are None where the layer has no reset gate.
-    low, high: the smallest and the largest state.
+    low, high: the smallest and the largest state.   zoneout: the part of the state that is kept in any case, beside z.
     never_forgot: no wait was ever over (and there was one).   still: high - low <= 0.01, a unit that doesn't move.
     """
 
@@ -52,6 +52,7 @@ class UnitStatistics:
     reset_near_1: np.ndarray | None
     low: np.ndarray
     high: np.ndarray
+    zoneout: float = 0.0
 
     @property
     def units(self) -> int:
@@ -192,7 +193,9 @@ class Counter:
         low, high = -self._range[0].numpy(), self._range[1].numpy()
         any_wait = (self._over + self._unfinished).sum(axis=0) > 0
         never = any_wait & (self._over.sum(axis=0) == 0)
-        return UnitStatistics(self.steps, self.sequences, self.longest, memory, never, low=low, high=high, **shares)
+        return UnitStatistics(
+            self.steps, self.sequences, self.longest, memory, never, low=low, high=high, zoneout=self.zoneout, **shares
+        )
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:

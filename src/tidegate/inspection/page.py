@@ -58,6 +58,8 @@ def page(views: Sequence[Inspection]) -> str:
     reach = [view.lean.reach for view in views if view.lean.reach is not None]
     looked = f" Looked at here: the {max(reach):,} steps before (or around) a prediction." if reach else ""
     definitions = DEFINITIONS | {"lean": DEFINITIONS["lean"] + looked}
+    if any(layer.equations.zoneout for view in views for layer in view.layers):
+        definitions["memory"] += sentences.ZONEOUT
     data = {"definitions": definitions, "views": [_view(view) for view in views]}
     # Inside a script element only "<" could end the text; JSON may write it as an escape.
     text = json.dumps(jsonable(data), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

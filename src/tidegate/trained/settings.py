@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, model_validator
 
 from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
 from tidegate.errors import SettingsError, nearest
-from tidegate.model.cells import CELLS
+from tidegate.model.cells import CELLS, gated
 from tidegate.model.spec import CoreOptions
 
 RECURRENCE = "The recurrence, beyond torch.nn.GRU"
@@ -144,7 +144,8 @@ class TrainSettings(DataSettings):
     log_gates: bool = setting(
         False,
         TRAINING,
-        "Write how open the gates are and how long they remember into metrics.csv after every epoch, and draw it in the report; with cell=gru.",
+        "Write how open the gates are and how long they remember into metrics.csv after every epoch, and draw it in the report; with "
+        f"cell={' or '.join(gated())}.",
     )
     seed: int = setting(0, TRAINING, "Repeats a run exactly: weights, order, dropout and split.", ge=0, lt=2**31)
     device: str = setting("auto", TRAINING, "cpu, cuda, cuda:1, mps; auto: a GPU where there is one.")
@@ -158,7 +159,8 @@ class TrainSettings(DataSettings):
             )
         if self.log_gates and not CELLS[self.cell].gates:
             raise ValueError(
-                f"log_gates=True needs cell='gru': {self.cell!r} has no update and reset gate. Leave log_gates out."
+                f"log_gates=True needs {' or '.join(f'cell={cell!r}' for cell in gated())}: {self.cell!r} has no update and "
+                "reset gate. Leave log_gates out."
             )
         for name, value in self.core.changed().items():
             if name not in CELLS[self.cell].options:

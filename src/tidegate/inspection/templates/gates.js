@@ -123,19 +123,39 @@
 
   // --- the numbers of one layer and direction ------------------------------------------------------------------
 
+  const TORCH = { reset: "after", layer_norm: false, zoneout: 0, candidate: "tanh" }; // the equations of torch.nn.GRU
+
   class Layer {
     constructor(raw, steps) {
       Object.assign(this, raw);
+      this.form = { ...TORCH, ...raw.equations }; // as `gates.gates.Equations` has them; reset null: there is no such gate
       this.P = steps;
       this.place = new Map(raw.order.map((unit, row) => [unit, row]));
-      this.bound = Math.max(1, ...(raw.fields.h.scale ?? []).map((s) => 32767 * s)); // of |h|: over 1 only after a learnt first state
       this.decoded = {};
       for (const [name, field] of Object.entries(raw.fields)) this.decoded[name] = numbers(field);
+      const h = Math.max(1, ...(raw.fields.h.scale ?? []).map((s) => 32767 * s)); // over 1 after a learnt first state, or in a minGRU
+      this.bounds = { h, n: this.form.candidate === "tanh" ? 1 : this.largest("n") }; // of |h| and |n|
+    }
+    /** The gates that there are, and what they make. */
+    get shown() { return MAPS.filter(([which]) => which !== "r" || this.form.reset); }
+    get readsState() { return "state_n" in this.fields; }
+    /** At least 1. */
+    largest(which) {
+      let most = 1;
+      for (let u = 0; u < this.units; u++) for (let p = 0; p < this.P; p++) most = Math.max(most, Math.abs(this[which](u, p)));
+      return most;
     }
     field(name, u, p) { return this.decoded[name][u * this.P + p] * (this.fields[name].scale?.[u] ?? 1); }
-    z(u, p) { return sigma(this.field("sum_z", u, p)); }
+    z(u, p) { return sigma(this.field(this.readsState ? "sum_z" : "input_z", u, p)); }
     r(u, p) { return sigma(this.field("sum_r", u, p)); }
-    n(u, p) { return Math.tanh(this.field("input_n", u, p) + this.r(u, p) * this.field("state_n", u, p)); }
+    n(u, p) {
+      const v = this.field("input_n", u, p);
+      if (this.form.candidate === "g") return v >= 0 ? v + 0.5 : sigma(v);
+      const state = this.field("state_n", u, p);
+      return Math.tanh(v + (this.form.reset === "after" ? this.r(u, p) * state : state));
+    }
+    /** How much of the old state stays: z, and what zoneout adds to it. */
+    keep(u, p) { return this.z(u, p) + this.form.zoneout * (1 - this.z(u, p)); }
     h(u, p) { return this.field("h", u, p); }
     before(u, p) {
       if (this.fields.before) return this.field("before", u, p);
@@ -278,16 +298,17 @@
         this.more("outputs", "prediction");
       }
       this.tracks.append(make("p", { class: "caption", text: "Rows are units, the longest memory on top; columns are steps." }));
-      for (const [which, name, title, low, high] of MAPS) {
+      for (const [which, name, title, low, high] of this.layer.shown) {
         const mark = make("div", { class: "mark" });
-        const signed = which === "n" || which === "h", bound = which === "h" ? this.layer.bound : 1;
+        const signed = which === "n" || which === "h", bound = this.layer.bounds[which] ?? 1;
         const colours = palette(signed ? diverging() : VIRIDIS);
         const key = signed ? scale(colours, plain(-bound), plain(bound)) : scale(colours, low, high);
         const height = clamp(this.layer.units * 3, 60, 132);
         const row = this.row([term(title, data.definitions[name]), key], "map tall", height, (canvas) => this.drawMap(canvas, which, colours, signed && bound), mark);
         row.mark = mark;
       }
-      const lines = legend(["h", "h"], ["z", "z"], ["r", "r"], ["n", "n"]), size = plain(this.layer.bound);
+      const drawn = ["h", "z", "r", "n"].filter((which) => which !== "r" || this.layer.form.reset);
+      const lines = legend(...drawn.map((which) => [which, which])), size = plain(Math.max(this.layer.bounds.h, this.layer.bounds.n));
       this.unitRow = this.row(["…", lines, make("span", { class: "key", text: `−${size} to ${size}` })], "tall", 84, (canvas) => this.drawUnit(canvas));
       this.tracks.append(this.cursor);
       this.below.replaceChildren(...this.unitsBelow());
@@ -363,7 +384,7 @@
         ["ignores", "r shut", (u) => percent(s.reset_near_0[u]), (u) => -s.reset_near_0[u]],
         ["range", "range of h", (u) => `${fixed(s.low[u], 2)} to ${fixed(s.high[u], 2)}`, (u) => s.low[u] - s.high[u]],
         ["kind", "kind", (u) => s.kind[u], (u) => s.kind[u]],
-      ];
+      ].filter(([id]) => layer.form.reset || (id !== "sees" && id !== "ignores"));
       const body = make("tbody");
       const fill = () => {
         const by = columns.find(([id]) => id === this.sorted)[3];
@@ -526,13 +547,14 @@
     drawUnit(canvas) {
       const [c, width, height] = this.context(canvas), { layer, unit, P } = this;
       const x = (p) => ((p + 0.5) * width) / P;
-      const y = (v) => height / 2 - (v / layer.bound) * (height / 2 - 3);
+      const bound = Math.max(layer.bounds.h, layer.bounds.n), y = (v) => height / 2 - (v / bound) * (height / 2 - 3);
       c.strokeStyle = style("--line");
       c.beginPath();
       c.moveTo(0, y(0));
       c.lineTo(width, y(0));
       c.stroke();
       for (const [which, colour, dash, thick] of [["z", "--warm", [], 1.4], ["r", "--soft", [2, 3], 1.2], ["n", "--good", [6, 3], 1.2], ["h", "--strong", [], 2.2]]) {
+        if (which === "r" && !layer.form.reset) continue;
         c.strokeStyle = style(colour);
         c.setLineDash(dash);
         c.lineWidth = thick;
@@ -586,7 +608,8 @@
       this.facts.replaceChildren(...this.factTables());
       const m = layer.statistics.memory_length_steps[unit];
       const held = m === null ? "It holds on for longer than can be seen here." : m <= 1 ? "Half of what it holds is gone a step later: it follows the input." : `Half of what it holds is forgotten after ${memory(m)} steps.`;
-      const all = layer.units > 1 ? ` On average over all ${layer.units} units, at this step: z ${fixed(layer.mean("z", p), 2)}, r ${fixed(layer.mean("r", p), 2)}.` : "";
+      const means = (layer.form.reset ? ["z", "r"] : ["z"]).map((which) => `${which} ${fixed(layer.mean(which, p), 2)}`).join(", ");
+      const all = layer.units > 1 ? ` On average over all ${layer.units} units, at this step: ${means}.` : "";
       const thick = make("span", { class: "soft", text: " (lines as thick as what passes)" });
       this.inside.replaceChildren(make(HEADING, {}, `Unit ${unit} at this step`, thick), this.cell(), this.equations(), make("p", { class: "soft" }, held, all));
     }
@@ -656,10 +679,11 @@
     /** The cell as a picture: who sends what to whom, as strongly as this unit does at this step. */
     cell() {
       const { layer, unit, p } = this;
-      const z = layer.z(unit, p), r = layer.r(unit, p), n = layer.n(unit, p), h = layer.h(unit, p), before = layer.before(unit, p);
-      const input = this.input();
+      const { reset } = layer.form;
+      const z = layer.z(unit, p), r = reset ? layer.r(unit, p) : null, n = layer.n(unit, p), h = layer.h(unit, p), before = layer.before(unit, p);
+      const input = this.input(), keep = layer.keep(unit, p);
       const out = svg("svg", { viewBox: "0 -16 432 272", class: "cell", role: "img" });
-      out.append(svg("title", {}, `Unit ${unit}: reset gate ${fixed(r)}, update gate ${fixed(z)}, candidate ${fixed(n)}, old state ${fixed(before)}, new state ${fixed(h)}`));
+      out.append(svg("title", {}, `Unit ${unit}: ${reset ? `reset gate ${fixed(r)}, ` : ""}update gate ${fixed(z)}, candidate ${fixed(n)}, old state ${fixed(before)}, new state ${fixed(h)}`));
       const marker = svg("defs");
       for (const [id, colour] of [["tip", "--soft"], ["tip-flow", "--strong"], ["tip-keep", "--warm"]]) {
         const size = id === "tip" ? 8 : 13; // wider than the line, which ends at its base
@@ -670,14 +694,14 @@
       out.append(marker);
       const edge = (d, share, kind = "") => out.append(svg("path", { d, class: kind, "stroke-width": (0.8 + 6 * share).toFixed(2), "marker-end": `url(#tip${kind ? `-${kind}` : ""})` }));
       edge("M92,214 C130,214 120,92 164,92", 0.1); //            X to Z
-      edge("M92,220 C130,220 130,168 164,168", 0.1); //          X to R
+      if (reset) edge("M92,220 C130,220 130,168 164,168", 0.1); // X to R
       edge("M92,232 L250,232", 0.1); //                          X to C
-      edge("M92,46 C125,46 125,84 164,84", 0.1); //              h to Z
-      edge("M92,52 C128,52 124,156 164,156", 0.1); //            h to R
-      edge("M206,186 C206,208 216,218 239,218", r, "flow"); //   R into C
-      edge("M318,204 C318,160 318,128 329,128", 1 - z, "flow"); // C into H
+      if (layer.readsState) edge("M92,46 C125,46 125,84 164,84", 0.1); // h to Z
+      if (reset) edge("M92,52 C128,52 124,156 164,156", 0.1); // h to R
+      if (reset) edge("M206,186 C206,208 216,218 239,218", r, "flow"); // R into C
+      edge("M318,204 C318,160 318,128 329,128", 1 - keep, "flow"); // C into H
       edge("M248,88 C300,88 310,112 340,114", 0.1); //           Z into H
-      edge("M92,36 C220,4 382,6 384,82", z, "keep"); //         the old state into the new one
+      edge("M92,36 C220,4 382,6 384,82", keep, "keep"); //      the old state into the new one
       const node = (x, y, name, value, kind, title) => {
         const g = svg("g", { class: kind, transform: `translate(${x},${y})` });
         g.append(svg("title", {}, title), svg("rect", { width: 84, height: 46, rx: 8 }), svg("text", { x: 42, y: 15, class: "small" }, name), svg("text", { x: 42, y: 36, class: "value" }, value));
@@ -691,28 +715,44 @@
       node(8, 22, "old state h", fixed(before), "state", data.definitions.hidden);
       node(8, 204, "input x", shorten(input), "input", input);
       node(164, 66, "update gate z", fixed(z), "gate update", data.definitions.update);
-      node(164, 140, "reset gate r", fixed(r), "gate reset", data.definitions.reset);
+      if (reset) node(164, 140, "reset gate r", fixed(r), "gate reset", data.definitions.reset);
       node(252, 204, "candidate n", fixed(n), "candidate", data.definitions.candidate);
       node(340, 94, "new state h′", fixed(h), "state new", data.definitions.hidden);
       const label = (x, y, text, anchor) => out.append(svg("text", { x, y, class: "edge", style: `text-anchor: ${anchor}` }, text));
-      label(262, 0, `keeps ${percent(z)}`, "middle");
-      label(330, 178, `writes ${percent(1 - z)}`, "start");
-      label(216, 198, `lets ${percent(r)} through`, "start");
+      label(262, 0, `keeps ${percent(keep)}`, "middle");
+      label(330, 178, `writes ${percent(1 - keep)}`, "start");
+      if (reset) label(216, 198, `lets ${percent(r)} through`, "start");
       return out;
     }
 
     equations() {
-      const { layer, unit: u, p } = this;
+      const { layer, unit: u, p } = this, { reset, layer_norm: norm, zoneout, candidate } = layer.form;
       const f = (v) => fixed(v), signed = (v) => (v < 0 ? `− ${fixed(-v)}` : `+ ${fixed(v)}`);
       const input = (g) => layer.field(`input_${g}`, u, p), state = (g) => layer.field(`sum_${g}`, u, p) - input(g);
-      const z = layer.z(u, p), r = layer.r(u, p), n = layer.n(u, p), h = layer.h(u, p), before = layer.before(u, p);
-      const inside = layer.field("state_n", u, p), bracket = (v) => (v < 0 ? `(${fixed(v)})` : fixed(v));
+      const z = layer.z(u, p), n = layer.n(u, p), h = layer.h(u, p), before = layer.before(u, p);
+      const bracket = (v) => (v < 0 ? `(${fixed(v)})` : fixed(v));
       const out = make("div", { class: "equation", tabindex: "0", role: "group", "aria-label": `the equations of unit ${u} with its numbers` });
       const line = (left, symbols, numbers, value) => out.append(make("span", { class: "in", text: `${left.padEnd(2)} = ${symbols}\n` }), `   = ${numbers} = `, make("b", { text: value }), "\n");
-      line("r", "σ(W_ir x + b_ir + W_hr h + b_hr)", `σ(${f(input("r"))} ${signed(state("r"))})`, f(r));
-      line("z", "σ(W_iz x + b_iz + W_hz h + b_hz)", `σ(${f(input("z"))} ${signed(state("z"))})`, f(z));
-      line("n", "tanh(W_in x + b_in + r·(W_hn h + b_hn))", `tanh(${f(input("n"))} + ${f(r)}·${bracket(inside)})`, f(n));
-      line("h′", "(1 − z)·n + z·h", `${f(1 - z)}·${bracket(n)} + ${f(z)}·${bracket(before)}`, f(h));
+      const product = (text) => (norm ? `LN(${text})` : text), ofX = (g) => `${product(`W_i${g} x`)} + b_i${g}`;
+      const ofH = (g, h = "h") => `${product(`W_h${g} ${h}`)} + b_h${g}`;
+      const gate = (g, value) => line(g, `σ(${ofX(g)} + ${ofH(g)})`, `σ(${f(input(g))} ${signed(state(g))})`, f(value));
+      if (reset) {
+        const r = layer.r(u, p), inside = layer.field("state_n", u, p);
+        gate("r", r);
+        gate("z", z);
+        if (reset === "after") line("n", `tanh(${ofX("n")} + r·(${ofH("n")}))`, `tanh(${f(input("n"))} + ${f(r)}·${bracket(inside)})`, f(n));
+        else line("n", `tanh(${ofX("n")} + ${ofH("n", "(r·h)")})`, `tanh(${f(input("n"))} ${signed(inside)})`, f(n));
+      } else { // no gate reads the state
+        line("z", "σ(W_z x + b_z)", `σ(${f(input("z"))})`, f(z));
+        line("n", "g(W_h x + b_h)", `g(${f(input("n"))})`, f(n));
+      }
+      const mixed = `${f(1 - z)}·${bracket(n)} + ${f(z)}·${bracket(before)}`;
+      if (zoneout) line("h′", "p·h + (1 − p)·((1 − z)·n + z·h)", `${f(zoneout)}·${bracket(before)} + ${f(1 - zoneout)}·(${mixed})`, f(h));
+      else line("h′", "(1 − z)·n + z·h", mixed, f(h));
+      const say = (text) => out.append(make("span", { class: "in", text }), "\n");
+      if (norm) say("LN: layer norm, r and z together, times a gain");
+      if (zoneout) say(`p = ${plain(zoneout)}: zoneout keeps that much in any case`);
+      if (candidate === "g") say("g(v) = v + 1/2 where v ≥ 0, else σ(v)");
       out.lastChild.remove();
       return out;
     }
