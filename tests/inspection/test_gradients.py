@@ -18,11 +18,19 @@ from tests.helpers.training import ROLES, StopAfter
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.tables import read_table, write_table
 from tidegate.errors import DataError, RunError, SettingsError
-from tidegate.inspection import gradients
-from tidegate.inspection.gradients import Reach, Unrolled, make_plan, measure_gradients, relative_gradients
+from tidegate.inspection.gradients import (
+    Reach,
+    Unrolled,
+    make_plan,
+    measure,
+    measure_gradients,
+    relative_gradients,
+    unrolled,
+)
+from tidegate.inspection.gradients import plan as plans
 from tidegate.model.tasks import TASKS
 from tidegate.trained.rows import batch_source
-from tidegate.training import Interrupted, TrainSettings, train
+from tidegate.training import Interrupted, TrainSettings, load, train
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete, model_spec
 
@@ -183,8 +191,9 @@ def test_a_cell_set_by_hand_keeps_what_it_must_of_the_gradient(cell, which):
 def test_what_lies_further_back_than_is_shown_still_counts(cell, monkeypatch):
     model, pre, source, plan = prepared(signal_table(groups=5, least=20, most=30), cell=cell, num_layers=2)
     whole = relative_gradients(model, pre, source, None, plan)
-    monkeypatch.setattr(gradients, "FARTHEST", 7)
-    monkeypatch.setattr(gradients, "_VALUES_AT_ONCE", 400)  # many small batches
+    for module in (plans, unrolled):
+        monkeypatch.setattr(module, "FARTHEST", 7)
+    monkeypatch.setattr(unrolled, "_VALUES_AT_ONCE", 400)  # many small batches
     cut = relative_gradients(model, pre, source, None, plan)
     for name, ratios in cut.items():
         assert ratios.shape[1] == 8
@@ -196,7 +205,7 @@ def test_predictions_are_the_last_of_each_sequence_and_more_of_a_few_long_ones(s
     assert [p.at for p in plan] == [(n - 1,) for n in source.data.lengths]
     _, _, _, plan = prepared(signal_table(groups=300))
     assert len(plan) == 200
-    monkeypatch.setattr(gradients, "FARTHEST", 3)
+    monkeypatch.setattr(plans, "FARTHEST", 3)
     _, _, source, plan = prepared(signal_table(groups=200))
     assert [p.at for p in plan] == [(n - 1,) for n in source.data.lengths]
     monkeypatch.undo()
@@ -213,7 +222,7 @@ def test_a_prediction_without_a_gradient_is_left_out_and_counted(tmp_path, table
     measured = measure_gradients(run, table, progress=False)
     assert (measured.unmoved, measured.predictions) == (0, 4)
     assert "left out" not in measured.place
-    found = gradients.relative_gradients
+    found = measure.relative_gradients
 
     def one_gone(*arguments):
         ratios = found(*arguments)
@@ -221,7 +230,7 @@ def test_a_prediction_without_a_gradient_is_left_out_and_counted(tmp_path, table
         return ratios
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "relative_gradients", one_gone)
+        patch.setattr(measure, "relative_gradients", one_gone)
         measured = measure_gradients(run, table, progress=False)
     assert (measured.unmoved, measured.predictions, measured.sequences) == (1, 3, 3)
     assert "1 more were left out" in measured.place
@@ -237,7 +246,7 @@ def test_a_step_without_a_target_makes_no_prediction(signals):
 
 
 def test_a_very_long_sequence_is_read_from_a_bounded_way_back(monkeypatch):
-    monkeypatch.setattr(gradients, "MOST_STEPS", 50)
+    monkeypatch.setattr(plans, "MOST_STEPS", 50)
     _, _, source, plan = prepared(
         signal_table(groups=1, least=90, most=90), bidirectional=True, split=(0.5, 0.25, 0.25)
     )
@@ -375,7 +384,7 @@ def test_runs_that_have_no_gradient_to_follow_are_refused(tmp_path, table, signa
         measure_gradients(run, signals.filter(pl.col("t") == 0), progress=False)
     (run.folder / "results.json").unlink()
     with pytest.raises(RunError, match="is not finished"):
-        measure_gradients(run, table, progress=False)
+        measure_gradients(load(run.folder), table, progress=False)
 
 
 # --- what is told --------------------------------------------------------------------------------------------

@@ -104,9 +104,7 @@ def test_a_stretch_and_a_diagram_have_the_numbers_of_the_whole(optioned, name):
     form = whole.layers[0].equations
     for layer in whole.layers:
         values = whole.step_values(4, layer.name, 2)
-        text = sequence_diagram(
-            3, 6, reset=form.reset, values=values, layer_norm=form.layer_norm, zoneout=form.zoneout
-        )
+        text = sequence_diagram(3, 6, reset=form.reset, values=values, layer_norm=form.layer_norm, zoneout=form.zoneout)
         for letter, gate in (("Z", "update"), ("R", "reset"), ("C", "candidate"), ("H", "hidden")):
             value = float(getattr(layer.gates, gate)[3, 2])
             shown = re.search(rf"Note over {letter}: .*= (\S+)$", text, re.MULTILINE)[1].replace("−", "-")
@@ -157,7 +155,13 @@ def test_the_page_holds_what_its_script_needs_for_these_equations(optioned, name
 def test_the_options_are_named_where_the_run_is(optioned):
     run, table = optioned("all")
     said = run.inspect(table).described
-    for words in ("both directions", "reset before the product", "layer norm", "zoneout 0.25", "a learned initial state"):
+    for words in (
+        "both directions",
+        "reset before the product",
+        "layer norm",
+        "zoneout 0.25",
+        "a learned initial state",
+    ):
         assert words in said
 
 

@@ -30,6 +30,11 @@ class Cell(Protocol):
     def step(self, core: Any, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: x [B, E], a state -> y [B, H], the new state, a value of its own."""
 
+    def unrolled(self, core: Any, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """One step of a core of one layer in one direction by its equations: x [B, E] and the parts of the state [B, H] -> the
+        parts after it. Whatever is made of a part is made of the very tensor that is returned, so that all of it can be derived
+        by that."""
+
 
 class Row(NamedTuple):
     """title: in words. about: for help texts. options: those of `CoreOptions` that it knows. state: the names of its state's

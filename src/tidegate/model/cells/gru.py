@@ -8,6 +8,8 @@ from torch import Tensor
 
 from tidegate.model.spec import ModelSpec
 from tidegate.nn import GRU
+from tidegate.ops.gru import reference
+from tidegate.ops.gru.extras import Extras
 
 
 class _GRU:
@@ -26,6 +28,11 @@ class _GRU:
 
     def step(self, core: GRU, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return core.step(x, state)
+
+    def unrolled(self, core: GRU, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        options = Extras(reset=core.reset, layer_norm=core.layer_norm, zoneout=core.zoneout)
+        weights: list[Tensor] = [*core.all_weights[0]]
+        return (reference.step(x, state[0].unsqueeze(0), weights, bias=core.bias, extras=options)[0],)
 
 
 cell = _GRU()

@@ -17,5 +17,8 @@ class _None:
     def step(self, core: None, x: Tensor, state: None) -> tuple[Tensor, None]:
         return x, None
 
+    def unrolled(self, core: None, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return ()
+
 
 cell = _None()

@@ -1,4 +1,4 @@
-"""PyTorch's other recurrent layers as cores: there to compare with."""
+"""PyTorch's other recurrent layers as cores, but for their equations: there to compare with."""
 
 from __future__ import annotations
 
