@@ -111,7 +111,8 @@ def take_apart(run: Trained) -> Parts:
     model, spec = run.model, run.model.spec
     if not isinstance(model.core, GRU):
         raise SettingsError(
-            f"The cell of {run.name} is {spec.cell!r}; what is exported are GRUs. Train one with cell='gru' (--cell gru)."
+            f"The cell of {run.name} is {spec.cell!r}; what is exported are GRUs. Train one with cell='gru' (--cell gru), or "
+            "run this one with Tidegate: predict over tables, stream row by row."
         )
     core = copy.deepcopy(model.core).cpu().eval()
     directions = spec.directions
