@@ -65,7 +65,7 @@ def test_the_unrolled_pass_is_the_core(options, layers, both):
         double, encoded = one_sequence(model, source, piece)
         with torch.no_grad():
             output, _ = double.core(encoded)
-            x, (h,), backward = core.read(encoded, torch.tensor([piece.length]))
+            _, (h,), backward = core.read(encoded, torch.tensor([piece.length]))
         torch.testing.assert_close(h, output[..., :H], rtol=0, atol=1e-12)
         if both:
             torch.testing.assert_close(backward, output[..., H:], rtol=0, atol=1e-12)
