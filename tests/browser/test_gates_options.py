@@ -22,6 +22,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "before": {"reset": "before"},
     "norm": {"layer_norm": True},
     "zoneout": {"zoneout": 0.25, "learn_initial_state": True},
+    "minGRU": {"cell": "mingru", "learn_initial_state": True},
     "all": {"reset": "before", "layer_norm": True, "zoneout": 0.25, "learn_initial_state": True, "bidirectional": True},
 }
 READ = """() => {

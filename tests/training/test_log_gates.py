@@ -147,7 +147,9 @@ def test_counting_leaves_the_model_and_the_random_state_as_they_were(signals):
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn", "none"])
 def test_a_cell_without_gates_of_this_kind_is_refused_before_anything_is_written(tmp_path, signals, cell):
-    with pytest.raises(SettingsError, match=f"log_gates=True needs cell='gru': '{cell}' has no update and reset gate"):
+    with pytest.raises(
+        SettingsError, match=f"log_gates=True needs cell='gru' or cell='mingru': '{cell}' has no update and reset gate"
+    ):
         train(signals, out=tmp_path / "run", cell=cell, log_gates=True, **(QUICK | ROLES))
     assert not (tmp_path / "run").exists()
 

@@ -68,6 +68,13 @@ _GRU_OPTIONS = frozenset(
 
 CELLS = {
     "gru": Row("GRU", "the gated recurrent unit", "gru", _GRU_OPTIONS, gates=True),
+    "mingru": Row(
+        "minGRU",
+        "a GRU whose gates read the input alone, trained on all steps at once",
+        "mingru",
+        frozenset({"learn_initial_state", "update_bias"}),
+        gates=True,
+    ),
     "lstm": Row("LSTM", "torch.nn.LSTM, to compare with", "lstm", state=("h", "c")),
     "rnn": Row("plain RNN", "torch.nn.RNN, to compare with", "rnn"),
     "none": Row("no recurrence", "the same head on the inputs, the no-memory baseline", "none", state=()),
