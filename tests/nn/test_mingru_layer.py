@@ -225,9 +225,10 @@ def test_no_gradient_passes_a_reset():
 def test_marks_in_the_padding_reset_nothing():
     layer = tidegate.MinGRU(3, 5, bidirectional=True)
     x, resets = torch.randn(6, 2, 3), torch.zeros(2, 6, dtype=torch.bool)
-    expected = layer(x, lengths=[6, 3])
+    h_0 = torch.randn(2, 2, 5)  # backwards a sequence begins with it at its own last step
+    expected = layer(x, h_0, lengths=[6, 3])
     resets[1, 3:] = True
-    torch.testing.assert_close(layer(x, lengths=[6, 3], resets=resets), expected, rtol=0, atol=0)
+    torch.testing.assert_close(layer(x, h_0, lengths=[6, 3], resets=resets), expected, rtol=0, atol=0)
 
 
 # ---------------------------------------------------------------------------------------------------- odd sizes, types
@@ -293,6 +294,9 @@ def test_parameters_have_the_names_and_shapes_of_a_stack_of_two_gates():
         "initial_h": (4, 5),
     }
     assert [*tidegate.MinGRU(3, 5, bias=False).state_dict()] == ["weight_ih_l0"]
+    with torch.no_grad():
+        layer.initial_h.fill_(1.0)
+    layer.reset_parameters()
     assert (layer.initial_h == 0).all()
     assert layer.weight_ih_l1.abs().max() <= 10**-0.5 < 2 * layer.weight_ih_l1.abs().max()
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
-from tidegate.nn.layouts import RecurrentLayer, Sequences, begin_with_memory, wide
+from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops import mingru
 from tidegate.ops.affine import affine
 
@@ -147,11 +147,16 @@ class MinGRU(RecurrentLayer):
 x is [T=20, B=4, I=5] (batch_first=False).
         """
         weights = self._weights()
-        sequences = self._sequences(input, hx, lengths, resets, weights[0])
-        x, lengths, rows_of = _grid(sequences)
+        x, h_0, batch_sizes, lengths, starts, marks, fresh, kind = self._sequences(
+            input, hx, lengths, resets, weights[0]
+        )
+        if kind in ("packed", "nested"):
+            x, lengths, rows_of = _padded(x, batch_sizes, lengths, starts)
+        else:
+            rows_of = _unchanged
         output, h_n = mingru.mingru(
             x,
-            sequences.h_0,
+            h_0,
             weights,
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
@@ -159,10 +164,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
             dropout=self.dropout,
             training=self.training,
             lengths=lengths,
-            resets=sequences.resets,
-            fresh=sequences.fresh,
+            resets=marks,
+            fresh=fresh,
         )
-        kind = sequences.kind
         return self._like(input, kind, rows_of(output)), self._last(input, kind, h_n)
 
     def trace(
@@ -186,11 +190,16 @@ x is [T=20, B=4, I=5] (batch_first=False).
         None
         """
         weights = self._weights()
-        sequences = self._sequences(input, hx, lengths, resets, weights[0])
-        x, lengths, rows_of = _grid(sequences)
+        x, h_0, batch_sizes, lengths, starts, marks, fresh, kind = self._sequences(
+            input, hx, lengths, resets, weights[0]
+        )
+        if kind in ("packed", "nested"):
+            x, lengths, rows_of = _padded(x, batch_sizes, lengths, starts)
+        else:
+            rows_of = _unchanged
         output, h_n, layers = mingru.trace(
             x,
-            sequences.h_0,
+            h_0,
             weights,
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
@@ -198,10 +207,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
             dropout=self.dropout,
             training=self.training,
             lengths=lengths,
-            resets=sequences.resets,
-            fresh=sequences.fresh,
+            resets=marks,
+            fresh=fresh,
         )
-        kind = sequences.kind
         like = partial(self._like, input, kind)
         return GateTrace(
             like(rows_of(output)),
@@ -257,17 +265,19 @@ x is [T=20, B=4, I=5] (batch_first=False).
         return (y, h) if input.dim() == 2 else (y.squeeze(0), h.squeeze(1))
 
 
-def _grid(sequences: Sequences) -> tuple[Tensor, Tensor | None, Callable[[Tensor], Tensor]]:
-    """x [T, B, I], the lengths [B] (None: all T), and what turns a result [T, B, ...] into the rows of x again.
+def _unchanged(v: Tensor) -> Tensor:
+    return v
 
-    Packed and nested sequences are padded: where no step needs the one before, padding costs little.
-    """
-    x, lengths, starts = sequences.x, sequences.lengths, sequences.starts
-    if sequences.kind in ("batched", "one"):
-        return x, lengths, lambda v: v
-    if sequences.kind == "packed":
-        sizes = sequences.batch_sizes
-        there = torch.arange(int(sizes[0])) < sizes.unsqueeze(1)  # [T, B]
+
+def _padded(
+    x: Tensor,  # [rows, I]
+    batch_sizes: Tensor | None,  # [T]: x is packed
+    lengths: Any,  # [B], with starts: x is nested
+    starts: Any,  # [B]
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:  # x [T, B, I]; lengths [B]; from [T, B, ...] to [rows, ...]
+    """Packed or nested sequences with padding: where no step needs the one before, it costs little."""
+    if batch_sizes is not None:
+        there = torch.arange(int(batch_sizes[0])) < batch_sizes.unsqueeze(1)  # [T, B]
         lengths = there.sum(0)
         rows = torch.arange(x.size(0))
     else:

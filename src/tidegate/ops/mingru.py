@@ -53,8 +53,10 @@ def gates(
         z, not_z, shut = torch.sigmoid(k), torch.sigmoid(-k), torch.sigmoid(v)
     else:
         sums = affine(x, w, w.new_zeros(w.size(0)) if b is None else b)
-        (z, shut), (not_z, _) = (half.chunk(2, dim=-1) for half in _sigmoids(sums))
-        v = sums.chunk(2, dim=-1)[1]
+        k, v = sums.chunk(2, dim=-1)
+        z, not_z = _sigmoids(k)
+        e = v.exp()
+        shut = e / (1 + e)  # looked at below 0 only
     n = torch.where(v >= 0, v + 0.5, shut)
     return Gates(z, n, not_z * n)
 
@@ -65,8 +67,9 @@ def _sigmoids(k: Tensor) -> tuple[Tensor, Tensor]:
     `torch.sigmoid` on the CPU takes another exponential for the last values of a tensor than for the others.
     """
     positive = k >= 0
-    e = torch.where(positive, -k, k).exp()  # at most 1
-    large, small = 1 / (1 + e), e / (1 + e)
+    e = torch.where(positive, -k, k).exp_()  # at most 1
+    large = 1 / (1 + e)
+    small = e * large
     return torch.where(positive, large, small), torch.where(positive, small, large)
 
 
