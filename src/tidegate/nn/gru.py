@@ -16,7 +16,7 @@ from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
-from tidegate.ops.gru.backend import BACKENDS, PREFERRED
+from tidegate.ops.gru.backend import IN_ORDER, PREFERRED
 from tidegate.ops.gru.extras import Extras
 
 
@@ -567,7 +567,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
         own: dict[str, Any] = self._parameters
         if self.layer_norm or not all(isinstance(own.get(name), Tensor) for name in self._flat_names):
             return
-        for back_end in BACKENDS.values():
+        for back_end in IN_ORDER:
             if back_end.join_weights is not None:
                 back_end.join_weights(
                     [own[name] for name in self._flat_names],
