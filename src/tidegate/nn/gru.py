@@ -468,10 +468,10 @@ x is [T=20, B=4, I=5] (batch_first=False).
         True
         """
         preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
-        draws = self.training and (self.dropout or self.zoneout or self.recurrent_dropout)
-        if preferred is not None and preferred.quick_step is not None and not draws:
+        quick_step = None if preferred is None else preferred.quick_step
+        if quick_step is not None and not (self.training and (self.dropout or self.zoneout or self.recurrent_dropout)):
             form = (self.reset, self.layer_norm, self.zoneout)
-            done = preferred.quick_step(self._kept, input, state, self._parameters, form)
+            done = quick_step(self._kept, input, state, self._parameters, form)
             if done is not None:
                 return done
         weights = self._weights()

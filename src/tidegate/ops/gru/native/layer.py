@@ -68,8 +68,12 @@ def forward(
     shown: somebody else is to look at that, so that padding, where nothing is written, must be 0.
     """
     H = weights[1].size(1)
-    norm, before = (False, False) if extras is None else (extras.norm, extras.before)
-    D = len(weights) // per_direction(bias, norm)
+    if extras is None:  # (spelled out: these are the microseconds of a small layer)
+        norm = before = False
+        D = len(weights) // (4 if bias else 2)
+    else:
+        norm, before = extras.norm, extras.before
+        D = len(weights) // per_direction(bias, norm)
     if batch_sizes is None and (extras is None or extras.starts is None):
         T, B, I = x.shape
         rows = T * B
@@ -133,8 +137,11 @@ def backward(
     D = len(weights) // per_direction(bias, norm)
     T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
-    # (The memory of a tensor that is marked as negative holds its opposite.)
-    d_output, d_h_n = (None if v is None else v.resolve_neg() for v in (d_output, d_h_n))
+    # The memory of a tensor that is marked as negative holds its opposite.
+    if d_output is not None and d_output.is_neg():
+        d_output = d_output.resolve_neg()
+    if d_h_n is not None and d_h_n.is_neg():
+        d_h_n = d_h_n.resolve_neg()
     weights = tight(weights)
     d_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs_weights, strict=True)]
     make = x.new_zeros if extras is not None and extras.lengths is not None else x.new_empty
