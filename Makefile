@@ -12,7 +12,7 @@ MERMAID := tests/browser/node_modules/.package-lock.json
 CSRC := $(wildcard csrc/* csrc/kernels/*)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
-.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check docs bench bench-peers clean
+.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp docs bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,10 +64,15 @@ test-no-compiler: $(VENV)/bin/python  ## that the package installs without a C++
 	CC=false CXX=false $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/pure .
 	ls build/pure/tidegate-*-py3-none-any.whl
 
-check: $(VENV)/.dev  ## linter, format and types
+check: $(VENV)/.dev check-cpp  ## linters, format and types, of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is reported there is an error or costs time or portability; the rest of its checks are matters of taste.
+check-cpp:  ## cppcheck on the kernels (Debian: cppcheck)
+	cppcheck --std=c++17 --language=c++ --enable=warning,performance,portability --inline-suppr --error-exitcode=1 --quiet \
+		-DTIDEGATE_X86 -Icsrc csrc/*.cpp csrc/tests/*.cpp
 
 docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentation as a site in build/site: every link and reference is checked
 	$(BIN)/python tools/make_site.py

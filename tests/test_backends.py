@@ -29,7 +29,7 @@ def native_calls(monkeypatch):
     class Spy:
         def __getattr__(self, name):
             real = getattr(cpp, name)
-            return lambda *args: (seen.append(name), real(*args))[1]
+            return lambda *args, **named: (seen.append(name), real(*args, **named))[1]
 
     cpp = native.kernels.cpp
     monkeypatch.setattr(native.kernels, "cpp", Spy())

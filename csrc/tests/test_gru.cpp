@@ -208,8 +208,8 @@ struct Data {
   }
 
   // Steps first ... last - 1 of sequence b in direction d: what a call of its own is given for them.
-  Data(const Case& c, const Data& whole, int64_t b, int64_t first, int d, int whole_from, Values<Real> state) {
-    lengths = {c.T};
+  Data(const Case& c, const Data& whole, int64_t b, int64_t first, int d, int whole_from, Values<Real> state)
+      : lengths{c.T} {
     lay_out(c);
     const int64_t H = c.H;
     x.resize(c.T * c.I), h_0[d] = state, zone_rate = whole.zone_rate;

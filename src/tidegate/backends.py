@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
-from tidegate.ops.gru.backend import BACKENDS, Backend
+from tidegate.ops.gru.backend import BACKENDS, IN_ORDER, Backend
 from tidegate.ops.gru.extras import WISHES
 from tidegate.ops.gru.modes import transformed
 
@@ -70,7 +70,7 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> Backend:
     `ValueError`) for an unknown name. Cost: well below a microsecond, so a layer asks again at every call.
     """
     if backend == "auto":
-        for back_end in BACKENDS.values():
+        for back_end in IN_ORDER:
             if back_end.why_not(x, wishes) is None and (back_end.in_transforms or not transformed()):
                 return back_end
     if backend not in BACKENDS:

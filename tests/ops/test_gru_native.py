@@ -453,7 +453,7 @@ def test_torchs_number_of_threads_is_what_the_kernels_get(monkeypatch):
     class Spy:
         def __getattr__(self, name):
             real = getattr(cpp, name)
-            return lambda *args: (given.append((name, args[-1])), real(*args))[1]
+            return lambda *args, **named: (given.append((name, named["threads"])), real(*args, **named))[1]
 
     cpp = native.kernels.cpp
     monkeypatch.setattr(native.kernels, "cpp", Spy())
@@ -644,3 +644,20 @@ def test_a_layer_that_streamed_is_collected_even_from_within_a_cycle():
     del layer
     gc.collect()
     assert gone() is None
+
+
+def test_a_value_that_is_seen_everywhere_counts_at_every_place():
+    layer = layer_of(3, 4)
+    x, h_0 = torch.randn(1, 1, 1).expand(5, 2, 3), torch.randn(1, 1, 1).expand(1, 2, 4)
+    for stretched in ((x, None), (x, h_0), (torch.randn(5, 2, 3), h_0), (torch.randn(5, 1, 3).expand(5, 2, 3), h_0)):
+        tight = [None if v is None else v.contiguous() for v in stretched]
+        assert torch.equal(layer(*stretched)[0], layer(*tight)[0])
+        ends = [torch.autograd.grad(layer(*given)[1].sum(), list(layer.parameters())) for given in (stretched, tight)]
+        alike = torch.autograd.grad(layer(*tight)[1], list(layer.parameters()), torch.ones(1, 2, 4))
+        assert all(torch.equal(a, b) and torch.equal(b, c) for a, b, c in zip(*ends, alike, strict=True))
+
+
+def test_a_name_left_out_on_the_way_to_the_kernels_is_an_error():
+    kind = native.weights.kind_of(3, 4, False, False, False, False)
+    with pytest.raises(TypeError):
+        native.kernels.cpp.forward_once([torch.zeros(12, 3), torch.zeros(12, 4)], kind, T=1, B=1, rows=1)

@@ -91,8 +91,9 @@ class GRUCell(nn.Module):
         Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device.
         """
         preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
-        if preferred is not None and preferred.quick_step is not None and type(hx) is Tensor:
-            done = preferred.quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
+        quick_step = None if preferred is None else preferred.quick_step
+        if quick_step is not None and type(hx) is Tensor:
+            done = quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
             if done is not None:
                 return done[0]
         w_ih, w_hh, b_ih, b_hh = self._weights()

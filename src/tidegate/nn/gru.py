@@ -16,7 +16,7 @@ from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
 from tidegate.nn.kept import Kept
 from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
-from tidegate.ops.gru.backend import BACKENDS, PREFERRED
+from tidegate.ops.gru.backend import IN_ORDER, PREFERRED
 from tidegate.ops.gru.equations import parts
 from tidegate.ops.gru.extras import Extras
 
@@ -389,10 +389,10 @@ x is [T=20, B=4, I=5] (batch_first=False).
         True
         """
         preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
-        draws = self.training and (self.dropout or self.zoneout or self.recurrent_dropout)
-        if preferred is not None and preferred.quick_step is not None and not draws:
+        quick_step = None if preferred is None else preferred.quick_step
+        if quick_step is not None and not (self.training and (self.dropout or self.zoneout or self.recurrent_dropout)):
             form = (self.reset, self.layer_norm, self.zoneout)
-            done = preferred.quick_step(self._kept, input, state, self._parameters, form)
+            done = quick_step(self._kept, input, state, self._parameters, form)
             if done is not None:
                 return done
         weights = self._weights()
@@ -422,7 +422,7 @@ x is [T=20, B=4, I=5] (batch_first=False).
         own: dict[str, Any] = self._parameters
         if self.layer_norm or not all(isinstance(own.get(name), Tensor) for name in self._flat_names):
             return
-        for back_end in BACKENDS.values():
+        for back_end in IN_ORDER:
             if back_end.join_weights is not None:
                 back_end.join_weights(
                     [own[name] for name in self._flat_names],

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tidegate.ops.gru.backend import BACKENDS, Affine
+from tidegate.ops.gru.backend import IN_ORDER, Affine
 
 
 def _kernel_for(x: Tensor, weight: Tensor, bias: Tensor) -> Affine | None:
     """That of the first back end that takes these; None: PyTorch's."""
-    for back_end in BACKENDS.values():
+    for back_end in IN_ORDER:
         if back_end.affine is not None and back_end.affine.can_affine(x, weight, bias):
             return back_end.affine
     return None
@@ -41,7 +41,7 @@ def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:
     weight and bias are plain tensors on the CPU that stay as they are.
     """
     y = torch.empty(1, weight.size(0), dtype=weight.dtype)
-    found = y.numpy()[0]
+    found: np.ndarray = y.numpy()[0]
     kernel = _kernel_for(y.new_empty(1, weight.size(1)), weight, bias)
     if kernel is None:
 

@@ -135,10 +135,10 @@ class Affine(Protocol):
         """A function of the address of one row [I] that writes W x + b to y [1, O]."""
 
 
-_IN_ORDER: tuple[Backend, ...] = (native, torch_aten, reference)
+IN_ORDER: tuple[Backend, ...] = (native, torch_aten, reference)
+"""All of them, in the order in which "auto" prefers them."""
 
-BACKENDS: dict[str, Backend] = {back_end.name: back_end for back_end in _IN_ORDER}
-"""By name, in the order in which "auto" prefers them."""
+BACKENDS: dict[str, Backend] = {back_end.name: back_end for back_end in IN_ORDER}
 
-PREFERRED: dict[str, Backend] = {"auto": _IN_ORDER[0], **BACKENDS}
+PREFERRED: dict[str, Backend] = {"auto": IN_ORDER[0], **BACKENDS}
 """What a `backend=` stands for where nothing is in the way."""

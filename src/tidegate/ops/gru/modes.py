@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import peek_interpreter_stack as functorch_level
@@ -37,16 +39,19 @@ def unwrapped(v: torch.Tensor) -> torch.Tensor:
     return v
 
 
+_Question = Callable[[], bool]
+_constant: Callable[[_Question], _Question] = assume_constant_result
+
 # Both are to be asked, not traced, while `torch.compile` captures a graph: it guards these levels by itself, and what it
 # makes of `functorch_level()` is never None.
 
 
-@assume_constant_result
+@_constant
 def _inside_functorch() -> bool:
     return functorch_level() is not None
 
 
-@assume_constant_result
+@_constant
 def innermost_is_vmap() -> bool:
     """Whether the transform of torch.func that an operator meets first is vmap."""
     level = functorch_level()

@@ -16,7 +16,7 @@ A file a road, each standing on those before it:
 
     kernels          the C++ module: is it here, what can it run
     weights          checking, packing and keeping weights
-    layer            addresses and sizes of one layer, forwards and backwards
+    layer            sizes and results of one layer, forwards and backwards
     double_backward  gradients of gradients, by the reference
     eager            the autograd road
     transforms       vmap and grad of torch.func

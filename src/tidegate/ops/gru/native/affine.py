@@ -38,27 +38,16 @@ def affine(
     weight, bias = weight.contiguous(), bias.contiguous()
     y = x.new_empty(*x.shape[:-1], O)
     kernels.cpp.affine(
-        x.dtype is torch.float64,
-        rows.size(0),
-        I,
-        O,
-        rows.data_ptr(),
-        I,
-        weight.data_ptr(),
-        bias.data_ptr(),
-        y.data_ptr(),
-        torch.get_num_threads(),
-    )
+        wide=x.dtype is torch.float64, rows=rows.size(0), I=I, O=O, x=rows, weight=weight, bias=bias, y=y,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
     return y
 
 
 def affine_into(weight: Tensor, bias: Tensor, y: Tensor) -> Callable[[int], None]:
     """A function of the address of one row [I] that writes W x + b to y [1, O]. It holds on to all three."""
-    weight, bias = weight.contiguous(), bias.contiguous()
-    wide, (O, I) = y.dtype is torch.float64, weight.shape
-    w, b, to = weight.data_ptr(), bias.data_ptr(), y.data_ptr()
-
-    def run(x: int, held: tuple[Tensor, ...] = (weight, bias, y)) -> None:
-        kernels.cpp.affine(wide, 1, I, O, x, I, w, b, to, 1)
-
-    return run
+    O, I = weight.shape
+    into: Callable[[int], None] = kernels.cpp.AffineInto(
+        wide=y.dtype is torch.float64, I=I, O=O, weight=weight.contiguous(), bias=bias.contiguous(), y=y
+    )
+    return into

@@ -35,7 +35,7 @@ class _Layer(torch.autograd.Function):
         return (output, h_n, saved) if traces else (output, h_n)
 
     @staticmethod
-    def backward(  # type: ignore[override]  # (torch has *args)
+    def backward(
         ctx: Any, d_output: Tensor | None, d_h_n: Tensor | None, d_saved: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
         bias, _, extras, _ = ctx.how

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from tidegate.ops.gru.equations import HALF_TYPES
 from tidegate.ops.gru.modes import forward_mode, transformed
@@ -15,7 +16,7 @@ _MISSING: str | None
 cpp: Any
 """The module itself, None where it is missing. It takes addresses and checks nothing."""
 try:
-    from tidegate import _native as cpp  # type: ignore[attr-defined, no-redef]
+    from tidegate import _native as cpp  # type: ignore[no-redef]
 except ImportError as error:
     cpp = None
     _MISSING = (
@@ -48,7 +49,7 @@ def why_not(x: Any, wishes: Sequence[str] = ()) -> str | None:
         return f"it runs on the CPU, and x is on {x.device}"
     if x.dtype not in REAL_TYPES and x.dtype not in HALF_TYPES:
         return f"it computes in float32 and float64, and x is {x.dtype}"
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return "its compiled operator has no rule for the transforms of torch.func" if transformed() else None
     return "it has no forward-mode derivative" if forward_mode() else None
 

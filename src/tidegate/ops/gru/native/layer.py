@@ -1,4 +1,4 @@
-"""One layer in C++, forwards and backwards: its addresses, sizes and results. Knows no autograd."""
+"""One layer in C++, forwards and backwards: its sizes and results. Knows no autograd."""
 
 from __future__ import annotations
 
@@ -13,19 +13,8 @@ from tidegate.ops.gru.native import kernels
 from tidegate.ops.gru.native.weights import check, kind_of, packed, per_direction, tight
 
 NO_EXTRAS = LayerExtras()
-_NOTHING_MORE: Any = None if kernels.cpp is None else kernels.cpp.More()
-
-
-def _strided(x: Tensor, one_by_one: bool) -> tuple[Tensor, int, int]:
-    """x with its values of a row side by side, and its strides from step to step and from row to row.
-
-    one_by_one: x is [rows, I] and not [T, B, I].
-    """
-    stride = x.stride()
-    if stride[-1] != 1 and x.size(-1) > 1:
-        x = x.contiguous()
-        stride = x.stride()
-    return (x, 0, stride[0]) if one_by_one else (x, stride[0], stride[1])
+_More: Any = getattr(kernels.cpp, "More", None)
+_NOTHING_MORE: Any = None if _More is None else _More()
 
 
 def sizes_of(x: Tensor, batch_sizes: Tensor | None, extras: LayerExtras) -> tuple[int, int, int]:
@@ -44,24 +33,22 @@ def zeros(x: Tensor, weights: Sequence[Tensor], bias: bool, batch_sizes: Tensor 
     return x.new_zeros(D, B, weights[1].size(1))
 
 
-def _more(extras: LayerExtras) -> tuple[Any, list[Tensor | None]]:
-    """The extras for C++, and the tensors whose addresses these are: to be held until it is done."""
-    more = kernels.cpp.More()
-    held: list[Tensor | None] = []
+def _more(extras: LayerExtras, **others: Any) -> Any:
+    """The extras for C++, and with them what a call has beyond a plain one. It holds its tensors."""
 
-    def address(v: Tensor | None) -> int:
-        v = None if v is None else v.contiguous()
-        held.append(v)
-        return 0 if v is None else v.data_ptr()
+    def contiguous(v: Tensor | None) -> Tensor | None:
+        return None if v is None else v.contiguous()
 
-    more.lengths, more.starts = address(extras.lengths), address(extras.starts)
-    if extras.resets is not None:
-        held.append(extras.resets)
-        more.resets = extras.resets.data_ptr()
-        more.resets_step, more.resets_row = extras.resets.stride()
-        more.fresh = address(extras.fresh)
-    more.mask, more.zone, more.zone_rate = address(extras.mask), address(extras.zone), extras.zone_rate
-    return more, held
+    return _More(
+        lengths=contiguous(extras.lengths),
+        starts=contiguous(extras.starts),
+        resets=contiguous(extras.resets),
+        fresh=None if extras.resets is None else contiguous(extras.fresh),
+        mask=contiguous(extras.mask),
+        zone=contiguous(extras.zone),
+        zone_rate=extras.zone_rate,
+        **others,
+    )
 
 
 def forward(
@@ -81,60 +68,44 @@ def forward(
     shown: somebody else is to look at that, so that padding, where nothing is written, must be 0.
     """
     H = weights[1].size(1)
-    if extras is None:
+    if extras is None:  # (spelled out: these are the microseconds of a small layer)
         norm = before = False
-        more, held = _NOTHING_MORE, None
         D = len(weights) // (4 if bias else 2)
     else:
         norm, before = extras.norm, extras.before
-        more, held = _more(extras)
         D = len(weights) // per_direction(bias, norm)
     if batch_sizes is None and (extras is None or extras.starts is None):
-        x, x_step, x_row = _strided(x, False)
         T, B, I = x.shape
         rows = T * B
         output = x.new_empty(T, B, D * H)
-        sizes = 0
     else:
-        x, x_step, x_row = _strided(x, True)
         T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
         I = x.size(1)
         if batch_sizes is None:
             output = x.new_zeros(rows, D * H)  # between sequences there may be rows that are no one's
-            sizes, x_step = 0, x_row
         else:
             output = x.new_empty(rows, D * H)
             batch_sizes = batch_sizes.contiguous()
-            sizes = batch_sizes.data_ptr()
-    if h_0 is None:
-        start, h_run, h_row = 0, 0, 0
-    else:
-        h_run, h_row, h_unit = h_0.stride()
-        if h_unit != 1 and H > 1:
-            h_0 = h_0.contiguous()
-            h_run, h_row, _ = h_0.stride()
-        start = h_0.data_ptr()
     h_n = x.new_empty(D, B, H)
     make = x.new_zeros if shown and extras is not None and extras.lengths is not None else x.new_empty
     saved = make(D, rows, 10 if norm else 4, H) if save else None
-    keep = 0 if saved is None else saved.data_ptr()
-    norms = None
-    if norm and save:
-        norms = make(D, rows, 4)
-        more.norms = norms.data_ptr()
+    norms = make(D, rows, 4) if save and norm else None
+    more = _NOTHING_MORE if extras is None else _more(extras, norms=norms)
     threads = torch.get_num_threads()
-    run = (
-        T, B, x.data_ptr(), x_step, x_row, start, h_run, h_row, output.data_ptr(), h_n.data_ptr(), keep, rows, sizes,
-        more, threads,
-    )  # fmt: skip
     if kept is None:
         check(weights, per_direction(bias, norm), I, H, x.dtype)
         weights = tight(weights)
         kind = kind_of(I, H, bias, norm, before, x.dtype is torch.float64)
-        kernels.cpp.forward_once([*map(Tensor.data_ptr, weights)], kind, *run)
+        kernels.cpp.forward_once(
+            weights, kind, T=T, B=B, rows=rows, x=x, h_0=h_0, batch_sizes=batch_sizes, output=output, h_n=h_n, saved=saved,
+            more=more, threads=threads,
+        )  # fmt: skip
     else:
-        kernels.cpp.forward(packed(weights, bias, norm, before, I, H, threads, kept, key), *run)
-    del held
+        handle = packed(weights, bias, norm, before, I, H, threads, kept, key)
+        kernels.cpp.forward(
+            handle, T=T, B=B, rows=rows, x=x, h_0=h_0, batch_sizes=batch_sizes, output=output, h_n=h_n, saved=saved,
+            more=more, threads=threads,
+        )  # fmt: skip
     return output, h_n, saved, norms
 
 
@@ -162,61 +133,31 @@ def backward(
     None where it is to be computed again.
     """
     norm, before = (False, False) if extras is None else (extras.norm, extras.before)
-    plain = extras is None and d_saved is None
-    more, held = (_NOTHING_MORE, None) if plain else _more(extras or NO_EXTRAS)
-    ends = batch_sizes is not None or (extras is not None and extras.starts is not None)  # x is [rows, I]
-    x, x_step, x_row = _strided(x, ends)
     I, H = x.size(-1), weights[1].size(1)
     D = len(weights) // per_direction(bias, norm)
     T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
-    sizes = 0
-    if batch_sizes is not None:
-        batch_sizes = batch_sizes.contiguous()
-        sizes = batch_sizes.data_ptr()
-    elif ends:
-        x_step = x_row
-    d_step = d_row = n_run = n_row = 0
-    d_unit = 1
-    if d_output is not None:
-        if d_output.is_neg():
-            d_output = d_output.resolve_neg()
-        if not any(d_output.stride()):  # the gradient of a sum: one value, seen everywhere
-            d_unit = 0
-        else:
-            d_output, d_step, d_row = _strided(d_output, ends)
-            if ends and batch_sizes is None:
-                d_step = d_row
-    if d_h_n is not None:
-        d_h_n = d_h_n.resolve_neg().contiguous()
-        n_run, n_row = B * H, H
-    if h_0 is not None:
-        h_0 = h_0.contiguous()
+    batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    # The memory of a tensor that is marked as negative holds its opposite.
+    if d_output is not None and d_output.is_neg():
+        d_output = d_output.resolve_neg()
+    if d_h_n is not None and d_h_n.is_neg():
+        d_h_n = d_h_n.resolve_neg()
     weights = tight(weights)
     d_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs_weights, strict=True)]
     make = x.new_zeros if extras is not None and extras.lengths is not None else x.new_empty
     d_x = make(D, rows, I) if needs_x else None
     d_h_0 = x.new_empty(D, B, H) if needs_h_0 else None
     d_fresh = None
-    if not plain:
-        if d_saved is not None:
-            d_saved = d_saved.resolve_neg()[:, :, :4].contiguous()
-            more.d_saved = d_saved.data_ptr()
-        if needs_fresh:
-            d_fresh = x.new_empty(D, B, H)
-            more.d_fresh = d_fresh.data_ptr()
-        if norms is not None:
-            more.norms = norms.data_ptr()
-        more.again = saved is None
+    more = _NOTHING_MORE
+    if extras is not None or d_saved is not None:
+        d_fresh = x.new_empty(D, B, H) if needs_fresh else None
+        d_saved = None if d_saved is None else d_saved.resolve_neg()[:, :, :4].contiguous()
+        more = _more(extras or NO_EXTRAS, norms=norms, d_saved=d_saved, d_fresh=d_fresh, again=saved is None)
     kernels.cpp.backward(
-        [*map(Tensor.data_ptr, weights)], kind_of(I, H, bias, norm, before, x.dtype is torch.float64), T, B,
-        x.data_ptr(), x_step, x_row, 0 if h_0 is None else h_0.data_ptr(), B * H, H, output.data_ptr(),
-        0 if saved is None else saved.data_ptr(), rows,
-        0 if d_output is None else d_output.data_ptr(), d_step, d_row, d_unit,
-        0 if d_h_n is None else d_h_n.data_ptr(), n_run, n_row,
-        0 if d_x is None else d_x.data_ptr(), 0 if d_h_0 is None else d_h_0.data_ptr(),
-        [0 if d is None else d.data_ptr() for d in d_weights], sizes, more, torch.get_num_threads(),
+        weights, kind_of(I, H, bias, norm, before, x.dtype is torch.float64), T=T, B=B, rows=rows, x=x, h_0=h_0,
+        batch_sizes=batch_sizes, output=output, saved=saved, d_output=d_output, d_h_n=d_h_n, d_x=d_x, d_h_0=d_h_0,
+        d_weights=d_weights, more=more, threads=torch.get_num_threads(),
     )  # fmt: skip
-    del held
     if d_x is not None:
         d_x = (d_x[0] if D == 1 else d_x[0] + d_x[1]).view(x.shape)
     return d_x, d_h_0, d_fresh, d_weights

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state as tracing
+from torch._C import _len_torch_dispatch_stack as dispatch_modes
+from torch.compiler import is_compiling
 
 from tidegate.ops.gru import reference
 from tidegate.ops.gru.extras import Extras
 from tidegate.ops.gru.modes import forward_mode, functorch_level
 from tidegate.ops.gru.native import kernels
-from tidegate.ops.gru.native.roads import dispatch_modes, is_mixed, is_plain, tracing
+from tidegate.ops.gru.native.roads import is_mixed, is_plain
 from tidegate.ops.gru.native.sequence import gru
 from tidegate.ops.gru.native.weights import Pack, packed, per_direction
 
@@ -35,7 +38,7 @@ def step(
     if (
         kept is None
         or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        or is_compiling()
         or functorch_level() is not None
         or (training and dropout > 0)
         or (training and extras is not None and (extras.recurrent_dropout > 0 or extras.zoneout > 0))
@@ -74,11 +77,8 @@ def step(
         )
         kept["step"] = quick, handles, form
     B = x_t.size(0)
-    x_t = x_t.contiguous()
-    h = None if h is None else h.contiguous()
     y, h_n = x_t.new_empty(B, H), x_t.new_empty(num_layers, B, H)
-    start = 0 if h is None else h.data_ptr()
-    kernels.cpp.step(handles, zone_rate, B, x_t.data_ptr(), I, start, B * H, H, y.data_ptr(), h_n.data_ptr(), threads)
+    kernels.cpp.step(handles, zone_rate=zone_rate, B=B, x=x_t, h=h, y=y, h_n=h_n, threads=threads)
     return y, h_n
 
 
@@ -92,7 +92,7 @@ def quick_step(
     weights (`parameters`: the module's own dictionary) and the same form (reset, layer_norm, zoneout). None in any other
     case: then `step` is the way, after the checks that a caller owes it.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return None
     have = kept.get("step")
     return None if have is None or have[2] != form else have[0](x_t, h, parameters)

@@ -59,8 +59,9 @@ def run_layer(
         all_extras = extras or NO_EXTRAS
         if h_0 is None:
             h_0 = zeros(x, weights, bias, batch_sizes, all_extras)
-        found = Transformed.apply(bias, all_extras[6:], batch_sizes, x, h_0, *all_extras[:6], *weights)
-        return found[:3]
+        tensors = (batch_sizes, x, h_0, *all_extras[:6], *weights)
+        output, h_n, saved, _ = Transformed.apply(bias, all_extras[6:], *tensors)  # type: ignore[no-untyped-call]  # (torch's)
+        return output, h_n, saved
     wants_grad = _wants_grad(x, h_0, weights)
     if extras is not None and extras.fresh is not None and torch.is_grad_enabled():
         wants_grad |= extras.fresh.requires_grad

@@ -47,9 +47,10 @@ class Transformed(torch.autograd.Function):
         ctx.save_for_backward(output[0], output[2], output[3], *tensors)
 
     @staticmethod
-    def backward(ctx: Any, d_output: Tensor, d_h_n: Tensor, d_saved: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_output: Tensor, d_h_n: Tensor, d_saved: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        found = _TransformedBackward.apply(ctx.bias, ctx.rest, d_output, d_h_n, d_saved, *tensors)
+        inputs = (ctx.bias, ctx.rest, d_output, d_h_n, d_saved, *tensors)
+        found = _TransformedBackward.apply(*inputs)  # type: ignore[no-untyped-call]  # (torch's)
         d_x, d_h_0, d_fresh, *d_weights = found
         fresh = tensors[9]
         nothing = (None,) * 3

@@ -21,7 +21,7 @@ _dtype, _shape, _version = attrgetter("dtype"), attrgetter("shape"), attrgetter(
 def kind_of(I: int, H: int, bias: bool, norm: bool, before: bool, wide: bool) -> Any:
     """What weights of a layer there are and how they are meant, for C++. wide: float64; before: reset="before"."""
     assert _Kind is not None
-    return _Kind(I, H, bias, norm, before, wide)
+    return _Kind(I=I, H=H, bias=bias, norm=norm, before=before, wide=wide)
 
 
 def per_direction(bias: bool, norm: bool) -> int:
@@ -54,7 +54,7 @@ def check(weights: Sequence[Tensor], per: int, I: int, H: int, dtype: torch.dtyp
 def pack(weights: Sequence[Tensor], kind: Any, threads: int) -> Any:
     """A handle of C++ on a copy of the weights in the kernel's order."""
     weights = tight(weights)
-    return kernels.cpp.pack([*map(Tensor.data_ptr, weights)], kind, threads)
+    return kernels.cpp.pack(weights, kind, threads=threads)
 
 
 class Pack:
