@@ -219,7 +219,7 @@ def extras_cost() -> str:
     return "\n".join(lines)
 
 
-# Of docs/ship.md: what each target carries and where it ends.
+# Of docs/ship.md: what each format carries and where it ends.
 CARRIES = {
     "Tidegate: `stream.push`, the model": ("everything", "needs Tidegate; models that read both ways can't stream"),
     "ONNX, ONNX Runtime": (
@@ -245,9 +245,9 @@ CARRIES = {
 
 
 def ship() -> str:
-    """For each target: what it carries, its limits, the biggest difference and latencies."""
+    """For each format: what it carries, its limits, the biggest difference and latencies."""
     lines = [
-        "| target | carries | limits | biggest difference of a score | one step | 100 steps |",
+        "| format | carries | limits | biggest difference of a score | one step | 100 steps |",
         "| --- | --- | --- | ---: | ---: | ---: |",
     ]
     for row in read("ship")[1]:

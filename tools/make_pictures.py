@@ -1,4 +1,4 @@
-"""The pictures of README.md and docs/how-a-gru-works.md, made by the commands that stand under them.
+"""The pictures of the pages, made by the commands that stand under them.
 
 Trains what is not there yet in build/pictures (some minutes), runs the page's own commands there, and takes a screenshot of the
 SNIPS page with the system's Chromium (`make test-browser` sets up what is needed; Pillow, which makes the files small, comes with matplotlib).

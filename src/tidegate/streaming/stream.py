@@ -40,7 +40,7 @@ class Stream:
     Keys that Python takes for equal are one: 1, 1.0 and True, but not "1".
 
     In the native back end predictions are those of `run.predict` over the whole sequence, bit for bit, alone or in
-    `push_many`. It runs on the CPU (docs/ship.md says how fast) and may be used from several threads.
+    `push_many`. It runs on the CPU (docs/stream.md says how fast) and may be used from several threads.
     """
 
     def __init__(
