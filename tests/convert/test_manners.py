@@ -138,6 +138,7 @@ def test_a_converted_layer_can_be_trained():
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
 
 
+@pytest.mark.long
 def test_no_other_program_is_imported():
     code = (
         "import sys, torch; from tidegate import GRU, convert\n"

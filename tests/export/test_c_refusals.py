@@ -94,6 +94,7 @@ def test_a_full_disk_leaves_both_files_as_they_were(tmp_path: Path, monkeypatch:
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.long
 def test_where_no_temporary_file_can_be_written_the_size_is_unknown(tmp_path: Path) -> None:
     need("cc", "gcc")
     run_of("number")  # made before the limit

@@ -38,6 +38,7 @@ from tidegate import backends
 from tidegate.ops.gru import native, reference, torch_aten
 
 
+@pytest.mark.one_in(3)
 @compiled_forms
 def test_a_compiled_call_is_one_graph_of_a_size_that_does_not_depend_on_the_number_of_steps(kind, form):
     sizes = []
@@ -53,6 +54,7 @@ def test_a_compiled_call_is_one_graph_of_a_size_that_does_not_depend_on_the_numb
     assert max(sizes[0]) < 100
 
 
+@pytest.mark.one_in(5)
 @compiled_forms
 def test_one_compilation_serves_every_number_of_steps_and_sequences(kind, form):
     graphs = Graphs()
@@ -76,6 +78,7 @@ def test_marked_axes_stay_free():
     assert len(graphs.nodes) == 2
 
 
+@pytest.mark.one_in(5)
 @two_forms
 @pytest.mark.parametrize(("backend", "kind"), [("auto", "plain"), ("auto", "all"), ("reference", "all")])
 def test_the_compiled_layer_gives_what_the_eager_one_gives(backend, kind, form):
@@ -90,6 +93,7 @@ def test_the_compiled_layer_gives_what_the_eager_one_gives(backend, kind, form):
         assert_same(compiled(*args, **call), layer(*args, **call))
 
 
+@pytest.mark.long
 def test_inductor_gives_what_the_eager_layer_gives():
     layer = made("auto", FORMS["all"], dtype=torch.float32, num_layers=2)
     x, h_0 = sequence(torch.float32), first_state(layer, torch.float32)
@@ -99,6 +103,7 @@ def test_inductor_gives_what_the_eager_layer_gives():
     assert_same(gradients(layer, x, h_0, run=compiled, lengths=LENGTHS, resets=RESETS), expected)
 
 
+@pytest.mark.one_in(5)
 @two_forms
 @pytest.mark.parametrize("kind", [packed, jagged, lambda sequences: sequences[0]], ids=["packed", "nested", "one"])
 def test_sequences_of_every_kind_compile(kind, form):
@@ -125,6 +130,7 @@ def test_single_steps_and_traces_compile(form):
     assert len(graphs.nodes) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", AUTO)
 def test_compiled_training_draws_as_often_as_it_should_and_anew_each_call(backend):
     layer = layer_of(I, 40, backend=backend, zoneout=0.3)
@@ -143,6 +149,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_transform_of_torch_func_compiles(transform):
     layer = made("auto", {**FORMS["all"], "layer_norm": False})  # (torch's own layer_norm fails in a compiled jvp)
@@ -183,6 +190,7 @@ class Streaming(nn.Module):
         return self.layer(x, h_0, **({self.name: more} if self.name else {}))
 
 
+@pytest.mark.one_in(5)
 @two_forms
 @pytest.mark.parametrize(
     ("name", "strict"), [("", False), ("lengths", False), ("resets", False), ("lengths", True)], ids=str

@@ -34,6 +34,7 @@ from tidegate.errors import BackendUnavailableError
 # (Of every option and pair of options: tests/ops/test_gru_extras.py.)
 
 
+@pytest.mark.one_in(3)
 @two_forms
 @pytest.mark.parametrize("backend", OURS)
 def test_first_and_second_derivatives_are_right_in_training(backend, form):

@@ -24,6 +24,7 @@ from tests.helpers.layers import (
 KINDS = ["batched", "unbatched", "sorted", "unsorted"]
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("with_h_0", [False, True], ids=["no_h_0", "h_0"])
@@ -63,6 +64,7 @@ def test_values_and_gradients_are_those_of_torch(num_layers, bidirectional, bias
             assert_at_most_twice(mine.values(), its.values())
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_error_is_at_most_twice_that_of_torch_at_odd_sizes(backend, dtype):
@@ -153,6 +155,7 @@ def test_autocast_gives_what_torch_gives(backend, dtype):
     assert error(a[1], theirs(x.float())[1]) < 0.02
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_torch_compile_takes_a_call_as_one_graph(backend):
     layer = pair(backend, 3, 4, num_layers=2, bidirectional=True, batch_first=True)[0]

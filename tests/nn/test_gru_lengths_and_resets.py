@@ -33,6 +33,7 @@ def each_alone(theirs, x, h_0, lengths, d_output, d_h_n):
     return [output, h_n, *torch.autograd.grad([output, h_n], leaves, [d_output, d_h_n])]
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", ["lengths", "a list", "not contiguous", "nested"])
 @pytest.mark.parametrize("batch_first", [False, True], ids=["T_first", "batch_first"])
@@ -132,6 +133,7 @@ def test_half_types_are_computed_in_float32_and_rounded_once(backend, dtype):
 # ------------------------------------------------------------------------------------------- resets
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("kind", ["batched", "batch_first", "one", "packed", "nested", "lengths"])
 @pytest.mark.parametrize("backend", OURS)

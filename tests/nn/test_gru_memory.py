@@ -62,6 +62,7 @@ def test_autocast_takes_every_mixture(backend, weights, state, dtype):
         assert error(a, b) < 0.02  # three roundings to 8 bits, one of them of a state that is normalised
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("backend", "form"), [("native", FORMS["all"]), ("reference", {})], ids=OURS)
 def test_autocast_and_half_types_compile(backend, form):
     layer = made(backend, form, dtype=torch.float32)
@@ -124,6 +125,7 @@ def test_the_reference_keeps_a_state_for_each_checkpoint(form):
     assert with_checkpoints < 0.4 * without
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("form", CHECKPOINTED.values(), ids=CHECKPOINTED)
 @pytest.mark.parametrize("kind", [*CALLS, "packed", "nested"])
 @pytest.mark.parametrize("backend", OURS)

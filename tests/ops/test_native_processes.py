@@ -81,6 +81,7 @@ def test_it_runs_inside_dataloader_workers():
         assert torch.equal(output, rows[i])
 
 
+@pytest.mark.long
 def test_many_calls_of_many_shapes_leak_nothing():
     layer = layer_of(16, 128)
 
@@ -124,6 +125,7 @@ def test_torchs_number_of_threads_is_what_the_kernels_get(monkeypatch):
         assert given == [("forward_once", n), ("backward", n)]
 
 
+@pytest.mark.one_in(2)
 def test_the_environment_can_force_a_lower_instruction_set(every_isa):
     code = "from tidegate.ops.gru import native; print(native.missing(), native.isa())"
     run = [sys.executable, "-c", code]

@@ -130,6 +130,7 @@ def test_a_key_that_rested_for_longer_than_ttl_begins_anew():
     assert gone == ["b", "a", "c"]
 
 
+@pytest.mark.long
 def test_memory_stays_flat_over_many_rows_of_ever_new_keys():
     stream, row = new_stream("number", max_keys=50), sensors().row(0, named=True)
 

@@ -107,6 +107,7 @@ def test_a_damaged_or_foreign_run_is_refused(tmp_path, signals):
         load(tmp_path)
 
 
+@pytest.mark.long
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path):
     # RLIMIT_FSIZE makes every write beyond the limit fail as a full disk does: the kernel says "File too large".
     write_table(signal_table(), tmp_path / "t.csv")

@@ -32,6 +32,7 @@ def test_training_leaves_the_global_random_state_alone(tmp_path, signals):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("batches", [1, 3, 4, 6, 9])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, signals, batches):
     assert threading.current_thread() is threading.main_thread()
@@ -52,6 +53,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, signals, batches)
         train(out=tmp_path / "cut", resume=True, progress=False)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("batches", [2, 7, 10])
 def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits(tmp_path, signals, batches):
     path = tmp_path / "t.parquet"
