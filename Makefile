@@ -12,7 +12,7 @@ MERMAID := tests/browser/node_modules/.package-lock.json
 CSRC := $(wildcard csrc/* csrc/kernels/*)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
-.PHONY: help demo test test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp docs bench bench-peers clean
+.PHONY: help demo test test-all test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,8 +20,16 @@ help:  ## show this list
 demo: $(VENV)/.train  ## the whole tour: train on real data, score, label a sentence (under two minutes once installed)
 	$(BIN)/tidegate demo
 
-test: $(VENV)/.test  ## all tests that need no other framework (some seven minutes once installed)
-	$(BIN)/python -m pytest
+# Processes that share the tests, a core each.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+test: $(VENV)/.test  ## the tests of every room, and of each big grid a part (some two minutes once installed)
+	$(PYTEST)
+	@echo "All of every grid, and what takes long: make test-all"
+
+test-all: $(VENV)/.test  ## all tests that need no other framework (some MINUTES minutes)
+	$(PYTEST) -m 'not c'
 
 test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 	$(BIN)/python -m pytest tests/peers -m peers
@@ -73,6 +81,9 @@ check: $(VENV)/.dev check-cpp  ## linters, format and types, of Python and C++
 check-cpp:  ## cppcheck on the kernels (Debian: cppcheck)
 	cppcheck --std=c++17 --language=c++ --enable=warning,performance,portability --inline-suppr --error-exitcode=1 --quiet \
 		-DTIDEGATE_X86 -Icsrc csrc/*.cpp csrc/tests/*.cpp
+
+check-js: $(MERMAID)  ## eslint over the scripts of our pages (Debian: npm)
+	tests/browser/node_modules/.bin/eslint --config tests/browser/eslint.config.mjs 'src/**/*.js'
 
 docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentation as a site in build/site: every link and reference is checked
 	$(BIN)/python tools/make_site.py

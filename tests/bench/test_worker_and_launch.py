@@ -59,6 +59,7 @@ def test_a_process_that_dies_is_told_of_with_its_last_words(started):
         list(launch.run(CELLS, ["torch"], threads=0, rounds=1))
 
 
+@pytest.mark.long
 def test_a_process_ends_when_nobody_listens_any_more(started):
     events = launch.run([Cell("forward", Shape(64, 500, 512, 512))], ["torch"], threads=1, rounds=1000)
     next(events)
@@ -67,6 +68,7 @@ def test_a_process_ends_when_nobody_listens_any_more(started):
     assert started[0].returncode == (1 if os.name == "nt" else -signal.SIGKILL)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds a process to processors")
 def test_a_process_is_confined_before_torch_is_loaded():
     code = (

@@ -46,6 +46,7 @@ def events(monkeypatch):
     return said, asked
 
 
+@pytest.mark.long
 def test_a_run_prints_the_tables_tells_of_each_cell_and_writes_the_raw_rows(tmp_path, capsys):
     out = tmp_path / "new" / "bench.csv"
     assert main([*TINY, "--kind", "forward", "--kind", "step", "--peers", "torch,torch-cell", "--csv", str(out)]) == 0

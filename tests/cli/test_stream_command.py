@@ -57,6 +57,7 @@ def test_each_answer_comes_before_the_next_row_is_sent():
         assert process.stderr.read() == b"19 rows; 2 keys.\n"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_process_goes_on_where_it_was(tmp_path, number):
     state = tmp_path / "s"
@@ -80,6 +81,7 @@ def test_a_stopped_process_goes_on_where_it_was(tmp_path, number):
     assert f"after the {kept} that {state} had taken in" in err.decode()
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path):
     with stream("--state", tmp_path / "s", "--save-every", 2) as process:
         send(process, *LINES[:4])

@@ -136,12 +136,14 @@ def test_a_users_mistake_ends_with_status_2_one_sentence_and_no_files(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_debug_shows_the_traceback(tmp_path):
     done = tidegate("train", "nothing.csv", "--target", "y", "--debug", cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert "DataError" in done.stderr
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_and_says_how_to_go_on_and_resume_finishes(tmp_path):
     table, folder = tmp_path / "t.parquet", tmp_path / "run"
     write_table(signal_table(groups=200), table)
@@ -205,6 +207,7 @@ def few_sentences(monkeypatch):
     monkeypatch.setattr(datasets, "write", write)
 
 
+@pytest.mark.long
 def test_the_demo_tours_training_scoring_and_a_typed_sentence(tmp_path, capsys, few_sentences, monkeypatch):
     assert main(["demo", "book a table for two", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
     shown = capsys.readouterr()

@@ -8,12 +8,15 @@ import runpy
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers.pages import ROOT, between, blocks
 
 PAGE = ROOT / "docs" / "layer.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_the_python_of_the_page_runs_as_written():
     code = "\n".join(blocks(TEXT, "python"))
     assert code.count("assert") >= 3

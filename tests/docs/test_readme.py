@@ -20,6 +20,7 @@ def page(request) -> str:
     return read(request.param)
 
 
+@pytest.mark.long
 def test_the_python_of_the_readme_runs_as_written(tmp_path):
     code = "\n".join(blocks(read("README.md"), "python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

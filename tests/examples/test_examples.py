@@ -8,6 +8,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FIRST = ROOT / "examples" / "01_first_gru.py"
 
@@ -64,6 +66,7 @@ def test_the_labels_of_the_first_example_need_memory():
     assert names["StepClassifier"]()(x)[1].shape == (1, 5, 20)
 
 
+@pytest.mark.long
 def test_the_second_example_learns_who_speaks_and_finds_the_same_bits_in_every_form():
     said = said_by(ROOT / "examples" / "02_variable_lengths.py")
     (score,) = re.findall(r"^(0\.\d+) of 370 utterances", said, re.MULTILINE)
@@ -71,6 +74,7 @@ def test_the_second_example_learns_who_speaks_and_finds_the_same_bits_in_every_f
     assert said.endswith("padded, nested, packed or alone: every output has the same bits\n")
 
 
+@pytest.mark.long
 def test_the_third_example_needs_its_resets_and_finds_the_same_bits_in_pieces():
     said = said_by(ROOT / "examples" / "03_resets.py")
     ((without, with_resets),) = re.findall(r"without resets (0\.\d+) .* with resets (0\.\d+|1\.0+)", said)
@@ -79,6 +83,7 @@ def test_the_third_example_needs_its_resets_and_finds_the_same_bits_in_pieces():
     assert said.count("the same bits") == 2
 
 
+@pytest.mark.long
 def test_the_fourth_example_loses_no_row_in_a_crash_and_answers_as_predict_does():
     said = said_by(ROOT / "examples" / "04_stream.py")
     assert "row by row, with a crash on the way: every answer is that of run.predict" in said

@@ -46,6 +46,7 @@ def assert_same(found, batch, run):
     runs.assert_same({name: value.detach().numpy() for name, value in found.items()}, batch, run, ATOL)
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("sequences", [ONE, THREE, MANY], ids=["one", "three", "many"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_program_gives_the_numbers_of_the_run(name, sequences):
@@ -137,6 +138,7 @@ def test_the_description_is_in_the_archive():
     assert json.loads(extra["tidegate.json"]) == take_apart(run_of("words")).description
 
 
+@pytest.mark.long
 def test_writing_and_loading_say_nothing_that_was_not_asked_for(tmp_path):
     code = (
         "import sys, tidegate, torch\n"

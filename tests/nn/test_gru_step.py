@@ -23,6 +23,7 @@ def steps(layer, x, state=None):
     return torch.stack(outputs), state
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("bias", [False, True])

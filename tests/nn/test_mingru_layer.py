@@ -361,6 +361,7 @@ def test_dropout_falls_between_layers_in_training_only():
         tidegate.MinGRU(3, 5, dropout=0.5)
 
 
+@pytest.mark.long
 def test_training_compiles_as_one_graph_and_gives_the_same_gradients():
     layer = tidegate.MinGRU(3, 5, num_layers=2)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

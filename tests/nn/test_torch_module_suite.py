@@ -62,6 +62,7 @@ def case(request):
     return request.param
 
 
+@pytest.mark.one_in(5)
 def test_forward_gives_what_torch_and_its_reference_function_give(case):
     theirs, backend, training = case
     for dtype in (torch.float32, torch.float64):
@@ -87,6 +88,7 @@ def test_device_and_dtype_reach_every_parameter(case):
             assert {p.device.type for p in made(theirs, backend, sample).parameters()} == {"meta"}
 
 
+@pytest.mark.one_in(5)
 def test_to_and_to_empty_keep_the_parameters_and_the_gradients_in_step(case):
     theirs, backend, training = case
     for sample in samples(theirs):
@@ -110,6 +112,7 @@ def test_repr_and_str_are_those_of_torch(case):
         assert repr(made(theirs, backend, sample, training=training)) == repr(other)[:-1] + f", backend={backend!r})"
 
 
+@pytest.mark.one_in(5)
 def test_pickle_deepcopy_and_state_dict_carry_the_module_over(case):
     theirs, backend, training = case
     for sample in samples(theirs):
@@ -143,6 +146,7 @@ def _strided(v):
     return wide[..., ::2].requires_grad_(v.requires_grad)
 
 
+@pytest.mark.one_in(5)
 def test_non_contiguous_tensors_give_the_same_values_and_gradients(case):
     theirs, backend, training = case
     for sample in samples(theirs, requires_grad=True):
@@ -187,12 +191,14 @@ def _check_gradients(check, theirs, backend, every, **options):
 
 # Finite differences take long: of GRU's samples this step, which has no factor in common with the samples'
 # periods, visits every option (dense and packed, one way and both, with and without bias).
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("theirs", OURS)
 def test_gradients_are_right_by_finite_differences(theirs, backend):
     _check_gradients(torch.autograd.gradcheck, theirs, backend, every=7 if theirs is nn.GRU else 1)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("theirs", OURS)
 def test_second_gradients_are_right_by_finite_differences(theirs, backend):

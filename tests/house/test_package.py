@@ -46,6 +46,7 @@ def test_the_installed_version_is_the_one_in_the_package():
     assert importlib.metadata.version("tidegate") == tidegate.__version__
 
 
+@pytest.mark.long
 def test_train_stays_a_function_whatever_is_imported_first():
     code = "import tidegate.trained.settings, tidegate.training.trainer, tidegate; print(callable(tidegate.train))"
     assert run(code).stdout.strip() == "True"
