@@ -220,7 +220,16 @@ def _read_csv(
     expected = len(header) + (1 if row_names else 0)
     wrong = np.flatnonzero(widths[1:] != expected)
     if wrong.size:
-        _complain_about_widths(name, text, separator, header, widths, lines, int(wrong[0]) + 1, row_names)
+        _complain_about_widths(
+            name,
+            text,
+            int(wrong[0]) + 1,
+            separator=separator,
+            header=header,
+            widths=widths,
+            lines=lines,
+            row_names=row_names,
+        )
     if len(lines) and lines[-1] != lines.size:
         text = _without_blank_lines(text, separator)
     if row_names:
@@ -283,7 +292,10 @@ def _without_blank_lines(text: str, separator: str) -> str:
     return out.getvalue()
 
 
-def _complain_about_widths(name, text, separator, header, widths, lines, row, row_names) -> None:
+def _complain_about_widths(
+    name: str, text: str, row: int, *, separator: str, header: list[str], widths: Any, lines: Any, row_names: bool
+) -> None:
+    """Raise DataError for a row with more or fewer fields than the header."""
     line, found = int(lines[row]), int(widths[row])
     expected = len(header) + (1 if row_names else 0)
     start = f"{name}, line {line}: {found} field{'s' * (found != 1)}, but the header names {len(header)} columns"

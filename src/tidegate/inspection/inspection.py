@@ -20,11 +20,10 @@ from tidegate.gates.trace import gates_frame
 from tidegate.inspection.lean import Lean
 from tidegate.inspection.sequence import InputColumn
 from tidegate.model.tasks import Output
+from tidegate.pages import jsonable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -227,18 +226,3 @@ class Inspection:
         from html import escape
 
         return f'<iframe sandbox="allow-scripts" srcdoc="{escape(self.html())}" style="width: 100%; height: 60rem; border: 0" title="gates"></iframe>'
-
-
-def jsonable(value: Any) -> Any:
-    """Arrays, tuples and numpy numbers as what JSON knows; NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {k: jsonable(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return jsonable(value.tolist())
-    if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
-    if isinstance(value, np.generic):
-        return jsonable(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

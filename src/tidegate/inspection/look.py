@@ -18,9 +18,9 @@ from tidegate.data.tables import Table
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.gates.gates import Equations, Gates, Parts
 from tidegate.gates.statistics import Counter
-from tidegate.inspection.inspection import GOLDEN, Inspection, Layer
+from tidegate.inspection.inspection import Inspection, Layer
 from tidegate.inspection.lean import WHOLE, Stretch, lean
-from tidegate.inspection.sequence import InputColumn, columns_of, find, sequence_names, stretch
+from tidegate.inspection.sequence import GOLDEN, InputColumn, columns_of, find, sequence_names, stretch
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.tasks import TASKS

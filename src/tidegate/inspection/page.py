@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from tidegate import __version__
 from tidegate.errors import SettingsError
 from tidegate.files import write_text
 from tidegate.gates import sentences
-from tidegate.inspection.inspection import Inspection, Layer, jsonable
 from tidegate.inspection.sequence import InputColumn
 from tidegate.model.tasks import Output
-from tidegate.pages import render
+from tidegate.pages import jsonable, render
+
+if TYPE_CHECKING:  # these lead here
+    from tidegate.inspection.inspection import Inspection, Layer
 
 DEFINITIONS = {
     "memory": sentences.MEMORY,

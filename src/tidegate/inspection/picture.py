@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, hsv_to_rgb
 
 from tidegate.gates.pictures import no_formula
-from tidegate.inspection.inspection import GOLDEN
+from tidegate.inspection.sequence import GOLDEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

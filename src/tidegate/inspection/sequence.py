@@ -15,6 +15,7 @@ from tidegate.data.sequences import Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 
+GOLDEN = (5**0.5 - 1) / 2  # a walk by the golden ratio meets everything evenly, and nothing twice
 _MOST_COMPARED = 20_000  # names: searching more for the nearest one would take seconds
 
 

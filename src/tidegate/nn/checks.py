@@ -106,7 +106,7 @@ def sequence_error(layer: Any, input: Any, weight: Tensor) -> Exception:
         is_ = f"x is {_named('T I', x)} (one sequence, no batch)"
     else:
         is_ = f"x is {_named('B T I' if layer.batch_first else 'T B I', x)} (batch_first={layer.batch_first})"
-    return _vector_error(me, "x", "features", x, layer.input_size, is_, weight)
+    return _vector_error(me, "x", x, weight, size=layer.input_size, parts="features", is_=is_)
 
 
 def batch_sizes(layer: Any, sizes: Tensor, x: Tensor) -> None:
@@ -193,9 +193,8 @@ def cell_input_error(layer: Any, x: Any, weight: Tensor) -> Exception:
         return ShapeError(
             f"{me}: x has {x.dim()} axes, expected 2, [B, I], or 1, [I], without a batch. x is {list(x.shape)}."
         )
-    return _vector_error(
-        me, "x", "features", x, layer.input_size, f"x is {_named('B I' if x.dim() == 2 else 'I', x)}", weight
-    )
+    is_ = f"x is {_named('B I' if x.dim() == 2 else 'I', x)}"
+    return _vector_error(me, "x", x, weight, size=layer.input_size, parts="features", is_=is_)
 
 
 def state_error(layer: Any, h_0: Any, expected: tuple[int, ...], axes: str, weight: Tensor) -> Exception:
@@ -206,14 +205,15 @@ def state_error(layer: Any, h_0: Any, expected: tuple[int, ...], axes: str, weig
     if h_0.shape != expected:
         want = ", ".join(f"{axis}={size}" for axis, size in zip(axes.split(), expected, strict=True))
         return ShapeError(f"{me}: h_0 is {list(h_0.shape)}, expected [{want}] for this x.")
-    return _vector_error(me, "h_0", "units", h_0, layer.hidden_size, f"h_0 is {list(h_0.shape)}", weight)
+    return _vector_error(me, "h_0", h_0, weight, size=layer.hidden_size, parts="units", is_=f"h_0 is {list(h_0.shape)}")
 
 
 def _me(layer: Any) -> str:
     return f"{type(layer).__name__}(input_size={layer.input_size}, hidden_size={layer.hidden_size})"
 
 
-def _vector_error(me: str, name: str, parts: str, v: Tensor, size: int, is_: str, weight: Tensor) -> ShapeError:
+def _vector_error(me: str, name: str, v: Tensor, weight: Tensor, *, size: int, parts: str, is_: str) -> ShapeError:
+    """What is wrong with v, whose last axis should have `size` parts; is_: what it is, in words."""
     if v.size(-1) != size:
         return ShapeError(f"{me}: {name} has {v.size(-1)} {parts}, expected {size}. {is_}.")
     if v.device != weight.device:

@@ -82,7 +82,7 @@ class Resolved:
                     "have written it: update this one."
                 )
         known_values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Resolved(**known_values)
+        return Resolved(**{"version": version} | known_values)
 
     def lines(self) -> list[str]:
         """What was made of the table and the settings, in a few lines."""
