@@ -146,7 +146,7 @@ class SequenceModel(nn.Module):
         """The head on what it reads, [..., width]: scores [..., K, outputs]. numbers [..., F]: of the same steps, from which a
         forecast with `residual` starts.
         """
-        scores = self.head(read).unflatten(-1, (self.spec.ahead, self.spec.outputs))
+        scores: Tensor = self.head(read).unflatten(-1, (self.spec.ahead, self.spec.outputs))
         if self.spec.residual is not None:
             scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
         return scores
@@ -155,7 +155,8 @@ class SequenceModel(nn.Module):
         if self.core is None:
             return x, None
         if not self.spec.bidirectional or bool((lengths == x.shape[0]).all()):
-            return self.core(x, state)  # forward in time padding comes last: it can't reach a step that counts
+            output, state = self.core(x, state)  # forward in time padding comes last: it can't reach a step that counts
+            return output, state
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
         output, state = self.core(packed, state)
         return nn.utils.rnn.pad_packed_sequence(output, total_length=x.shape[0])[0], state

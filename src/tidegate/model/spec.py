@@ -95,7 +95,7 @@ class ModelSpec:
         values = dict(values)
         core = values.pop("core", {})
         for given, kind, what in ((values, ModelSpec, ""), (core, CoreOptions, "core.")):
-            known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+            known = [f.name for f in fields(kind)]
             for key in given:
                 if key not in known:
                     raise RunError(

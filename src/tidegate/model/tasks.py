@@ -238,7 +238,8 @@ class _Labels(_Columns):
         return y
 
     def series(self, values: Array, target: Target) -> pl.Series:
-        return pl.Series(values, nan_to_null=True).cast(pl.Int64)
+        whole: pl.Series = pl.Series(values, nan_to_null=True).cast(pl.Int64)
+        return whole
 
     def rule_of_thumb(self, target: Target) -> tuple[str, Array]:
         return "majority of each label", (np.array(target.means) > 0.5).astype(float)
@@ -297,7 +298,8 @@ TASKS: dict[str, Task] = {task.name: task for task in (_Class(), _Labels(), _Num
 
 def in_units(standardised: Array, target: Target) -> Array:
     """Standard deviations back to the units of the table."""
-    return standardised * np.array(target.stds) + np.array(target.means)
+    units: Array = standardised * np.array(target.stds) + np.array(target.means)
+    return units
 
 
 def predicted_columns(target: Target, horizon: int, probabilities: bool) -> list[PredictedColumn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import groupby
 
@@ -135,7 +135,9 @@ def _dashed(pattern: str) -> str:
     return f' stroke-dasharray="{pattern}"' if pattern else ""
 
 
-def _x_axis(across, x0: float, x1: float, mark: float | None, x_name: str, y: int) -> list[str]:
+def _x_axis(
+    across: Callable[[float], float], x0: float, x1: float, mark: float | None, x_name: str, y: int
+) -> list[str]:
     """Labels of the first and the last x, of the mark, and of round numbers where there is room."""
     out: list[str] = []
     taken: list[float] = []

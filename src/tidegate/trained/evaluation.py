@@ -145,7 +145,7 @@ def _shifted(pre: Preprocessing, source: BatchSource, otherwise: np.ndarray, sea
     y = TASKS[pre.target.task].truth(source.data.y, pre.target)
     first = np.repeat(source.data.offsets[:-1], source.data.lengths)
     step = np.arange(len(y))
-    out = otherwise.copy()
+    out: np.ndarray = otherwise.copy()
     for ahead in range(1, pre.horizon + 1):
         at = step if season is None else step + ahead - season * -(-ahead // season)
         there = at >= first

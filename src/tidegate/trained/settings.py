@@ -152,7 +152,7 @@ class TrainSettings(DataSettings):
     threads: int | None = setting(None, TRAINING, "CPU threads. None: as torch chooses.", ge=1)
 
     @model_validator(mode="after")
-    def _fit_together(self):
+    def _fit_together(self: Kind) -> Kind:
         if self.bidirectional and self.horizon:
             raise ValueError(
                 "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
@@ -166,11 +166,12 @@ class TrainSettings(DataSettings):
             if name not in CELLS[self.cell].options:
                 able = " or ".join(f"cell={cell!r}" for cell, row in CELLS.items() if name in row.options)
                 raise ValueError(f"{name}={value!r} needs {able}: {self.cell!r} has no such option. Leave {name} out.")
-        if self.update_bias is not None:
-            shortest, longest = self.update_bias if isinstance(self.update_bias, tuple) else (self.update_bias,) * 2
-            if isinstance(self.update_bias, str) or not 1 < shortest <= longest < float("inf"):
+        memory: Any = self.update_bias
+        if memory is not None:
+            shortest, longest = memory if isinstance(memory, tuple) else (memory, memory)
+            if isinstance(memory, str) or not 1 < shortest <= longest < float("inf"):
                 raise ValueError(
-                    f"update_bias={self.update_bias!r}: expected a number of steps above 1, or a shortest and a longest such as 2,50."
+                    f"update_bias={memory!r}: expected a number of steps above 1, or a shortest and a longest such as 2,50."
                 )
         return self
 
