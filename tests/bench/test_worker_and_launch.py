@@ -37,6 +37,7 @@ def started(monkeypatch):
     return found
 
 
+@pytest.mark.long
 def test_a_process_says_what_runs_then_a_row_for_each_peer_and_cell(started):
     about, *rest = launch.run(CELLS, ["tidegate", "torch", "torch-cell"], threads=1, rounds=1)
     assert set(about) == {"backend", "isa", "peak_gflops", "no_peak"}

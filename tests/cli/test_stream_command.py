@@ -46,6 +46,7 @@ def expected() -> list[float]:
     return run_of("number").predict(sensors())["prediction"].to_list()
 
 
+@pytest.mark.long
 def test_each_answer_comes_before_the_next_row_is_sent():
     with stream() as process:
         send(process, LINES[0])

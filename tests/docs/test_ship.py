@@ -45,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
     return working_directory(tmp_path_factory.mktemp("ship"))
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.long
 @pytest.mark.parametrize("command", [c for c in commands() if "onnx" not in c and "keras" not in c])
 def test_the_commands_of_the_page_run_as_written(folder, command):
     program = command.replace("tidegate", f"{sys.executable} -m tidegate", 1)

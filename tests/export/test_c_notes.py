@@ -154,6 +154,7 @@ def test_a_named_table_without_the_target_is_refused(trained: Path, tmp_path: Pa
     assert not (tmp_path / "m.h").exists()
 
 
+@pytest.mark.long
 def test_without_its_table_the_note_says_how_to_name_one(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "moved")
     run = load(tmp_path / "moved" / "run")

@@ -46,7 +46,7 @@ def assert_same(found, batch, run):
     runs.assert_same({name: value.detach().numpy() for name, value in found.items()}, batch, run, ATOL)
 
 
-@pytest.mark.one_in(7)
+@pytest.mark.one_in(21)
 @pytest.mark.parametrize("sequences", [ONE, THREE, MANY], ids=["one", "three", "many"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_program_gives_the_numbers_of_the_run(name, sequences):
@@ -55,6 +55,7 @@ def test_the_program_gives_the_numbers_of_the_run(name, sequences):
     assert_same(program(name)(**inputs(batch)), batch, run)
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("name", CASES)
 def test_a_given_state_is_where_the_program_begins(name):
     run = run_of(name)
@@ -121,6 +122,7 @@ print(json.loads(extra["tidegate.json"])["target"]["classes"])
 """
 
 
+@pytest.mark.long
 def test_pytorch_alone_loads_and_runs_it_and_finds_the_classes_inside(tmp_path):
     run = run_of("both ways")
     batch = batch_of(run, table_of("both ways"), THREE)

@@ -15,10 +15,12 @@ import torch
 from typer.testing import CliRunner
 
 import tidegate
-from tidegate.cli.diagram import app
+from tests.helpers.tables import QUICK
+from tidegate.cli.diagram import app, shape_of
 from tidegate.errors import RunError, SettingsError
 from tidegate.gates import diagram
 from tidegate.gates.diagram import Column, ModelShape, StepValues, escape, flow_diagram, sequence_diagram
+from tidegate.model.cells import CELLS
 from tidegate.ops.gru.reference import gru_cell
 
 
@@ -180,13 +182,23 @@ def test_the_head_gives_all_steps_of_a_forecast_at_once_and_adds_the_value_now_w
     assert labels(flow_diagram(ModelShape(**shape, residual=True)))["head"][-1] == "plus the value now"
 
 
-@pytest.mark.parametrize(("cell", "module"), [("gru", torch.nn.GRU), ("lstm", torch.nn.LSTM), ("rnn", torch.nn.RNN)])
-def test_the_parameters_are_as_many_as_the_module_has(cell, module):
-    shape = ModelShape(numbers(*"abcde"), (Column("y", "class", 4),), 7, num_layers=3, bidirectional=True, cell=cell)
+def test_the_parameters_are_as_many_as_the_module_has():
+    shape = ModelShape(numbers(*"abcde"), (Column("y", "class", 4),), 7, num_layers=3, bidirectional=True)
     text = flow_diagram(shape)
-    in_torch = module(5, 7, num_layers=3, bidirectional=True)
+    in_torch = torch.nn.GRU(5, 7, num_layers=3, bidirectional=True)
     assert parameters(text, "layer") == sum(p.numel() for p in in_torch.parameters())
     assert parameters(text, "head") == sum(p.numel() for p in torch.nn.Linear(14, 4).parameters())
+
+
+@pytest.mark.parametrize(("cell", "options"), [(cell, {}) for cell in CELLS] + [("gru", {"layer_norm": True})])
+def test_the_parameters_of_a_run_are_those_of_its_core(signals, cell, options):
+    sizes = QUICK | {"num_layers": 3, "bidirectional": True, "cell": cell, "epochs": 1}
+    run = tidegate.train(signals, target="label", group="device", time="t", out=False, **sizes, **options)
+    text = flow_diagram(shape_of(run))
+    core = run.model.core
+    assert parameters(text, "layer") == (0 if core is None else sum(p.numel() for p in core.parameters()))
+    assert parameters(text, "head") == sum(p.numel() for p in run.model.head.parameters())
+    assert cell == "none" or f"{CELLS[cell].title} layer 2" in text
 
 
 def test_many_columns_are_drawn_as_the_first_and_the_number_of_the_rest():

@@ -42,6 +42,13 @@ def test_what_needs_more_says_how_to_get_it():
     assert "Traceback" not in done.stderr
 
 
+def test_the_layer_and_a_run_load_neither_torchs_compiler_nor_torchmetrics():
+    done = run(
+        "import sys, tidegate; tidegate.GRU, tidegate.load; print({'torch._dynamo', 'torchmetrics'} & {*sys.modules})"
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_the_installed_version_is_the_one_in_the_package():
     assert importlib.metadata.version("tidegate") == tidegate.__version__
 

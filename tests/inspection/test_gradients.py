@@ -127,6 +127,7 @@ CASES = [
 ]
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("settings", CASES, ids=str)
 def test_gradients_are_those_of_torchs_layer_begun_anew_at_every_step(signals, settings):
     # Several classes or numbers, so that what else the head reads turns the direction of dL/dh.
@@ -308,6 +309,7 @@ def test_the_other_cells_are_trained_once_alike_and_kept(tmp_path, table, signal
     assert again.notes == []
 
 
+@pytest.mark.long
 def test_a_half_trained_cell_is_gone_on_with_and_one_that_no_longer_fits_is_replaced(tmp_path, table, signals):
     settings = QUICK | ROLES | {"epochs": 3, "batch_size": 4}
     run = train(table, out=tmp_path / "run", **settings)

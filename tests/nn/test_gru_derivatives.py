@@ -34,7 +34,7 @@ from tidegate.errors import BackendUnavailableError
 # (Of every option and pair of options: tests/ops/test_gru_extras.py.)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @two_forms
 @pytest.mark.parametrize("backend", OURS)
 def test_first_and_second_derivatives_are_right_in_training(backend, form):
@@ -45,6 +45,7 @@ def test_first_and_second_derivatives_are_right_in_training(backend, form):
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("backend", OURS)
 def test_second_derivatives_of_the_gates_are_right(backend):
     layer = made(backend, FORMS["all"], training=True)
@@ -60,6 +61,7 @@ def test_second_derivatives_of_the_gates_are_right(backend):
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
+@pytest.mark.one_in(3)
 @two_forms
 @pytest.mark.parametrize("backend", AUTO)
 def test_forward_mode_derivatives_are_right(backend, form):
@@ -81,6 +83,7 @@ def test_a_back_end_without_forward_mode_says_so_and_auto_takes_another():
             layer.step(dual[0])
 
 
+@pytest.mark.one_in(5)
 @two_forms
 @calls
 @pytest.mark.parametrize("backend", AUTO)

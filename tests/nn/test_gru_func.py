@@ -38,6 +38,7 @@ def one_by_one(layer, x, call):
     return {name: torch.stack([each[name] for each in found]) for name in found[0]}
 
 
+@pytest.mark.one_in(5)
 @forms
 @calls
 @pytest.mark.parametrize("backend", AUTO)
@@ -60,6 +61,7 @@ def test_wrong_lengths_are_told_inside_vmap_too(backend):
         vmap(lambda x, n: layer(x, lengths=n)[1], in_dims=(1, 0))(sequence().unsqueeze(2), lengths)
 
 
+@pytest.mark.one_in(5)
 @forms
 @calls
 @pytest.mark.parametrize("backend", AUTO)
@@ -98,6 +100,7 @@ def test_every_element_of_a_vmap_draws_masks_of_its_own_where_that_is_wished(bac
         vmap(lambda _: layer(x)[0])(torch.zeros(2))
 
 
+@pytest.mark.one_in(5)
 @two_forms
 @calls
 @pytest.mark.parametrize("backend", AUTO)

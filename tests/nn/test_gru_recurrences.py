@@ -192,6 +192,7 @@ def test_the_memory_that_was_asked_for_is_the_memory_there_is():
     assert output[-1, 0, 0].item() == pytest.approx(1 / math.e, rel=0.02)
 
 
+@pytest.mark.long
 def test_a_range_of_memories_is_chrono_initialisation():
     torch.manual_seed(0)
     layer = tidegate.GRU(1, 4000, num_layers=2, update_bias=(2, 100))

@@ -17,6 +17,7 @@ from tidegate.gates.statistics import Counter
 NAMES = ("reset", "update", "candidate", "recurrent", "hidden")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("grad", [False, True])

@@ -191,14 +191,14 @@ def _check_gradients(check, theirs, backend, every, **options):
 
 # Finite differences take long: of GRU's samples this step, which has no factor in common with the samples'
 # periods, visits every option (dense and packed, one way and both, with and without bias).
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("theirs", OURS)
 def test_gradients_are_right_by_finite_differences(theirs, backend):
     _check_gradients(torch.autograd.gradcheck, theirs, backend, every=7 if theirs is nn.GRU else 1)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("theirs", OURS)
 def test_second_gradients_are_right_by_finite_differences(theirs, backend):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 # ------------------------------------------------------------------------------------------- gradients
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_gradients_are_right_by_finite_differences(bidirectional, packed):

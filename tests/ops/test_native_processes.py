@@ -125,7 +125,7 @@ def test_torchs_number_of_threads_is_what_the_kernels_get(monkeypatch):
         assert given == [("forward_once", n), ("backward", n)]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.long
 def test_the_environment_can_force_a_lower_instruction_set(every_isa):
     code = "from tidegate.ops.gru import native; print(native.missing(), native.isa())"
     run = [sys.executable, "-c", code]

@@ -183,6 +183,7 @@ def test_threads_may_save_to_the_same_file_at_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
 
+@pytest.mark.long
 def test_more_than_a_header_can_hold_is_kept(tmp_path):
     stream = new_stream("number")
     stream.save(tmp_path / "s", more={"long": "x" * 101_000_000})

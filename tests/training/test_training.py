@@ -30,6 +30,7 @@ def test_a_gru_learns_what_a_head_without_memory_cannot(tmp_path):
     assert "Better than every baseline" in str(result)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn", "none"])
 @pytest.mark.parametrize("per", ["step", "sequence"])
 def test_every_cell_trains_and_predicts(tmp_path, signals, cell, per):
@@ -39,6 +40,7 @@ def test_every_cell_trains_and_predicts(tmp_path, signals, cell, per):
     assert r.predict(frame)["prediction"].is_in(["up", "down"]).all()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("settings", "metric"),
     [

@@ -1,4 +1,7 @@
-"""What a prediction is worth, by torchmetrics; and span F1 for labels such as B-artist, I-artist, O."""
+"""What a prediction is worth, by torchmetrics; and span F1 for labels such as B-artist, I-artist, O.
+
+torchmetrics is imported where it counts: it takes as long as torch, and predictions and streams need none of it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torchmetrics.functional import (
-    mean_absolute_error,
-    mean_squared_error,
-    r2_score,
-)
-from torchmetrics.functional.classification import (
-    multiclass_stat_scores,
-    multilabel_exact_match,
-    multilabel_stat_scores,
-)
 
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS
@@ -77,6 +70,8 @@ def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
     summary = {"accuracy": float((p == t).mean())}
     rows: list[dict[str, Any]] = []
     if len(target.classes) <= MANY_CLASSES:
+        from torchmetrics.functional.classification import multiclass_stat_scores
+
         stats = multiclass_stat_scores(
             torch.from_numpy(p), torch.from_numpy(t), num_classes=len(target.classes), average=None, validate_args=False
         ).double()
@@ -152,6 +147,8 @@ def _spans(classes: Sequence[str], tags: np.ndarray, sequence: np.ndarray) -> se
 
 
 def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
+    from torchmetrics.functional.classification import multilabel_exact_match, multilabel_stat_scores
+
     known = ~np.isnan(truth).any(axis=-1)
     if not known.any():
         return Scores({"micro_f1": float("nan")})
@@ -178,6 +175,8 @@ def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray, sequ
 
 
 def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
+    from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
+
     rows, errors = [], []
     for k, name in enumerate(target.names):
         known = ~np.isnan(truth[..., k])

@@ -8,7 +8,6 @@ import torch
 from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import peek_interpreter_stack as functorch_level
 from torch.autograd import forward_ad
-from torch.compiler import assume_constant_result
 
 __all__ = ["forward_mode", "functorch_level", "innermost_is_vmap", "transformed", "unwrapped", "values_are_hidden"]
 
@@ -40,7 +39,14 @@ def unwrapped(v: torch.Tensor) -> torch.Tensor:
 
 
 _Question = Callable[[], bool]
-_constant: Callable[[_Question], _Question] = assume_constant_result
+
+
+def _constant(question: _Question) -> _Question:
+    """What torch.compiler.assume_constant_result does, which would load all of torch.compile for it: twice the time that
+    `import torch` takes."""
+    question._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return question
+
 
 # Both are to be asked, not traced, while `torch.compile` captures a graph: it guards these levels by itself, and what it
 # makes of `functorch_level()` is never None.
