@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core of its own; torch reads this when it is imported
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import polars as pl
 import pytest
 

@@ -19,6 +19,7 @@ from tidegate.export import c as target
 from tidegate.run import Run
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+FAST = ("-O3", "-ffast-math")
 MOST_STEPS = 64
 
 

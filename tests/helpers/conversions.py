@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,3 +37,27 @@ def spread(layer, seed=0):
 
 def ours(seed=0, **options):
     return spread(tidegate.GRU(I, H, **options), seed)
+
+
+def options_of(layer):
+    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+    return {name: getattr(layer, name) for name in names} | {"training": layer.training}
+
+
+def assert_same_values(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    assert list(a) == list(b)
+    for name, value in a.items():
+        assert value.dtype == b[name].dtype
+        assert torch.equal(value, b[name]), name
+
+
+def assert_same_arrays(a, b):
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other, strict=True)
+
+
+def arrays_of(operator):
+    return [operator.W, operator.R] if operator.B is None else [operator.W, operator.R, operator.B]

@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from tests.helpers.native import ISAS
+from tidegate.ops.gru import native
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
@@ -9,3 +12,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=ISAS)
+def every_isa(request):
+    before = native.isa()
+    assert native.set_isa(request.param)
+    yield request.param
+    native.set_isa(before)

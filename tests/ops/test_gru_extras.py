@@ -15,16 +15,7 @@ from torch.nn.functional import dropout
 from tidegate.ops.gru import native, reference
 from tidegate.ops.gru.extras import Extras, LayerExtras, PackedRows, draw
 
-ISAS = native.isas()
 FLOAT64 = torch.float64
-
-
-@pytest.fixture(params=ISAS)
-def every_isa(request):
-    before = native.isa()
-    assert native.set_isa(request.param)
-    yield request.param
-    native.set_isa(before)
 
 
 def weights_of(I, H, *, D=1, bias=True, norm=False, dtype=FLOAT64):

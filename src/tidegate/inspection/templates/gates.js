@@ -100,7 +100,7 @@
   }
 
   /** The colours of a heat map from one end to the other, for its label. */
-  function scale(colours, low, high) {
+  function colourKey(colours, low, high) {
     const bar = make("i", { class: "scale" });
     const stops = [0, 51, 102, 153, 204, 255].map((i) => `rgb(${colours.slice(4 * i, 4 * i + 3).join(" ")})`);
     bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
@@ -282,7 +282,7 @@
         const mark = make("div", { class: "mark" });
         const signed = which === "n" || which === "h", bound = which === "h" ? this.layer.bound : 1;
         const colours = palette(signed ? diverging() : VIRIDIS);
-        const key = signed ? scale(colours, plain(-bound), plain(bound)) : scale(colours, low, high);
+        const key = signed ? colourKey(colours, plain(-bound), plain(bound)) : colourKey(colours, low, high);
         const height = clamp(this.layer.units * 3, 60, 132);
         const row = this.row([term(title, data.definitions[name]), key], "map tall", height, (canvas) => this.drawMap(canvas, which, colours, signed && bound), mark);
         row.mark = mark;
@@ -437,9 +437,9 @@
         c.beginPath();
         values.forEach((v, p) => {
           if (v === null) return;
-          const begins = (values[p - 1] ?? null) === null, ends = (values[p + 1] ?? null) === null;
-          if (begins) c.moveTo(x(p) - (ends ? 2 : 0), y(v)); // a point between two gaps is a short line
-          c.lineTo(x(p) + (begins && ends ? 2 : 0), y(v));
+          const opens = (values[p - 1] ?? null) === null, closes = (values[p + 1] ?? null) === null;
+          if (opens) c.moveTo(x(p) - (closes ? 2 : 0), y(v)); // a point between two gaps is a short line
+          c.lineTo(x(p) + (opens && closes ? 2 : 0), y(v));
         });
         c.stroke();
       };
@@ -581,7 +581,7 @@
     }
 
     showPanel() {
-      const { layer, unit, p, raw } = this;
+      const { layer, unit, p } = this;
       if (this.title.textContent !== this.stepName(p)) this.title.textContent = this.stepName(p); // read aloud only when it changes
       this.facts.replaceChildren(...this.factTables());
       const m = layer.statistics.memory_length_steps[unit];
@@ -634,7 +634,6 @@
 
     /** Labels and numbers: a row each, predicted and true side by side. */
     outputsTable(at) {
-      const { raw } = this;
       const list = (output, v) => (Array.isArray(v) ? v.slice(0, 6).map((one) => told(output, one)).join(", ") + (v.length > 6 ? ", …" : "") : told(output, v));
       const rows = this.shown("outputs").map((output) => {
         const guess = output.kind === "number" ? list(output, output.values[at]) : `${output.values[at]} (${percent(output.probability[at])} for 1)`;
@@ -708,7 +707,7 @@
       const z = layer.z(u, p), r = layer.r(u, p), n = layer.n(u, p), h = layer.h(u, p), before = layer.before(u, p);
       const inside = layer.field("state_n", u, p), bracket = (v) => (v < 0 ? `(${fixed(v)})` : fixed(v));
       const out = make("div", { class: "equation", tabindex: "0", role: "group", "aria-label": `the equations of unit ${u} with its numbers` });
-      const line = (left, symbols, numbers, value) => out.append(make("span", { class: "in", text: `${left.padEnd(2)} = ${symbols}\n` }), `   = ${numbers} = `, make("b", { text: value }), "\n");
+      const line = (left, symbols, filled, value) => out.append(make("span", { class: "in", text: `${left.padEnd(2)} = ${symbols}\n` }), `   = ${filled} = `, make("b", { text: value }), "\n");
       line("r", "σ(W_ir x + b_ir + W_hr h + b_hr)", `σ(${f(input("r"))} ${signed(state("r"))})`, f(r));
       line("z", "σ(W_iz x + b_iz + W_hz h + b_hz)", `σ(${f(input("z"))} ${signed(state("z"))})`, f(z));
       line("n", "tanh(W_in x + b_in + r·(W_hn h + b_hn))", `tanh(${f(input("n"))} + ${f(r)}·${bracket(inside)})`, f(n));

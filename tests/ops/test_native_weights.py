@@ -1,0 +1,201 @@
+"""The native back end keeps weights packed, notices when they change, and reads none that it can't."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+import tidegate
+from tests.helpers.native import layer_of
+from tidegate.errors import ShapeError
+from tidegate.ops.gru import native
+from tidegate.ops.gru.extras import LayerExtras
+
+# Every test of this file runs on every instruction set of this machine.
+pytestmark = pytest.mark.usefixtures("every_isa")
+
+
+# ------------------------------------------------------------------------------------------- kept weights
+
+
+def changed_by(change):
+    layer = layer_of(5, 9)
+    x = torch.randn(4, 3, 5)
+    with torch.no_grad():
+        before = layer(x)[0]
+        assert torch.equal(layer(x)[0], before)
+        change(layer)
+        after = layer(x)[0]
+        assert not torch.equal(after, before)
+        fresh = tidegate.GRU(5, 9, backend="native")
+        fresh.load_state_dict(layer.state_dict())
+        assert torch.equal(fresh(x)[0], after)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
+def test_a_changed_parameter_is_noticed(name):
+    changed_by(lambda layer: getattr(layer, name)[0].add_(1))
+    changed_by(lambda layer: getattr(layer, name).view(-1)[4].add_(1))  # none of the values that are looked at
+    changed_by(lambda layer: setattr(layer, name, torch.nn.Parameter(2 * getattr(layer, name))))
+    changed_by(lambda layer: layer.load_state_dict({k: v + 0.1 for k, v in layer.state_dict().items()}))
+    changed_by(lambda layer: setattr(getattr(layer, name), "data", 2 * getattr(layer, name).data))
+    changed_by(lambda layer: getattr(layer, name).data.mul_(1.5))
+
+
+def test_another_parameter_on_the_same_memory_and_of_the_same_version_is_noticed():
+    layer, x = layer_of(5, 9), torch.randn(4, 3, 5)
+    with torch.no_grad():
+        state = torch.ones(1, 3, 9)
+        before, y = layer(x, state)[0], layer.step(x[0], state)[0]
+        old = layer.weight_hh_l0
+        layer.weight_hh_l0 = torch.nn.Parameter(old.data)
+        while layer.weight_hh_l0._version < old._version:
+            layer.weight_hh_l0.view(-1)[4].add_(1)
+        assert (layer.weight_hh_l0._version, layer.weight_hh_l0.data_ptr()) == (old._version, old.data_ptr())
+        assert native.quick_step(layer._kept, x[0], state, layer._parameters) is None
+        assert not torch.equal(layer(x, state)[0], before)
+        assert not torch.equal(layer.step(x[0], state)[0], y)
+
+
+def test_an_optimiser_step_is_noticed():
+    def step(layer):
+        with torch.enable_grad():
+            layer(torch.randn(4, 3, 5))[0].sum().backward()
+        torch.optim.SGD(layer.parameters(), lr=1.0).step()
+
+    changed_by(step)
+
+
+def test_weights_are_packed_once_while_they_stay_the_same(monkeypatch):
+    layer = layer_of(5, 9, num_layers=2)
+    packs = []
+    real = native.weights.pack
+    monkeypatch.setattr(native.weights, "pack", lambda *args: (packs.append(1), real(*args))[1])
+    with torch.no_grad():
+        for _ in range(3):
+            layer(torch.randn(4, 3, 5))
+    assert len(packs) == 2
+
+
+def test_weights_made_in_inference_mode_are_never_kept():
+    with torch.inference_mode():
+        layer = layer_of(5, 9)
+        x = torch.randn(4, 3, 5)
+        before = layer(x)[0]
+        layer.weight_hh_l0[3, 3] += 1
+        assert not torch.equal(layer(x)[0], before)
+
+
+# ------------------------------------------------------------------------------------------- what must not reach C++
+
+
+def test_weights_whose_memory_holds_the_negative_are_read_right():
+    layer = layer_of(3, 4)
+    x = torch.randn(5, 2, 3)
+    expected = layer(x)[0].detach()
+    layer.weight_hh_l0 = torch.nn.Parameter(torch._neg_view(-layer.weight_hh_l0.detach()))
+    assert layer.weight_hh_l0.is_neg()
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            assert torch.equal(layer(x)[0], expected)
+            assert torch.equal(layer.step(x[0])[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda w: w.half(),
+        lambda w: w.double(),
+        lambda w: w[..., :-1],
+        lambda w: torch.cat([w, w]),
+        lambda w: w.to("meta"),
+    ],
+    ids=["half", "double", "short", "long", "meta"],
+)
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l0", "weight_ih_l1"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_spoiled_weight_is_told_before_c_plus_plus_reads_it(spoil, name, grad):
+    layer = layer_of(5, 9, num_layers=2)
+    x = torch.randn(4, 3, 5)
+    with torch.no_grad():
+        layer(x), layer.step(x[0])  # kept, and the quick road open
+    setattr(layer, name, torch.nn.Parameter(spoil(getattr(layer, name).detach())))
+    with torch.set_grad_enabled(grad):
+        for call in (lambda: layer(x), lambda: layer.step(x[0], torch.zeros(2, 3, 9))):
+            with pytest.raises(ShapeError, match="expected"):
+                call()
+
+
+def test_a_weight_that_lies_transposed_streams_right_after_one_that_was_kept():
+    layer = layer_of(300, 600)
+    x_t, state = torch.randn(2, 300), torch.randn(1, 2, 600)
+    with torch.no_grad():
+        layer.step(x_t, state)
+        layer.weight_hh_l0 = torch.nn.Parameter(torch.randn(600, 1800).t())
+        first = layer.step(x_t, state)[0]
+        junk = [torch.randn(600, 1800) for _ in range(3)]  # takes the place of copies that were dropped
+        assert torch.equal(layer.step(x_t, state)[0], first)
+        assert native.quick_step(layer._kept, x_t, state, layer._parameters) is None
+    assert len(junk) == 3
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        torch.tensor([3, 3, 2]),
+        torch.tensor([1, 3, 1]),
+        torch.tensor([3, 1]),
+        torch.tensor([3, 2, 0]),
+        torch.tensor([3, 2], dtype=torch.int32),
+    ],
+    ids=["more rows than there are", "growing", "fewer rows", "nothing at the end", "int32"],
+)
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+def test_an_impossible_packed_sequence_is_told(sizes, backend):
+    layer = tidegate.GRU(3, 4, backend=backend)
+    packed = torch.nn.utils.rnn.PackedSequence(torch.randn(5, 3), sizes)
+    with pytest.raises(ShapeError, match=r"batch_sizes of the PackedSequence are \[.*pack_padded_sequence"):
+        layer(packed)
+
+
+def test_the_operator_itself_refuses_what_does_not_fit():
+    weights = list(layer_of(3, 4).parameters())
+    x, h_0 = torch.randn(5, 2, 3), torch.zeros(1, 2, 4)
+    op = torch.ops.tidegate.gru_layer
+    good, three = LayerExtras(), torch.tensor([3, 1])
+    for x_, h, ws, sizes, extras in (
+        (x.half(), h_0, weights, None, good),
+        (x, h_0[:, :1], weights, None, good),
+        (x, h_0, weights[:2], None, good),
+        (x, h_0, [w.double() for w in weights], None, good),
+        (x[0], h_0, weights, torch.tensor([2, 1]), good),
+        (x, h_0, weights, None, LayerExtras(lengths=torch.tensor([3, 6]))),
+        (x, h_0, weights, None, LayerExtras(lengths=torch.tensor([-1, 5]))),
+        (x, h_0, weights, None, LayerExtras(lengths=three.int())),
+        (x, h_0, weights, None, LayerExtras(lengths=torch.tensor([3]))),
+        (x[0], h_0, weights, None, LayerExtras(lengths=three, starts=torch.tensor([0, 2]))),
+        (x[:, 0], h_0, weights, None, LayerExtras(lengths=three, starts=torch.tensor([0, -1]))),
+        (x[0], h_0, weights, torch.tensor([2]), LayerExtras(lengths=torch.tensor([1, 1]))),
+        (x, h_0, weights, None, LayerExtras(resets=torch.zeros(4, 2, dtype=torch.bool))),
+        (x, h_0, weights, None, LayerExtras(resets=torch.zeros(5, 2))),
+        (x, h_0, weights, None, LayerExtras(fresh=h_0[:, :, :1])),
+        (x, h_0, weights, None, LayerExtras(mask=h_0.double())),
+        (x, h_0, weights, None, LayerExtras(zone=torch.zeros(5, 2, 4))),
+    ):
+        with torch.no_grad(), pytest.raises(ShapeError, match=r"tidegate::gru_layer|GRU"):
+            op(x_, h, ws, True, sizes, *extras, False)
+
+
+def test_a_layer_that_streamed_is_collected_even_from_within_a_cycle():
+    import weakref
+
+    layer = layer_of(3, 4)
+    layer.weight_hh_l0.owner = layer
+    with torch.no_grad():
+        layer.step(torch.zeros(1, 3))
+    gone = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert gone() is None

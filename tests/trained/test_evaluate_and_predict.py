@@ -1,0 +1,136 @@
+"""A trained run evaluates and predicts: every row for itself, whatever stands beside it and whatever it is called."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tests.helpers.tables import QUICK, signal_table
+from tests.helpers.training import ROLES, same_weights
+from tidegate.data.tables import write_table
+from tidegate.errors import SettingsError
+from tidegate.training import train
+
+
+def test_evaluation_and_prediction_do_not_depend_on_the_batch_size(tmp_path, signals):
+    for name, settings in {"one": {}, "both": {"bidirectional": True}}.items():
+        r = train(signals, out=tmp_path / name, **(QUICK | ROLES | settings))
+        reference = r.predict(signals, probabilities=True, batch_size=1)
+        for size in (2, 7, None):
+            other = r.predict(signals, probabilities=True, batch_size=size)
+            assert np.allclose(other["p_up"], reference["p_up"], rtol=0, atol=2e-7)
+            assert r.evaluate(signals, batch_size=size).model.summary == r.evaluate(signals, batch_size=1).model.summary
+
+
+def test_neither_other_sequences_nor_padding_reach_a_prediction(tmp_path, signals):
+    frame = signals.with_columns(label=pl.col("label").last().over("device"))
+    for k, settings in enumerate(
+        (
+            {"per": "step"},
+            {"per": "sequence"},
+            {"bidirectional": True},
+            {"per": "sequence", "pooling": "mean", "bidirectional": False},
+            {"per": "sequence", "pooling": "mean"},
+            {"per": "sequence", "pooling": "last"},
+        )
+    ):
+        r = train(frame, out=tmp_path / str(k), **(QUICK | ROLES | settings))
+        whole = r.predict(frame, probabilities=True)
+        shortest = frame.group_by("device").len().sort("len", "device")["device"][0]
+        alone = r.predict(frame.filter(pl.col("device") == shortest), probabilities=True)
+        together = whole.filter(pl.col("device") == shortest)
+        assert np.allclose(alone["p_up"], together["p_up"], rtol=0, atol=2e-7)
+
+
+def test_a_long_sequence_is_evaluated_whole_with_its_state_carried(tmp_path, signals, monkeypatch):
+    frame = signal_table(groups=6, least=60, most=90)
+    r = train(frame, out=tmp_path / "run", window=16, **(QUICK | ROLES))
+    from tidegate.trained import evaluation
+
+    whole = r.predict(frame, probabilities=True)
+    monkeypatch.setattr(evaluation, "CHUNK", 13)
+    assert np.allclose(r.predict(frame, probabilities=True)["p_up"], whole["p_up"], rtol=0, atol=2e-7)
+
+
+def test_predictions_come_back_beside_their_rows_in_any_order(tmp_path, signals):
+    r = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
+    keyed = {(d, t): p for d, t, p in r.predict(signals).select("device", "t", "prediction").rows()}
+    shuffled = signals.drop("label").sample(fraction=1.0, shuffle=True, seed=1)
+    predicted = r.predict(shuffled)
+    assert predicted.drop("prediction").equals(shuffled)
+    assert [keyed[d, t] for d, t in predicted.select("device", "t").rows()] == predicted["prediction"].to_list()
+
+
+def test_list_columns_get_a_list_a_row_and_empty_ones_an_empty_list(tmp_path):
+    frame = pl.DataFrame({"w": [["a", "b"], ["b"], [], ["a"]] * 5, "y": [["p", "q"], ["q"], [], ["p"]] * 5})
+    r = train(frame, target="y", out=tmp_path / "run", **QUICK)
+    predicted = r.predict(frame.drop("y"), probabilities=True)
+    assert predicted["prediction"].list.len().to_list() == frame["w"].list.len().to_list()
+    assert predicted["p_p"].list.len().to_list() == frame["w"].list.len().to_list()
+
+
+def test_forecasts_carry_the_steps_ahead_in_their_names(tmp_path, signals):
+    r = train(signals, out=tmp_path / "run", **(QUICK | ROLES | {"target": "x", "horizon": 3}))
+    assert r.predict(signals).columns[-3:] == ["prediction_1", "prediction_2", "prediction_3"]
+
+
+def test_rules_of_thumb_stay_within_their_sequence():
+    from tidegate.data.fitting import fit_preprocessing
+    from tidegate.data.settings import DataSettings
+    from tidegate.data.tables import read_table
+    from tidegate.trained.evaluation import rules_of_thumb
+    from tidegate.trained.rows import batch_source
+
+    frame = pl.DataFrame({"g": [1] * 5 + [2] * 3, "x": [1.0, 2, 3, 4, 5, 10, 20, 30]})
+    pre, data = fit_preprocessing(
+        read_table(frame), DataSettings.make(target="x", group="g", horizon=2, split=(1.0, 0.0, 0.0)), 0
+    )
+    guesses = rules_of_thumb(pre, batch_source(data, pre, torch.device("cpu")), season=3)
+    values = {name: v[..., 0].round(4).tolist() for name, v in guesses.items()}
+    assert values["last value"] == [[v, v] for v in (1, 2, 3, 4, 5, 10, 20, 30)]
+    # One season before the value to predict; the last value where that lies before the sequence.
+    assert values["last season (3 rows)"] == [[1, 1], [2, 1], [1, 2], [2, 3], [3, 4], [10, 10], [20, 10], [10, 20]]
+    assert values["training mean"] == [[9.375, 9.375]] * 8
+
+
+def test_evaluate_scores_the_test_rows_of_the_training_table_and_all_of_another(tmp_path, signals):
+    path, other = tmp_path / "t.csv", tmp_path / "u.csv"
+    write_table(signals, path)
+    write_table(signal_table(seed=9), other)
+    r = train(path, out=tmp_path / "run", **(QUICK | ROLES))
+    assert r.evaluate(path).model.summary == r.results.model.summary
+    assert r.evaluate(path).model.count == r.resolved["parts"]["test"]["rows"]
+    assert r.evaluate(other).model.count == signal_table(seed=9).height
+    assert r.evaluate(path, rows="all").model.count == signals.height
+    with pytest.raises(SettingsError, match="is not the table of the training"):
+        r.evaluate(other, rows="test")
+
+
+ODD_NAMES = ["*", "^x$", "__row", "row", "count", "time", "group 0", "prediction_", "", "0", "^.*$", "value"]
+
+
+@pytest.mark.parametrize("shift", range(len(ODD_NAMES)))
+def test_a_column_may_have_any_name(tmp_path, signals, shift):
+    names = dict(zip(["device", "t", "x", "colour", "label"], [*ODD_NAMES, *ODD_NAMES][shift:], strict=False))
+    plain = train(signals, out=tmp_path / "plain", **(QUICK | ROLES))
+    frame = pl.DataFrame({new: signals[old] for old, new in names.items()})
+    odd = train(frame, out=tmp_path / "odd", **(QUICK | {role: names[name] for role, name in ROLES.items()}))
+    assert same_weights(plain, odd)
+    wanted, got = plain.predict(signals), odd.predict(frame)
+    assert got.columns == [*names.values(), "prediction"]
+    assert got["prediction"].equals(wanted["prediction"])
+    assert odd.evaluate(frame).model.summary == plain.evaluate(signals).model.summary
+
+
+@pytest.mark.parametrize(("word", "tag"), [("*", "^.*$"), ("__row", "0"), ("row", "value"), ("count", "*")])
+def test_a_list_column_may_have_any_name(tmp_path, word, tag):
+    frame = pl.DataFrame({word: [["a", "b", "a"], [], ["b"]] * 8, tag: [["p", "q", "p"], [], ["q"]] * 8})
+    r = train(frame, target=tag, out=tmp_path / "run", **QUICK)
+    predicted = r.predict(frame)
+    assert predicted["prediction"].list.len().to_list() == [3, 0, 1] * 8
+    write_table(predicted, tmp_path / "p.csv")
+    cells = (tmp_path / "p.csv").read_text().splitlines()
+    assert cells[0] == f"{word},{tag},prediction"
+    assert cells[1].startswith("a b a,p q p,")
