@@ -6,21 +6,19 @@ begins with the file's name, so that several models can live in one program.
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tidegate.convert import lacks
 from tidegate.errors import SettingsError
 from tidegate.export.c.header import header_values
 from tidegate.export.c.names import identifier, pasteable, self_test_of
 from tidegate.export.c.notes import code_bytes, cost_of_rounding
 from tidegate.export.c.self_test import recorded
 from tidegate.export.c.weights import Weights
-from tidegate.export.parts import Exported, Parts, check_beside
+from tidegate.export.parts import Exported, Parts, check_beside, check_core
 from tidegate.files import replacing_all
 from tidegate.pages import render
 
@@ -65,16 +63,11 @@ def _check(parts: Parts, path: Path) -> None:
         raise SettingsError(
             f"{path.name!r}: a C file can't include a file of this name. Leave out what is no letter or digit."
         )
-    core = copy.copy(parts.core)
-    core.recurrent_dropout = 0.0  # falls in training alone
-    said = lacks(core, "torch") + ([] if core.bias else ["bias=False"])
-    if said:
-        raise SettingsError(
-            f"to='c': the core of {parts.run.name}: what is written in C has no {' and no '.join(said)}. Train a run without; "
-            "to='onnx' computes some of it."
-        )
-    arrays = [w for layer in parts.layers for direction in layer for w in direction]
-    if not all(np.isfinite(w).all() for w in [*arrays, *parts.embeddings, parts.head_weight, parts.head_bias]):
+    check_core(parts, "c", "what is written in C")
+    weights = [w for layer in parts.layers for direction in layer for w in direction]
+    weights += [*parts.embeddings, parts.head_weight, parts.head_bias]
+    weights += [] if parts.initial_h is None else [parts.initial_h]
+    if not all(np.isfinite(w).all() for w in weights):
         raise SettingsError(
             f"The weights of {parts.run.name} hold NaN or infinity, which C has no constant for. Train it again."
         )

@@ -21,8 +21,9 @@ from tidegate.export.c.spelling import (
     text,
     text_constants,
 )
-from tidegate.export.c.weights import Matrix, Weights
+from tidegate.export.c.weights import Direction, Matrix, Weights
 from tidegate.export.parts import Parts
+from tidegate.ops.gru.equations import NORM_EPSILON
 
 
 def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict[str, Any]:
@@ -58,6 +59,11 @@ def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict
         "id": digits(f"{path.name}\0{parts.run.fingerprint}\0{weights.int8}\0{__version__}", 16).upper(),
         "about": _about(parts),
         "int8": weights.int8,
+        "reset_before": parts.core.reset == "before",
+        "layer_norm": parts.core.layer_norm,
+        "norm_epsilon": real(NORM_EPSILON),
+        "zoneout": real(parts.core.zoneout) if parts.core.zoneout else None,
+        "learned_start": parts.initial_h is not None,
         "both_ways": spec.bidirectional,
         "per": spec.per,
         "pooling": spec.pooling if spec.per == "sequence" else None,
@@ -142,6 +148,18 @@ def _about(parts: Parts) -> list[str]:
     return lines
 
 
+FIELDS = ["w_ih", "w_hh", "w_hn", "scale_ih", "scale_hh", "scale_hn", "b_ih", "b_hh", "g_ih", "g_hh"]
+"""Of a layer's struct, in this order, as far as a model has them."""
+
+
+def _matrices(direction: Direction, reset: str) -> dict[str, Matrix]:
+    w_hh = direction.w_hh
+    if reset == "after":
+        return {"ih": direction.w_ih, "hh": w_hh}
+    H = len(w_hh.values)  # the candidate's part is multiplied by itself, after the reset gate
+    return {"ih": direction.w_ih, "hh": w_hh.outputs(slice(2 * H)), "hn": w_hh.outputs(slice(2 * H, 3 * H))}
+
+
 def _layer_arrays(parts: Parts, weights: Weights, name: str) -> tuple[list[str], list[str]]:
     pre = parts.preprocessing
     read = [c.name for c in pre.numbers] + [f"{c.name} is missing" for c in pre.numbers if c.mask]
@@ -149,24 +167,28 @@ def _layer_arrays(parts: Parts, weights: Weights, name: str) -> tuple[list[str],
         read += [f"{column.name}, value {k + 1} of its vector" for k in range(dim)]
     arrays, rows = [], []
     for l, layer in enumerate(weights.layers):
-        for direction, (w_ih, w_hh, b_ih, b_hh) in enumerate(layer):
-            base = f"{name}_l{l}{'_back' if direction else ''}"
-            names = {}
-            for key, w, labels in (("ih", w_ih, read if l == 0 else ()), ("hh", w_hh, ())):
-                arrays.append(_weight_array(f"{base}_w_{key}", name, w, labels))
-                names[f"w_{key}"] = f"{base}_w_{key}"
-                if w.scales is not None:
-                    arrays.append(constant_array("float", f"{base}_scale_{key}", w.scales))
-                    names[f"scale_{key}"] = f"{base}_scale_{key}"
-            for key, b in (("ih", b_ih), ("hh", b_hh)):
-                arrays.append(constant_array("float", f"{base}_b_{key}", b))
-                names[f"b_{key}"] = f"{base}_b_{key}"
-            order = ["w_ih", "w_hh", "scale_ih", "scale_hh", "b_ih", "b_hh"]
-            rows.append(braced([*(names[k] for k in order if k in names), str(len(w_ih.values))]))
+        for k, direction in enumerate(layer):
+            base = f"{name}_l{l}{'_back' if k else ''}"
+            fields = {}
+            for key, m in _matrices(direction, parts.core.reset).items():
+                arrays.append(_weight_array(f"{base}_w_{key}", name, m, read if key == "ih" and l == 0 else ()))
+                fields[f"w_{key}"] = f"{base}_w_{key}"
+                if m.scales is not None:
+                    arrays.append(constant_array("float", f"{base}_scale_{key}", m.scales))
+                    fields[f"scale_{key}"] = f"{base}_scale_{key}"
+            vectors = zip(
+                ("b_ih", "b_hh", "g_ih", "g_hh"), (direction.b_ih, direction.b_hh, *direction.gains), strict=False
+            )
+            for field, vector in vectors:
+                arrays.append(constant_array("float", f"{base}_{field}", vector))
+                fields[field] = f"{base}_{field}"
+            rows.append(braced([*(fields[f] for f in FIELDS if f in fields), str(len(direction.w_ih.values))]))
     arrays.append(_weight_array(f"{name}_head_w", name, weights.head))
     if weights.head.scales is not None:
         arrays.append(constant_array("float", f"{name}_head_scale", weights.head.scales))
     arrays.append(constant_array("float", f"{name}_head_b", weights.head_bias))
+    if weights.initial_h is not None:
+        arrays.append(constant_array("float", f"{name}_initial", weights.initial_h))
     return arrays, rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ class Matrix:
             return self.values.nbytes
         return self.numbers.nbytes + self.scales.nbytes
 
+    def outputs(self, which: slice) -> Matrix:
+        """Some of its outputs."""
+        numbers = None if self.numbers is None else self.numbers[:, which]
+        return Matrix(self.values[:, which], numbers, None if self.scales is None else self.scales[which])
+
 
 def quantise(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float32 [rows, n] as int8 [rows, n] and a float32 scale a row: the nearest of 255 evenly spaced values to each."""
@@ -39,16 +44,34 @@ def quantise(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(rows / by), -127, 127).astype(np.int8), scales
 
 
+class Direction(NamedTuple):
+    """One layer in one direction. b_ih, b_hh [3H]; gains: layer norm's g_ih, g_hh [3H], or none."""
+
+    w_ih: Matrix
+    w_hh: Matrix
+    b_ih: np.ndarray
+    b_hh: np.ndarray
+    gains: list[np.ndarray]
+
+    @property
+    def bytes(self) -> int:
+        return self.w_ih.bytes + self.w_hh.bytes + sum(v.nbytes for v in (self.b_ih, self.b_hh, *self.gains))
+
+
 class Weights:
     """The weights in C's order, and the model that has exactly these."""
 
     def __init__(self, parts: Parts, int8: bool):
         self.int8 = int8
         self.layers = [
-            [(self._columns(w_ih), self._columns(w_hh), b_ih, b_hh) for w_ih, w_hh, b_ih, b_hh in layer]
+            [
+                Direction(self._columns(w_ih), self._columns(w_hh), b_ih, b_hh, more)
+                for w_ih, w_hh, b_ih, b_hh, *more in layer
+            ]
             for layer in parts.layers
         ]
         self.embeddings = [self._rows(e) for e in parts.embeddings]
+        self.initial_h = parts.initial_h
         self.head, self.head_bias = self._columns(parts.head_weight), parts.head_bias
         self.model = self._model(parts)
 
@@ -66,12 +89,12 @@ class Weights:
     def _model(self, parts: Parts) -> SequenceModel:
         """A copy of the run's model, on its device, with the weights that C has."""
         model = copy.deepcopy(parts.run.model).eval()
-        flat: list[Any] = [direction for layer in self.layers for direction in layer]
-        given_weights: Any = model.core.all_weights  # type: ignore[union-attr]
+        core: Any = model.core
+        flat = [direction for layer in self.layers for direction in layer]
         with torch.no_grad():
-            for given, (w_ih, w_hh, b_ih, b_hh) in zip(given_weights, flat, strict=True):
-                for parameter, value in zip(given, (w_ih.values.T, w_hh.values.T, b_ih, b_hh), strict=True):
-                    parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+            for (w_ih, w_hh, *_), direction in zip(core.all_weights, flat, strict=True):
+                for parameter, matrix in ((w_ih, direction.w_ih), (w_hh, direction.w_hh)):  # all else stays in 32 bits
+                    parameter.copy_(torch.from_numpy(np.ascontiguousarray(matrix.values.T)))
             for embedding, matrix in zip(model.embeddings, self.embeddings, strict=True):
                 embedding.weight.copy_(torch.from_numpy(matrix.values))  # type: ignore[operator]
             model.head.weight.copy_(torch.from_numpy(np.ascontiguousarray(self.head.values.T)))
@@ -79,7 +102,6 @@ class Weights:
 
     @property
     def bytes(self) -> int:
-        each = [
-            w_ih.bytes + w_hh.bytes + b_ih.nbytes + b_hh.nbytes for l in self.layers for w_ih, w_hh, b_ih, b_hh in l
-        ]
-        return sum(each) + sum(e.bytes for e in self.embeddings) + self.head.bytes + self.head_bias.nbytes
+        recurrent = sum(direction.bytes for layer in self.layers for direction in layer)
+        start = 0 if self.initial_h is None else self.initial_h.nbytes
+        return recurrent + start + sum(e.bytes for e in self.embeddings) + self.head.bytes + self.head_bias.nbytes
