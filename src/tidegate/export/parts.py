@@ -148,10 +148,8 @@ def take_apart(run: Trained) -> Parts:
         )
     core = copy.deepcopy(model.core).cpu().eval()
     initial_h = array(core.initial_h.float()) if core.learn_initial_state else None
-    core.learn_initial_state, core.recurrent_dropout = (
-        False,
-        0.0,
-    )  # the one goes in as h_0, the other falls in training alone
+    core.learn_initial_state = False  # it goes in as h_0
+    core.recurrent_dropout = 0.0  # falls in training alone
     directions = spec.directions
     flat = [[array(w.float()) for w in weights] for weights in core.all_weights]
     return Parts(
