@@ -19,7 +19,7 @@ import tidegate
 from tests.helpers import runs
 from tests.helpers.runs import CASES_OF, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate import keras_models
-from tidegate.errors import SettingsError
+from tidegate.errors import SettingsError, TidegateError
 from tidegate.export import keras as target
 from tidegate.export import take_apart
 
@@ -371,3 +371,13 @@ def test_what_is_missing_is_said_with_what_to_do(tmp_path, before, error, said):
     assert said in done.stderr.splitlines()[-1], done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"tidegate.errors.{error}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_gives_other_numbers_is_not_written(keras, tmp_path):
+    parts = take_apart(run_of("labels"))
+    said = target.write(parts, tmp_path / "right.keras").notes[-1]
+    assert said.startswith(f"Checked with Keras {keras.__version__} on TensorFlow ")
+    wrong = dataclasses.replace(parts, head_bias=parts.head_bias + np.float32(0.01))
+    with pytest.raises(TidegateError, match=r"Nothing was written: Keras .*its scores differ .* more than 0\.001"):
+        target.write(wrong, tmp_path / "wrong.keras")
+    assert [p.name for p in tmp_path.iterdir()] == ["right.keras"]

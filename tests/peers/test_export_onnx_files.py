@@ -173,3 +173,14 @@ def test_what_protobuf_itself_says_of_a_file_that_is_too_large_is_said_in_the_sa
     with pytest.raises(SettingsError, match="2 GiB that an ONNX file holds"):
         runs.run_of("class").export("onnx", tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["learned start", "learned start both ways"])
+def test_a_learned_start_stands_in_the_metadata_and_h_0_says_so(name):
+    told = json.loads(session_of(name).get_modelmeta().custom_metadata_map["initial_h"])
+    initial = runs.run_of(name).model.core.initial_h.detach().numpy()
+    np.testing.assert_array_equal(np.array(told, np.float32), initial)
+    (said,) = (value.doc_string for value in onnx.load(file_of(name)).graph.input if value.name == "h_0")
+    ahead = "" if "both ways" in name else ", or an earlier h_n"
+    assert said == f"the state to begin with: initial_h of the metadata{ahead}"
+    assert "initial_h" not in session_of("class").get_modelmeta().custom_metadata_map
