@@ -1,4 +1,4 @@
-"""A run taken apart into plain arrays, and what goes in and comes out of it, in JSON. Every target is written from these."""
+"""A run taken apart into plain arrays, and what goes in and comes out of it, in JSON. every format is written from these."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DESCRIPTION = "tidegate.json"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a target is written from. Arrays are float32 and copies."""
+    """What a format is written from. Arrays are float32 and copies."""
 
     run: Trained
     spec: ModelSpec
