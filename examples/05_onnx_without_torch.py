@@ -76,7 +76,9 @@ for b, some in enumerate(sequences):
 
 shapes = {value.name: value.shape for value in session.get_inputs()}
 layers, _, H = shapes["h_0"]
-h_0 = np.zeros((layers, B, H), dtype=np.float32)  # no memory yet; h_n of one call is the h_0 of the next
+# No memory yet: zeros, or what training learned to begin with. The h_n of one call is the h_0 of the next.
+start = np.array(about.get("initial_h", np.zeros((layers, H))), dtype=np.float32)
+h_0 = np.repeat(start[:, None], B, axis=1)
 given = {"numbers": numbers, "tokens": tokens, "lengths": lengths, "h_0": h_0}
 (prediction,) = session.run(["prediction"], {name: given[name] for name in shapes})
 

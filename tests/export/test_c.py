@@ -7,8 +7,8 @@ import pytest
 
 from tests.helpers.compiling import Library, name_of
 from tests.helpers.runs import CASES, batch_of, run_of, table_of
-from tidegate.export import c as target
 from tidegate.export import take_apart
+from tidegate.export.c.weights import Weights
 from tidegate.run import Run
 
 # By their names: to open the runs here would train them while pytest collects.
@@ -58,7 +58,7 @@ def test_so_does_the_header_with_its_own_exp_and_tanh(without_math: Library, cas
 def rounded(case: str) -> Run:
     """The run with the weights that the 8-bit header has."""
     run = run_of(case)
-    run.model = target._Weights(take_apart(run), int8=True).model
+    run.model = Weights(take_apart(run), int8=True).model
     return run
 
 

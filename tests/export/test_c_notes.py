@@ -19,8 +19,8 @@ from tests.helpers.compiling import Library
 from tests.helpers.runs import run_of
 from tests.helpers.tables import QUICK, signal_table
 from tidegate.errors import DataError
-from tidegate.export import c as target
 from tidegate.export import take_apart
+from tidegate.export.c import notes, weights
 from tidegate.run import Run
 from tidegate.training import load, train
 
@@ -50,7 +50,7 @@ def test_where_the_code_cant_be_measured_the_note_says_why(
 
     monkeypatch.setattr(subprocess, "run", run)
     if what == "too many weights":
-        monkeypatch.setattr(target, "MEASURED", 1000)
+        monkeypatch.setattr(notes, "MEASURED", 1000)
     assert f"Code: {SIZES[what]}. " in str(run_of("one number").export("c", tmp_path / "m.h"))
 
 
@@ -77,7 +77,7 @@ def test_8_bit_weights_take_a_byte_each_and_their_scales(tmp_path: Path) -> None
 
 
 def test_without_a_compiler_the_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target.shutil, "which", lambda program: None)
+    monkeypatch.setattr(notes.shutil, "which", lambda program: None)
     assert "Code: size unknown (no cc" in run_of("one number").export("c", tmp_path / "m.h").notes[0]
 
 
@@ -86,7 +86,7 @@ def test_quantised_weights_are_the_nearest_that_a_scale_a_row_allows() -> None:
         np.float32
     )
     rows[3] = 0
-    numbers, scales = target.quantise(rows)
+    numbers, scales = weights.quantise(rows)
     assert numbers.dtype == np.int8
     assert np.abs(numbers.astype(int)).max(axis=1).tolist() == [127, 127, 127, 0, 127, 127, 127]
     assert (np.abs(numbers * scales[:, None] - rows) <= scales[:, None] * 0.5001).all()
@@ -111,7 +111,7 @@ def test_8_bit_weights_say_what_they_cost_on_the_test_rows(trained: Path, tmp_pa
     note = run.export("c", tmp_path / "m.h", int8=True).notes[1]
     exact = figure_of(run, trained / "signals.csv")
     assert all(torch.equal(before[k], v) for k, v in run.model.state_dict().items())
-    run.model = target._Weights(take_apart(run), int8=True).model
+    run.model = weights.Weights(take_apart(run), int8=True).model
     less = figure_of(run, trained / "signals.csv")
     assert note == (
         f"Accuracy on the test rows of signals.csv: {exact:.4g} as 32-bit, {less:.4g} as 8-bit ({less - exact:+.2g})."
@@ -122,7 +122,7 @@ def test_the_cost_of_8_bit_weights_shows_in_the_note(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coarse: Callable[..., Any] = lambda rows: (np.zeros(rows.shape, np.int8), np.zeros(len(rows), np.float32))  # noqa: E731
-    monkeypatch.setattr(target, "quantise", coarse)
+    monkeypatch.setattr(weights, "quantise", coarse)
     note = load(trained / "run").export("c", tmp_path / "m.h", int8=True).notes[1]
     before, after = map(float, re.findall(r"(\d\.\d+) as", note))
     assert after < before - 0.1

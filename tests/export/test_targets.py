@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import importlib.util
 
 import pytest
 from typer.testing import CliRunner
@@ -33,4 +32,4 @@ def test_the_help_names_every_target_its_suffix_and_for_whom_it_is(monkeypatch: 
     for name, target in TARGETS.items():
         assert f"{name}: {target.line}." in said
         assert target.suffix in said
-        assert Path(sys.modules["tidegate.export"].__file__ or "").with_name(f"{name}.py").is_file()
+        assert importlib.util.find_spec(f"tidegate.export.{name}") is not None

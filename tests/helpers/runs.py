@@ -83,11 +83,36 @@ SENSORS: dict[str, dict[str, Any]] = {
     "sequence mean both ways": {"target": "whole", "per": "sequence", "pooling": "mean"},
     "sequence last both ways": {"target": "whole", "per": "sequence", "pooling": "last", "num_layers": 2},
 }
+# Options of the core. Those of training alone are among them, as they must change nothing.
+SENSORS |= {
+    "reset before": {"target": "label", "features": FEATURES, "reset": "before", "num_layers": 2},
+    "reset before both ways": {"target": "whole", "per": "sequence", "reset": "before", "recurrent_dropout": 0.2},
+    "layer norm": {"target": ["alarm", "door"], "features": FEATURES, "layer_norm": True, "num_layers": 2},
+    "zoneout": {"target": "y", "features": FEATURES, "zoneout": 0.3, "init": "orthogonal", "update_bias": 3.0},
+    "learned start": {"target": "label", "features": FEATURES, "learn_initial_state": True, "num_layers": 2},
+    "learned start both ways": {"target": "whole", "per": "sequence", "pooling": "mean", "learn_initial_state": True},
+    "every option": {
+        "target": "y", "features": ["y", "x", "kind"], "horizon": 2, "reset": "before", "layer_norm": True, "zoneout": 0.2,
+        "learn_initial_state": True, "hidden_size": 9,
+    },
+    "every option both ways": {
+        "target": "whole", "per": "sequence", "layer_norm": True, "zoneout": 0.2, "learn_initial_state": True, "num_layers": 2,
+        "checkpoint_every": 4,
+    },
+}  # fmt: skip
 WORDS: dict[str, dict[str, Any]] = {
     "words": {"target": "tags", "features": ["words"], "bidirectional": False},
     "words both ways": {"target": "tags", "features": ["words"]},
 }
 CASES = [*SENSORS, *WORDS]
+SCANS = ["layer norm", "zoneout", "every option", "every option both ways"]  # what no GRU of another program can be
+RESETS_BEFORE = ["reset before", "reset before both ways"]
+CASES_OF = {
+    "onnx": CASES,
+    "c": CASES,
+    "keras": [name for name in CASES if name not in SCANS],
+    "pt2": [name for name in CASES if name not in SCANS + RESETS_BEFORE],
+}
 ONE, THREE, MANY = [0], [5, 1, 2], list(range(24))  # sequences of a case's table
 
 
@@ -168,7 +193,9 @@ def batch_of(run: Run, frame: pl.DataFrame, sequences: list[int] | None = None, 
             numbers[b, :n, k] = column[steps]
         for k, text in enumerate(texts):
             tokens[b, :n, k] = text[steps]
-    state = None if h_0 is None else torch.from_numpy(h_0)
+    if h_0 is None:
+        h_0 = run.model.core.initial_state(B).detach().numpy().copy()
+    state = torch.from_numpy(h_0)
     with torch.no_grad():
         scores, h_n = run.model(
             torch.from_numpy(encoded).transpose(0, 1),
@@ -183,7 +210,7 @@ def batch_of(run: Run, frame: pl.DataFrame, sequences: list[int] | None = None, 
                         torch.from_numpy(encoded[b : b + 1, :n]).transpose(0, 1),
                         torch.from_numpy(codes[b : b + 1, :n]).transpose(0, 1),
                         torch.tensor([n]),
-                        None if state is None else state[:, b : b + 1],
+                        state[:, b : b + 1],
                     )[1]
                     for b, n in enumerate(lengths.tolist())
                 ],
@@ -198,8 +225,6 @@ def batch_of(run: Run, frame: pl.DataFrame, sequences: list[int] | None = None, 
         prediction = (scores > 0).numpy().astype(np.int64)
     else:
         prediction = scores.double().numpy() * np.array(pre.target.stds) + np.array(pre.target.means)
-    if h_0 is None:
-        h_0 = np.zeros(h_n.shape, dtype=np.float32)
     return Batch(
         numbers,
         tokens,

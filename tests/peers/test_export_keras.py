@@ -17,9 +17,9 @@ import pytest
 
 import tidegate
 from tests.helpers import runs
-from tests.helpers.runs import CASES, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
+from tests.helpers.runs import CASES_OF, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate import keras_models
-from tidegate.errors import SettingsError
+from tidegate.errors import SettingsError, TidegateError
 from tidegate.export import keras as target
 from tidegate.export import take_apart
 
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.peers
 # Rounding alone: over the whole grid Keras was at most 3.9e-6 away. In units of the table the same times the standard
 # deviation.
 ATOL = 1e-5
+CASES = CASES_OF["keras"]
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +194,9 @@ def test_writing_and_loading_leave_the_terminal_and_the_environment_alone(tmp_pa
     command = [sys.executable, "-c", code, folder_of("both ways"), tmp_path / "run.keras"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "said by the program\n")
-    assert len(done.stdout.splitlines()) == 2
-    assert "numbers, tokens, lengths, h_0; h_0 and h_n are [B, layers*D, H]. False" in done.stdout
+    assert len(done.stdout.splitlines()) == 3
+    assert "numbers, tokens, lengths, h_0; h_0 and h_n are [B, layers*D, H].\n" in done.stdout
+    assert done.stdout.endswith(" False\n")
 
 
 def test_of_what_is_said_during_the_import_only_the_greetings_are_dropped(capfd, monkeypatch):
@@ -319,13 +321,14 @@ def test_what_keras_has_of_a_layer_of_ours_is_carried_over(keras, tmp_path, name
     [
         ({"layer_norm": True}, "layer_norm=True"),
         ({"zoneout": 0.2}, "zoneout=0.2"),
-        ({"learn_initial_state": True}, "learn"),
     ],
 )
 def test_what_keras_gru_can_not_do_is_named_and_nothing_is_written(tmp_path, options, said):
     parts = take_apart(run_of("class"))
     core = tidegate.GRU(parts.core.input_size, parts.core.hidden_size, **options).eval()
-    with pytest.raises(SettingsError, match=rf"the core of .*has no {said}.*Train a run without"):
+    with pytest.raises(
+        SettingsError, match=rf"the core of .*has no {said}\. to='onnx' and to='c' compute it; or train"
+    ):
         target.write(dataclasses.replace(parts, core=core), tmp_path / "run.keras")
     assert not list(tmp_path.iterdir())
 
@@ -368,3 +371,13 @@ def test_what_is_missing_is_said_with_what_to_do(tmp_path, before, error, said):
     assert said in done.stderr.splitlines()[-1], done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"tidegate.errors.{error}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_gives_other_numbers_is_not_written(keras, tmp_path):
+    parts = take_apart(run_of("labels"))
+    said = target.write(parts, tmp_path / "right.keras").notes[-1]
+    assert said.startswith(f"Checked with Keras {keras.__version__} on TensorFlow ")
+    wrong = dataclasses.replace(parts, head_bias=parts.head_bias + np.float32(0.01))
+    with pytest.raises(TidegateError, match=r"Nothing was written: Keras .*its scores differ .* more than 0\.001"):
+        target.write(wrong, tmp_path / "wrong.keras")
+    assert [p.name for p in tmp_path.iterdir()] == ["right.keras"]

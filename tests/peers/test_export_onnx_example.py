@@ -57,7 +57,7 @@ def test_torch_and_tidegate_are_out_of_reach_of_the_example(without_torch):
 ON_CSV = ["class", "yes/no", "whole-number classes", "labels", "two numbers", "forecast of two", "class ahead"]
 
 
-@pytest.mark.parametrize("name", [*ON_CSV, "categories alone", "sequence mean both ways"])
+@pytest.mark.parametrize("name", [*ON_CSV, "categories alone", "sequence mean both ways", "learned start"])
 def test_the_example_predicts_what_the_run_predicts_without_torch_and_tidegate(name, without_torch, tmp_path):
     run = runs.run_of(name)
     table = tmp_path / "table.csv"

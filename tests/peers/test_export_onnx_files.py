@@ -19,6 +19,8 @@ from tests.helpers.onnx_files import CLOSE, answers, assert_same, batch_for, exp
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.export import onnx as target
 from tidegate.export import take_apart
+from tidegate.export.onnx import graph
+from tidegate.export.probe import Runtime, compared
 from tidegate.files import DiskError
 
 pytestmark = pytest.mark.peers
@@ -96,12 +98,12 @@ def test_a_run_whose_own_scores_are_no_numbers_is_refused(tmp_path):
 def test_where_the_model_itself_makes_much_of_rounding_so_may_the_file():
     expected = np.array([1.0, -2.0])
     for found, exact, fails in ((1.01, 1.0, True), (1.01, 1.001, False), (1.1, 1.001, True)):
-        given = ("it", np.array([found, -2.0]), expected, np.array([exact, -2.0]))
+        given = (Runtime("it", "it"), np.array([found, -2.0]), expected, np.array([exact, -2.0]))
         if fails:
             with pytest.raises(TidegateError, match="Nothing was written"):
-                target._said(*given)
+                compared(*given)
         else:
-            assert "at most 0.01" in target._said(*given)
+            assert "at most 0.01" in compared(*given)
 
 
 def test_without_onnx_runtime_the_notes_say_that_nothing_was_checked(tmp_path, monkeypatch):
@@ -150,7 +152,7 @@ def test_a_file_that_is_there_outlives_an_export_that_fails(tmp_path, monkeypatc
     parts = take_apart(runs.run_of("class"))
     weights = sum(w.nbytes for layer in parts.layers for way in layer for w in way)
     for most in (weights, 2 * weights):  # the constants alone are too large; the file with all its texts is
-        monkeypatch.setattr(target, "LARGEST", most)
+        monkeypatch.setattr(graph, "LARGEST", most)
         with pytest.raises(SettingsError, match="2 GiB that an ONNX file holds"):
             target.write(parts, path, codes=True)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == before
@@ -171,3 +173,14 @@ def test_what_protobuf_itself_says_of_a_file_that_is_too_large_is_said_in_the_sa
     with pytest.raises(SettingsError, match="2 GiB that an ONNX file holds"):
         runs.run_of("class").export("onnx", tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["learned start", "learned start both ways"])
+def test_a_learned_start_stands_in_the_metadata_and_h_0_says_so(name):
+    told = json.loads(session_of(name).get_modelmeta().custom_metadata_map["initial_h"])
+    initial = runs.run_of(name).model.core.initial_h.detach().numpy()
+    np.testing.assert_array_equal(np.array(told, np.float32), initial)
+    (said,) = (value.doc_string for value in onnx.load(file_of(name)).graph.input if value.name == "h_0")
+    ahead = "" if "both ways" in name else ", or an earlier h_n"
+    assert said == f"the state to begin with: initial_h of the metadata{ahead}"
+    assert "initial_h" not in session_of("class").get_modelmeta().custom_metadata_map

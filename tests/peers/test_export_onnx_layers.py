@@ -16,6 +16,7 @@ from tests.helpers.onnx_files import CLOSE, answers, open_session
 from tests.helpers.processes import without
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.export import onnx as target
+from tidegate.export.onnx import recurrence
 
 pytestmark = pytest.mark.peers
 
@@ -141,9 +142,9 @@ def test_a_layers_file_that_computes_something_else_is_not_written(tmp_path, mon
     wrong = copy.deepcopy(a_layer())
     with torch.no_grad():
         wrong.weight_ih_l0.add_(1)
-    operator = target._operator
+    operator = recurrence.operator
     monkeypatch.setattr(
-        target, "_operator", lambda g, core, me, w, x, h: operator(g, core, me, [w[0] - 1, *w[1:]], x, h)
+        recurrence, "operator", lambda g, core, me, w, x, h: operator(g, core, me, [w[0] - 1, *w[1:]], x, h)
     )
     with pytest.raises(TidegateError, match="outputs differ from Tidegate's"):
         target.write_layer(wrong, tmp_path / "wrong.onnx")

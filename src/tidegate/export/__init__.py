@@ -1,16 +1,18 @@
 """The same numbers elsewhere: a run written for ONNX Runtime, Keras, torch.export or a C compiler.
 
-| file | target | what is written |
+| file | format | what is written |
 | --- | --- | --- |
-| `onnx.py` | `onnx` | an ONNX file with ONNX's own GRU operator |
+| `onnx/` | `onnx` | an ONNX file with ONNX's own GRU operator |
 | `keras.py` | `keras` | a `.keras` file of Keras' own layers |
 | `pt2.py` | `pt2` | a `torch.export` archive that PyTorch alone loads |
-| `c.py` | `c` | one C99 header with its own test |
+| `c/` | `c` | one C99 header with its own test |
 
 This page loads neither torch nor polars, and `onnx.write_layer` needs torch, numpy and onnx alone.
 
-`parts.py` takes a run apart into arrays and says in JSON what goes in and what comes out; every target is written from that.
-To add a target: a module with `write(parts, path, **options) -> Exported`, and a line in `TARGETS`.
+`parts.py` takes a run apart into arrays and says in JSON what goes in and what comes out; every format is written from that.
+`contract.py` has the names, types and axes below as data, `probe.py` the made-up sequences that a file is run on before it is
+written. To add a format: a module with `write(parts, path, **options) -> Exported`, a line in `TARGETS`, what its recurrence
+computes in `parts.COMPUTED`, and its cases in the tests.
 
 What all but C take and give (B sequences, T steps, at least one sequence and one step; axes in this order; numbers or tokens only where the run has such
 columns), and what their tests hold them to:
@@ -19,10 +21,11 @@ columns), and what their tests hold them to:
                                    what is too far away for float32, count as missing too, in C as well (`predict` refuses
                                    them, but for infinities where the run was trained with non_finite="missing")
     tokens    text    [B, T, C]    the columns of words (in lower case) and categories, `Parts.missing_text` where missing
-    codes     int64   [B, T, C]    in their place, where a target knows no text: i + 1 for entry i of the vocabulary, else 0
+    codes     int64   [B, T, C]    in their place, where a format knows no text: i + 1 for entry i of the vocabulary, else 0
     lengths   int64   [B]          steps of each sequence; what comes after them is padding
-    h_0       float32 [layers*D, B, H]   the state to begin with (Keras: [B, layers*D, H]): zeros, or an earlier h_n if the
-                                         run reads forwards alone
+    h_0       float32 [layers*D, B, H]   the state to begin with (Keras: [B, layers*D, H]): zeros (where the
+                                         initial state is learned, the description's initial_h [layers*D, H] for each
+                                         sequence), or an earlier h_n if the run reads forwards alone
 
     prediction, probabilities      as `run.predict` gives them; K steps ahead, 1 without a horizon. Of a class [B, T, K], of
                                    labels and numbers [B, T, K, targets]; a sequence: without T

@@ -7,18 +7,20 @@ lengths -> mask of the steps ─────────────────
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tidegate import convert
-from tidegate.errors import SettingsError
-from tidegate.export.parts import DESCRIPTION, Exported, Parts, one_line
+from tidegate.export.contract import Value, contract
+from tidegate.export.parts import DESCRIPTION, Exported, Parts, check_core, feed_initial_h, one_line
+from tidegate.export.probe import Runtime, batch, checked, running
 from tidegate.files import replacing
 from tidegate.keras_models import import_keras
 
@@ -32,19 +34,19 @@ def write(parts: Parts, path: Path) -> Exported:
     UTF-8 bytes, a whole number or a bool) [B, T, K] or [B, 1]; 0 or 1 for labels and a float64 in the table's units for
     numbers, [B, T, K, outputs] or [B, 1, outputs]; probabilities has the shape of scores.
 
+    The file is loaded and run on TensorFlow beside the model before it is put in its place.
+
     Raises SettingsError for a core that `keras.layers.GRU` can't be, and where Keras runs on something else;
-    PackageMissingError without Keras or TensorFlow; DiskError; nothing is written then.
+    PackageMissingError without Keras or TensorFlow; TidegateError where the file would give other numbers; DiskError; nothing is
+    written then.
     """
-    said = convert.lacks(parts.core, "keras")
-    if said:
-        raise SettingsError(
-            f"to='keras': the core of {parts.run.name}: keras.layers.GRU has no {' and no '.join(said)}. Train a run without."
-        )
+    check_core(parts, "keras", "keras.layers.GRU")
     keras = import_keras("to='keras'", tensorflow=True)
     model = _model(keras, parts, convert.to_keras(parts.core))
     with replacing(path) as temporary, tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
         whole = Path(folder) / "model.keras"  # Keras wants this ending, which a temporary name doesn't have
         model.save(whole)
+        check = _checked(keras, parts, whole)
         with zipfile.ZipFile(whole, "a") as archive:
             archive.writestr(DESCRIPTION, parts.to_json())
         shutil.copyfile(whole, temporary)
@@ -58,7 +60,20 @@ def write(parts: Parts, path: Path) -> Exported:
     if empty:
         missing = ", ".join(f"{_unlike(c.vocabulary)!r} in {one_line(c.name)}" for c in empty)
         notes.append(f"The empty text is a value of its own in some columns. Give a missing one as {missing}.")
+    notes += [*feed_initial_h(parts, DESCRIPTION), check]
     return Exported(path, notes=notes)
+
+
+def _checked(keras: Any, parts: Parts, file: Path) -> str:
+    tensorflow = importlib.import_module("tensorflow")
+    runtime = Runtime(f"Keras {keras.__version__} on TensorFlow {tensorflow.__version__}", "keras tensorflow")
+    probe = batch(parts)
+    every = probe.inputs(parts.missing_text)
+    every["h_0"] = every["h_0"].swapaxes(0, 1)
+    with running(runtime):
+        model = keras.saving.load_model(file)
+        scores = model({name: tensorflow.constant(every[name]) for name in model.input})["scores"].numpy()
+    return checked(parts, probe, runtime, scores)
 
 
 def _model(keras: Any, parts: Parts, weights: list[list[np.ndarray]]) -> Any:
@@ -68,13 +83,8 @@ def _model(keras: Any, parts: Parts, weights: list[list[np.ndarray]]) -> Any:
     # All in float32 whatever policy the user has set for models of their own.
     plain = {"dtype": "float32"}
 
-    inputs: dict[str, Any] = {}
-    if pre.numbers:
-        inputs["numbers"] = keras.Input((None, len(pre.numbers)), dtype="float64", name="numbers")
-    if pre.tokens:
-        inputs["tokens"] = keras.Input((None, len(pre.tokens)), dtype="string", name="tokens")
-    inputs["lengths"] = keras.Input((), dtype="int64", name="lengths")
-    inputs["h_0"] = keras.Input((spec.num_layers * D, spec.hidden_size), dtype="float32", name="h_0")
+    agreed = contract(spec, pre, states_batch_first=True)
+    inputs = {name: _input(keras, name, value) for name, value in agreed.inputs.items()}
     lengths, h_0 = inputs["lengths"], inputs["h_0"]
 
     encoded = []
@@ -129,8 +139,13 @@ def _model(keras: Any, parts: Parts, weights: list[list[np.ndarray]]) -> Any:
     if spec.residual is not None:
         # The numbers come first in x.
         scores = scores + ops.expand_dims(ops.take(x, np.array(spec.residual), axis=-1), axis=-2)
-    outputs = _meaning(layers, ops, pre.target, scores)
+    outputs = MEANINGS[pre.target.task](layers, ops, pre.target, scores)
     return keras.Model(inputs, {**outputs, "scores": scores, "h_n": ops.stack(h_n, axis=1)}, name="tidegate")
+
+
+def _input(keras: Any, name: str, value: Value) -> Any:
+    dtype = "string" if value.dtype == "text" else value.dtype
+    return keras.Input([None if axis == "T" else axis for axis in value.axes[1:]], dtype=dtype, name=name)
 
 
 def _encode(ops: Any, numbers: Any, columns: Any) -> Any:
@@ -158,13 +173,10 @@ def _pool(ops: Any, pooling: str, output: Any, last: list[Any], mask: Any, lengt
     return ops.max(ops.where(inside, output, float(np.finfo(np.float32).min)), axis=1)
 
 
-def _meaning(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
-    """What the scores say."""
-    if target.task == "labels":
-        return {"prediction": ops.cast(scores > 0, "int64"), "probabilities": ops.sigmoid(scores)}
-    if target.task == "number":
-        units = ops.cast(scores, "float64") * np.array(target.stds) + np.array(target.means)
-        return {"prediction": units}
+# What the scores say.
+
+
+def _class(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
     best = ops.argmax(scores, axis=-1)
     if isinstance(target.classes[0], str):
         names = _lookup(layers, target.classes, num_oov_indices=0, invert=True, name="classes")
@@ -172,6 +184,17 @@ def _meaning(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
     else:
         prediction = ops.take(np.array(target.classes), best, axis=0)
     return {"prediction": prediction, "probabilities": ops.softmax(scores, axis=-1)}
+
+
+def _labels(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
+    return {"prediction": ops.cast(scores > 0, "int64"), "probabilities": ops.sigmoid(scores)}
+
+
+def _number(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
+    return {"prediction": ops.cast(scores, "float64") * np.array(target.stds) + np.array(target.means)}
+
+
+MEANINGS: dict[str, Callable[..., dict[str, Any]]] = {"class": _class, "labels": _labels, "number": _number}
 
 
 def _lookup(layers: Any, vocabulary: Iterable[str], **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A run taken apart into plain arrays, and what goes in and comes out of it, in JSON. Every target is written from these."""
+"""A run taken apart into plain arrays, and what goes in and comes out of it, in JSON. every format is written from these."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tidegate.errors import SettingsError
+from tidegate.export import TARGETS
 
 if TYPE_CHECKING:  # not to load them: `write_layer` needs neither
     from tidegate.data.preprocessing import Preprocessing
@@ -27,15 +28,15 @@ DESCRIPTION = "tidegate.json"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a target is written from. Arrays are float32 and copies."""
+    """What a format is written from. Arrays are float32 and copies."""
 
     run: Trained
     spec: ModelSpec
     preprocessing: Preprocessing
-    core: GRU  # in evaluation mode, on the CPU
-    layers: list[
-        list[list[np.ndarray]]
-    ]  # for each layer and direction: w_ih [3H, I], w_hh [3H, H], b_ih [3H], b_hh [3H]
+    core: GRU  # in evaluation mode, on the CPU, as a function of x and h_0
+    # for each layer and direction: w_ih [3H, I], w_hh [3H, H], b_ih [3H], b_hh [3H], with layer norm also its gains g_ih, g_hh [3H]
+    layers: list[list[list[np.ndarray]]]
+    initial_h: np.ndarray | None  # [layers*D, H], the learned state that a sequence begins at; None: zeros
     embeddings: list[np.ndarray]  # one a token column: [entries, dim], entry 0 for what is unknown or missing
     head_weight: np.ndarray  # [K * outputs, width], K = max(horizon, 1)
     head_bias: np.ndarray
@@ -84,6 +85,8 @@ class Parts:
             "hidden_size": spec.hidden_size,
             "num_layers": spec.num_layers,
             "bidirectional": spec.bidirectional,
+            # [layers*D, H], what h_0 is, for each sequence, where one begins; without it zeros
+            **({} if self.initial_h is None else {"initial_h": self.initial_h.tolist()}),
         }
 
     def to_json(self) -> str:
@@ -104,6 +107,35 @@ class Exported:
         return "\n".join([f"{self.path}: {size:,} bytes.{also}", *self.notes])
 
 
+COMPUTED = {
+    "reset": ("after", ("onnx", "keras", "c")),
+    "layer_norm": (False, ("onnx", "c")),
+    "zoneout": (0.0, ("onnx", "c")),
+    "bias": (True, ("onnx", "keras", "pt2")),
+}
+"""Options of a core that change what it computes in evaluation: the value that every format computes, and the formats that compute
+others too. (A learned initial state goes in as h_0.)"""
+
+
+def check_core(parts: Parts, to: str, what: str) -> None:
+    """Raise SettingsError where the core has options that a format hasn't, and name the formats that have them. what: how the
+    format's own GRU is called."""
+    lacking = {
+        name: formats
+        for name, (plain, formats) in COMPUTED.items()
+        if getattr(parts.core, name) != plain and to not in formats
+    }
+    if not lacking:
+        return
+    options = " and no ".join(f"{name}={getattr(parts.core, name)!r}" for name in lacking)
+    others = [f"to={other!r}" for other in TARGETS if all(other in formats for formats in lacking.values())]
+    compute = f"{', '.join(others[:-1])} and {others[-1]} compute" if len(others) > 1 else f"{others[0]} computes"
+    raise SettingsError(
+        f"to={to!r}: the core of {parts.run.name}: {what} has no {options}. {compute} {'it' if len(lacking) == 1 else 'them'}; "
+        "or train a run without."
+    )
+
+
 def take_apart(run: Trained) -> Parts:
     """Raises SettingsError for a run whose cell isn't a GRU."""
     from tidegate.nn import GRU
@@ -115,6 +147,9 @@ def take_apart(run: Trained) -> Parts:
             "run this one with Tidegate: predict over tables, stream row by row."
         )
     core = copy.deepcopy(model.core).cpu().eval()
+    initial_h = array(core.initial_h.float()) if core.learn_initial_state else None
+    core.learn_initial_state = False  # it goes in as h_0
+    core.recurrent_dropout = 0.0  # falls in training alone
     directions = spec.directions
     flat = [[array(w.float()) for w in weights] for weights in core.all_weights]
     return Parts(
@@ -123,6 +158,7 @@ def take_apart(run: Trained) -> Parts:
         preprocessing=run.preprocessing,
         core=core,
         layers=[flat[k : k + directions] for k in range(0, len(flat), directions)],
+        initial_h=initial_h,
         embeddings=[array(e.weight.float()) for e in model.embeddings],
         head_weight=array(model.head.weight.float()),
         head_bias=array(model.head.bias.float()),
@@ -131,6 +167,15 @@ def take_apart(run: Trained) -> Parts:
 
 def _whole(vocabulary: Sequence[str]) -> bool:
     return bool(vocabulary) and all(re.fullmatch(r"0|-?[1-9][0-9]*", entry) for entry in vocabulary)
+
+
+def feed_initial_h(parts: Parts, where: str) -> list[str]:
+    """A line for the notes of a run whose initial state is learned. where: what holds the description."""
+    if parts.initial_h is None:
+        return []
+    return [
+        f"The state that sequences begin at is learned: as h_0 give, for each of them, what {where} has as initial_h."
+    ]
 
 
 def one_line(text: str) -> str:

@@ -7,8 +7,8 @@ sees an operator of our own, of which it knows the shapes alone, and afterwards 
 
 from __future__ import annotations
 
-import copy
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from tidegate import convert
-from tidegate.errors import SettingsError
-from tidegate.export.parts import DESCRIPTION, Exported, Parts
+from tidegate.export.contract import Contract, contract
+from tidegate.export.parts import DESCRIPTION, Exported, Parts, check_core, feed_initial_h
+from tidegate.export.probe import Runtime, batch, checked, running
 from tidegate.files import replacing
 
 
@@ -31,17 +32,30 @@ def write(parts: Parts, path: Path) -> Exported:
     [B, 1, outputs]; probabilities has the shape of scores. The vocabularies, the names of the columns and of the classes are
     in the archive's extra file "tidegate.json".
 
-    Raises SettingsError for a core that `torch.nn.GRU` can't be, and DiskError; nothing is written then.
+    The archive is loaded and run beside the model before it is written.
+
+    Raises SettingsError for a core that `torch.nn.GRU` can't be, TidegateError where the archive would give other numbers, and
+    DiskError; nothing is written then.
     """
-    program = _Program(parts).eval()
+    check_core(parts, "pt2", "torch.nn.GRU")
+    agreed = contract(parts.spec, parts.preprocessing, codes=True)
     buffer = io.BytesIO()
-    torch.export.save(_export(program), buffer, extra_files={DESCRIPTION: parts.to_json()})
+    torch.export.save(_export(_Program(parts).eval(), agreed), buffer, extra_files={DESCRIPTION: parts.to_json()})
+    notes = [f"torch.export.load({path.name!r}).module()({', '.join(agreed.inputs)}) by keyword."]
+    notes += [*feed_initial_h(parts, DESCRIPTION), _checked(parts, agreed, buffer)]
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
-    names = [name for name in ("numbers", "codes") if name in program.inputs]
-    return Exported(
-        path, notes=[f"torch.export.load({path.name!r}).module()({', '.join(names)}, lengths, h_0) by keyword."]
-    )
+    return Exported(path, notes=notes)
+
+
+def _checked(parts: Parts, agreed: Contract, buffer: io.BytesIO) -> str:
+    probe, runtime = batch(parts), Runtime(f"PyTorch {torch.__version__}", "torch")
+    every = probe.inputs(parts.missing_text)
+    with running(runtime), torch.no_grad():
+        buffer.seek(0)
+        program = torch.export.load(buffer).module()
+        scores = program(**{name: torch.from_numpy(every[name]) for name in agreed.inputs})["scores"].numpy()
+    return checked(parts, probe, runtime, scores)
 
 
 # ------------------------------------------------------------------------------------------------ the recurrence
@@ -63,14 +77,15 @@ def _options(weights: Any) -> tuple[Any, ...]:
     return len(weights) == 4, 1, 0.0, False, False, True
 
 
-def _export(program: _Program) -> torch.export.ExportedProgram:
-    # Sizes that no weight has, so that the export can't take one for the other.
-    B, T = torch.export.Dim("B"), torch.export.Dim("T")
-    inputs = program.example(B=3, T=5)
-    sizes = {"numbers": {0: B, 1: T}, "codes": {0: B, 1: T}, "lengths": {0: B}, "h_0": {1: B}}
-    exported = torch.export.export(
-        program, (), inputs, dynamic_shapes={name: sizes[name] for name in inputs}, strict=False
-    )
+def _export(program: _Program, agreed: Contract) -> torch.export.ExportedProgram:
+    open_axes: Any = {"B": torch.export.Dim("B"), "T": torch.export.Dim("T")}
+    sizes: Any = {"B": 3, "T": 5}  # that no weight has, so that the export can't take one for the other
+    example, shapes = {}, {}
+    for name, (dtype, axes) in agreed.inputs.items():
+        example[name] = torch.zeros([sizes.get(axis, axis) for axis in axes], dtype=getattr(torch, dtype))
+        shapes[name] = {k: open_axes[axis] for k, axis in enumerate(axes) if axis in open_axes}
+    example["lengths"] += sizes["T"]
+    exported = torch.export.export(program, (), example, dynamic_shapes=shapes, strict=False)
     for node in exported.graph.nodes:
         if node.target == torch.ops.tidegate_export.gru.default:
             node.target = torch.ops.aten.gru.input
@@ -94,7 +109,7 @@ class _Program(nn.Module):
         super().__init__()
         pre, self.spec = parts.preprocessing, parts.spec
         self.task = pre.target.task
-        core = _plain(parts)
+        core = convert.to_torch(parts.core)
         # Not the layer itself, whose list of its weights torch.export would take for an assignment; its names stay.
         self.core = nn.Module()
         for name, weight in core.named_parameters():
@@ -116,17 +131,6 @@ class _Program(nn.Module):
         if self.task == "number":
             self.register_buffer("target_mean", float64(pre.target.means))
             self.register_buffer("target_std", float64(pre.target.stds))
-        self.inputs = [*["numbers"][: len(pre.numbers)], *["codes"][: len(pre.tokens)], "lengths", "h_0"]
-
-    def example(self, B: int, T: int) -> dict[str, Tensor]:
-        spec = self.spec
-        every = {
-            "numbers": torch.zeros(B, T, len(self.mean), dtype=torch.float64),
-            "codes": torch.zeros(B, T, len(self.embeddings), dtype=torch.int64),
-            "lengths": torch.full((B,), T, dtype=torch.int64),
-            "h_0": torch.zeros(len(self.names), B, spec.hidden_size),
-        }
-        return {name: every[name] for name in self.inputs}
 
     def forward(
         self, *, lengths: Tensor, h_0: Tensor, numbers: Tensor | None = None, codes: Tensor | None = None
@@ -142,7 +146,7 @@ class _Program(nn.Module):
         scores = self.head(output).unflatten(-1, (spec.ahead, spec.outputs))
         if spec.residual is not None:
             scores = scores + x[..., list(spec.residual)].unsqueeze(-2)  # the numbers come first in x
-        return {**self.read(scores), "scores": scores, "h_n": h_n}
+        return {**self.meaning(scores), "scores": scores, "h_n": h_n}
 
     def encode(self, numbers: Tensor) -> Tensor:
         """numbers [B, T, F] in the table's units -> [B, T, F + masks]."""
@@ -181,30 +185,18 @@ class _Program(nn.Module):
             return torch.where(inside, output, 0.0).sum(dim=1) / lengths[:, None]
         return torch.where(inside, output, -torch.inf).amax(dim=1)
 
-    def read(self, scores: Tensor) -> dict[str, Tensor]:
+    def meaning(self, scores: Tensor) -> dict[str, Tensor]:
         """What the scores say."""
-        if self.task == "class":
-            return {"prediction": scores.argmax(dim=-1), "probabilities": scores.softmax(dim=-1)}
-        if self.task == "labels":
-            return {"prediction": (scores > 0).long(), "probabilities": scores.sigmoid()}
-        return {"prediction": scores.double() * self.target_std + self.target_mean}
+        return MEANINGS[self.task](self, scores)
+
+
+MEANINGS: dict[str, Callable[[_Program, Tensor], dict[str, Tensor]]] = {
+    "class": lambda _, scores: {"prediction": scores.argmax(dim=-1), "probabilities": scores.softmax(dim=-1)},
+    "labels": lambda _, scores: {"prediction": (scores > 0).long(), "probabilities": scores.sigmoid()},
+    "number": lambda program, scores: {"prediction": scores.double() * program.target_std + program.target_mean},
+}
 
 
 def _take(values: Tensor, steps: Tensor) -> Tensor:
     """values [B, T, N] at steps [B, S, 1]: [B, S, N]."""
     return values.gather(1, steps.expand(-1, -1, values.shape[2]))
-
-
-def _plain(parts: Parts) -> nn.GRU:
-    """The core as what `aten.gru` computes."""
-    core = copy.copy(parts.core)
-    core.recurrent_dropout = 0.0  # falls in training alone
-    said = convert.lacks(core, "torch")
-    if not said:
-        return convert.to_torch(core)
-    advice = "Train a run without"
-    if core.reset == "before":
-        advice = "to='onnx' and to='keras' can compute reset='before'; or train a run without what is named"
-    raise SettingsError(
-        f"to='pt2': the core of {parts.run.name}: torch.nn.GRU has no {' and no '.join(said)}. {advice}."
-    )

@@ -1,0 +1,91 @@
+"""Figures for the notes: the size of the code, and what 8-bit weights cost in accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidegate.errors import DataError
+from tidegate.export.parts import Parts
+from tidegate.trained.comparison import nice
+from tidegate.trained.evaluation import judge, run_model
+from tidegate.trained.metrics import primary
+from tidegate.trained.rows import Rows, scored_rows, training_table
+
+if TYPE_CHECKING:
+    from tidegate.model import SequenceModel
+
+MEASURED = 30_000_000  # characters of a header that `cc` may be asked to measure: some seconds
+
+
+def code_bytes(header: str, name: str, parts: Parts) -> str:
+    """The size of the functions as this machine's compiler makes them, in words."""
+    cc, size = shutil.which("cc"), shutil.which("size")
+    if not (cc and size):
+        return "size unknown (no cc and size here to measure it)"
+    if len(header) > MEASURED:
+        return "size not measured (so many weights take a compiler long)"
+    # Functions that somebody calls: an unused static one would be left out.
+    uses = ["run"] if parts.spec.bidirectional else ["reset", "step", "run"]
+    uses += ["token"] if parts.preprocessing.tokens else []
+    pointers = "\n".join(f"void *use_{f}(void) {{ return (void *){name}_{f}; }}" for f in uses)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            source, object_ = Path(folder, "m.c"), Path(folder, "m.o")
+            source.write_text(f"{header}\n{pointers}\n", encoding="utf-8")
+        except OSError as error:
+            return f"size unknown (no temporary file could be written to measure it: {error.strerror})"
+        try:
+            command = [cc, "-std=c99", "-Os", "-fno-asynchronous-unwind-tables", "-c", str(source), "-o", str(object_)]
+            subprocess.run(command, check=True, capture_output=True, timeout=30)
+        except (subprocess.SubprocessError, OSError) as error:
+            return f"size unknown (cc failed here: {type(error).__name__})"
+        try:
+            table = subprocess.run([size, "-A", str(object_)], check=True, capture_output=True, text=True, timeout=30)
+        except (subprocess.SubprocessError, OSError):  # BSD's and macOS' own know no -A
+            return "size unknown (the program size here has no -A)"
+    sections = [line.split() for line in table.stdout.splitlines() if line.startswith((".text", "__text"))]
+    if not sections:
+        return "size unknown (size -A names no .text here)"
+    return f"{sum(int(s[1]) for s in sections):,} bytes (cc -Os, {platform.machine()})"
+
+
+def cost_of_rounding(parts: Parts, rounded: SequenceModel, table: Any) -> str:
+    """What 8-bit weights do to the run's figure, in a sentence."""
+    run = parts.run
+    ask = "Name the table with table= (--table) to see what 8-bit weights cost in accuracy."
+    try:
+        if table is None:
+            read, gone = training_table(run)
+            if read is None:
+                return f"{gone}. {ask}"
+        else:
+            read = run.read(table)
+        rows = scored_rows(run, read)
+        before, after, metric = _figures(parts, rounded, rows)
+    except DataError as error:
+        if table is not None:
+            raise
+        return f"What 8-bit weights cost in accuracy is unknown: {error}"
+    return (
+        f"{metric[0].upper()}{metric[1:]} on {rows.what}: {before:.4g} as 32-bit, {after:.4g} as 8-bit "
+        f"({after - before:+.2g})."
+    )
+
+
+def _figures(parts: Parts, rounded: SequenceModel, rows: Rows) -> tuple[float, float, str]:
+    pre = parts.preprocessing
+    metric, _ = primary(pre.target, pre.horizon)
+    values = []
+    for model in (parts.run.model, rounded):
+        scores = judge(pre, rows.source, rows.part, run_model(model, pre, rows.source, rows.part).values)
+        if not scores.count:
+            raise DataError("these rows hold no target value.")
+        values.append(float(scores.summary[metric]))
+    return values[0], values[1], nice(metric)
