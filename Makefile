@@ -12,7 +12,7 @@ MERMAID := tests/browser/node_modules/.package-lock.json
 CSRC := $(wildcard csrc/* csrc/kernels/*)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
-.PHONY: help demo test test-all test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs bench bench-peers clean
+.PHONY: help demo test test-all test-long test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs bench bench-peers install-all clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,8 +28,11 @@ test: $(VENV)/.test  ## the tests of every room, and of each big grid a part (so
 	$(PYTEST)
 	@echo "All of every grid, and what takes long: make test-all"
 
-test-all: $(VENV)/.test  ## all tests that need no other framework (some MINUTES minutes)
+test-all: $(VENV)/.test  ## all tests that need no other framework
 	$(PYTEST) -m 'not c'
+
+test-long: $(VENV)/.test  ## what test-all has beyond test
+	$(PYTEST) -m 'long and not c'
 
 test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 	$(BIN)/python -m pytest tests/peers -m peers
@@ -139,6 +142,13 @@ $(VENV)/.bench: $(SETUP) | $(VENV)/bin/python
 $(VENV)/.docs: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,docs]'
 	@touch $@
+
+# One installation for all groups, which may then run side by side.
+install-all: $(VENV)/.all
+
+$(VENV)/.all: $(SETUP) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,peers,browser,docs,dev]'
+	@touch $@ $(VENV)/.train $(VENV)/.test $(VENV)/.peers $(VENV)/.browser $(VENV)/.docs $(VENV)/.dev
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,dev]'

@@ -38,10 +38,11 @@ from __future__ import annotations
 import importlib
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tidegate._lazy import names_of
 from tidegate.errors import SettingsError, nearest
+from tidegate.export.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from tidegate.export.parts import Exported, Parts, take_apart
@@ -50,19 +51,6 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = names_of(__name__, dict.fromkeys(("Exported", "Parts", "take_apart"), "tidegate.export.parts"))
 
 __all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
-
-
-class Target(NamedTuple):
-    suffix: str
-    line: str  # for whom it is
-
-
-TARGETS = {
-    "onnx": Target(".onnx", "ONNX Runtime, OpenVINO and others"),
-    "keras": Target(".keras", "Keras 3 on TensorFlow"),
-    "pt2": Target(".pt2", "PyTorch alone"),
-    "c": Target(".h", "any C99 compiler, microcontrollers too"),
-}
 
 
 def export_run(run: Trained, to: str, path: str | Path | None = None, **options: Any) -> Exported:

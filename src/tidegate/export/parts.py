@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tidegate.errors import SettingsError
-from tidegate.export import TARGETS
+from tidegate.export.targets import TARGETS
 
 if TYPE_CHECKING:  # not to load them: `write_layer` needs neither
     from tidegate.data.preprocessing import Preprocessing

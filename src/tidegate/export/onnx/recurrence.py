@@ -84,7 +84,7 @@ def scan(graph: Graph, core: GRU, me: str, weights: Sequence[np.ndarray], x: str
     w_ih, w_hh, *more = weights
     b_ih, b_hh = (more.pop(0), more.pop(0)) if core.bias else (None, None)
     g_ih, g_hh = more or (None, None)
-    gates_x = _sums(graph, f"{me}/of_x", x, w_ih, b_ih, g_ih, H)  # [T, B, 3H]: it needs no state, so all steps at once
+    gates_x = _sums(graph, f"{me}/of_x", x, w_ih, b_ih, g_ih)  # [T, B, 3H]: it needs no state, so all steps at once
 
     body = Graph(graph)
     h_prev, x_t = f"{me}/h_prev", f"{me}/gates_x"
@@ -121,10 +121,11 @@ def _rows(first: int, end: int, *stacked: np.ndarray | None) -> list[np.ndarray 
     return [None if v is None else v[first:end] for v in stacked]
 
 
-def _sums(graph: Graph, name: str, v: str, w: Any, b: Any, g: Any, H: int) -> str:
+def _sums(graph: Graph, name: str, v: str, w: Any, b: Any, g: Any) -> str:
     """W v + b for all gates; with layer norm r and z are normalised together, and n by itself."""
     if g is None:
         return _sum(graph, name, v, w, b, None)
+    H = len(w) // 3
     parts = [
         _sum(graph, f"{name}_{gates}", v, *_rows(first, end, w, b, g))
         for gates, first, end in (("rz", 0, 2 * H), ("n", 2 * H, 3 * H))
