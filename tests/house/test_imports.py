@@ -50,7 +50,7 @@ MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path i
 
 
 def room_of(module: str) -> str:
-    place = (module.split(".") + [""])[1]
+    place = [*module.split("."), ""][1]
     return HOMES.get(place, place)
 
 
