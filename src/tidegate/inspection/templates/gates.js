@@ -733,7 +733,7 @@
       const out = make("div", { class: "equation", tabindex: "0", role: "group", "aria-label": `the equations of unit ${u} with its numbers` });
       const line = (left, symbols, filled, value) => out.append(make("span", { class: "in", text: `${left.padEnd(2)} = ${symbols}\n` }), `   = ${filled} = `, make("b", { text: value }), "\n");
       const product = (text) => (norm ? `LN(${text})` : text), ofX = (g) => `${product(`W_i${g} x`)} + b_i${g}`;
-      const ofH = (g, h = "h") => `${product(`W_h${g} ${h}`)} + b_h${g}`;
+      const ofH = (g, read = "h") => `${product(`W_h${g} ${read}`)} + b_h${g}`;
       const gate = (g, value) => line(g, `σ(${ofX(g)} + ${ofH(g)})`, `σ(${f(input(g))} ${signed(state(g))})`, f(value));
       if (reset) {
         const r = layer.r(u, p), inside = layer.field("state_n", u, p);
