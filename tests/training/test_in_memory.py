@@ -50,6 +50,14 @@ def test_a_run_in_memory_has_the_bits_of_one_in_a_folder(tmp_path, signals):
     assert without_time[0] == without_time[1]
 
 
+def test_a_run_in_memory_has_the_weights_of_its_best_epoch_not_of_the_last(tmp_path, signals):
+    settings = QUICK | ROLES | {"epochs": 12, "lr": 0.05, "schedule": "constant", "patience": 0}
+    memory = tidegate.train(signals, out=False, **settings)
+    assert memory.resolved.best_epoch < memory.resolved.epochs_run == 12
+    tidegate.train(signals, out=tmp_path / "run", **settings)
+    assert same_weights(memory, tidegate.load(tmp_path / "run"))
+
+
 def test_a_run_in_memory_evaluates_streams_is_inspected_and_exported(nowhere, signals, tmp_path_factory):
     run = tidegate.train(signals, out=False, **SETTINGS)
     assert "same head, no recurrence" in run.evaluate(signals).baselines
