@@ -51,7 +51,7 @@ def test_a_run_in_memory_has_the_bits_of_one_in_a_folder(tmp_path, signals):
 
 
 def test_a_run_in_memory_has_the_weights_of_its_best_epoch_not_of_the_last(tmp_path, signals):
-    settings = QUICK | ROLES | {"epochs": 12, "lr": 0.05, "schedule": "constant", "patience": 0}
+    settings = QUICK | ROLES | {"epochs": 12, "lr": 0.2, "schedule": "constant", "patience": 0}
     memory = tidegate.train(signals, out=False, **settings)
     assert memory.resolved.best_epoch < memory.resolved.epochs_run == 12
     tidegate.train(signals, out=tmp_path / "run", **settings)
