@@ -216,7 +216,7 @@ def test_a_mistyped_setting_is_answered_with_the_nearest_one(tmp_path, signals):
     [
         ({"hidden_size": 0}, "hidden_size=0: expected at least 1."),
         ({"dropout": 1.0}, "dropout=1.0: expected less than 1."),
-        ({"cell": "transformer"}, "cell='transformer': expected one of 'gru', 'lstm', 'rnn' or 'none'."),
+        ({"cell": "transformer"}, "cell='transformer': expected one of 'gru', 'mingru', 'lstm', 'rnn' or 'none'."),
         ({"lr": -1}, "lr=-1: expected more than 0."),
         ({"epochs": "many"}, "epochs='many':"),
         ({"split": (0.5, 0.5, 0.5)}, "three fractions that sum to 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -36,17 +36,17 @@ class Resolved:
     longest: int = 0
     task: str = "class"
     classes: int = 0
-    numbers: tuple[str, ...] = ()
+    numbers: Sequence[str] = field(default_factory=list)
     categories: Mapping[str, int] = field(default_factory=dict)
     bidirectional: bool = False
-    embedding_dims: tuple[int, ...] = ()
+    embedding_dims: Sequence[int] = field(default_factory=list)
     residual: bool = False
     window: int | None = None
     batch_size: int = 0
     epochs: int = 0
     patience: int = 0
     parameters: int = 0
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = field(default_factory=list)
     finished: bool = False
     best_epoch: int | None = None
     epochs_run: int | None = None
@@ -81,8 +81,7 @@ class Resolved:
                     f"{name} has the unknown field {str(key)!r} under resolved.{nearest(str(key), known)} A later version of Tidegate may "
                     "have written it: update this one."
                 )
-        known_values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return Resolved(**{"version": version} | known_values)
+        return Resolved(**{"version": version} | dict(values))
 
     def lines(self) -> list[str]:
         """What was made of the table and the settings, in a few lines."""
