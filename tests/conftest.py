@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core of its own; torch reads this when it is imported
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,12 +16,22 @@ pytest.register_assert_rewrite("tests.helpers")  # so that their assertions say 
 
 from tests.helpers.tables import signal_table  # noqa: E402
 
+# What these stand on (torch's own module tests; a library of the headers of every kind of run) takes as long as hundreds of
+# tests, so the fast lane leaves them alone.
+LONG_FILES = {"test_torch_module_suite.py", "test_c.py"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name in LONG_FILES and "not long" in config.option.markexpr else None
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a grid that is marked one_in(n), all but every n-th test are long."""
     places: Counter[str] = Counter()
     for item in items:
+        if item.path.name in LONG_FILES:
+            item.add_marker("long")
         if mark := item.get_closest_marker("one_in"):
             grid = item.nodeid.partition("[")[0]
             if places[grid] % mark.args[0]:

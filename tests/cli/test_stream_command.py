@@ -58,7 +58,7 @@ def test_each_answer_comes_before_the_next_row_is_sent():
         assert process.stderr.read() == b"19 rows; 2 keys.\n"
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_process_goes_on_where_it_was(tmp_path, number):
     state = tmp_path / "s"

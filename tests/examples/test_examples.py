@@ -31,6 +31,7 @@ def losses_of(script: Path) -> list[float]:
     return [float(line[2]) for line in lines]
 
 
+@pytest.mark.long
 def test_the_first_example_prints_100_losses_and_they_fall_by_half():
     losses = losses_of(FIRST)
     assert len(losses) == 100

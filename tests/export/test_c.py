@@ -45,11 +45,13 @@ def hold_against_python(library: Library, case: str, run: Run, most: float, h_0:
             assert apart.max() <= most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_the_header_computes_what_the_run_computes(library: Library, case: str) -> None:
     hold_against_python(library, case, run_of(case), 1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_so_does_the_header_with_its_own_exp_and_tanh(without_math: Library, case: str) -> None:
     hold_against_python(without_math, case, run_of(case), 1e-5)
@@ -62,12 +64,14 @@ def rounded(case: str) -> Run:
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_8_bit_weights_compute_what_a_model_with_these_weights_computes(library_8: Library, case: str) -> None:
     hold_against_python(library_8, case, rounded(case), 1e-5)
 
 
 # Where a pool is part of the state, hidden[] alone does not go on: the next test cuts such sequences.
+@pytest.mark.long
 @pytest.mark.parametrize("case", [name for name in FORWARD if name not in ("sequence max", "sequence mean")])
 def test_a_sequence_can_go_on_from_a_state_that_was_kept(library: Library, case: str) -> None:
     hold_against_python(library, case, run_of(case), 1e-5, h_0=True)

@@ -98,6 +98,7 @@ def including(tmp_path: Path, *names: str, before: str = "") -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
+@pytest.mark.long
 def test_headers_whose_names_begin_alike_live_in_one_program_or_say_that_they_cant(tmp_path: Path) -> None:
     need("gcc", "gcc")
     for case, name in (

@@ -60,6 +60,7 @@ def test_a_class_comes_in_its_own_type() -> None:
     assert contract_of("yes/no").outputs["prediction"].dtype == "bool"
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", CASES)
 def test_made_up_sequences_are_as_the_contract_says(name: str) -> None:
     parts = take_apart(run_of(name))
@@ -70,6 +71,7 @@ def test_made_up_sequences_are_as_the_contract_says(name: str) -> None:
         assert described({k: every[k] for k in inputs}) == promised(inputs)
 
 
+@pytest.mark.one_in(29)
 @pytest.mark.parametrize("name", CASES_OF["pt2"])
 def test_pytorchs_files_keep_the_contract(name: str, tmp_path: Path) -> None:
     run = run_of(name)

@@ -29,6 +29,7 @@ OPTIONS += ["reset before both ways", "learned start both ways", "every option b
 # ------------------------------------------------------------------------------------------------ C
 
 
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("flags", [("-O2",), ("-O1", "-DTIDEGATE_NO_MATH"), ("-O3", "-ffast-math")], ids=str)
 @pytest.mark.parametrize("bits", ["", "8"])
 def test_the_self_tests_pass_with_every_option(tmp_path: Path, flags: tuple[str, ...], bits: str) -> None:
@@ -119,6 +120,7 @@ def test_the_headers_own_root_keeps_its_bound(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the learned start
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["learned start", "learned start both ways"])
 def test_the_description_has_the_learned_state_to_the_last_bit(name: str, tmp_path: Path) -> None:
     run = run_of(name)
@@ -130,6 +132,7 @@ def test_the_description_has_the_learned_state_to_the_last_bit(name: str, tmp_pa
     assert note not in run_of("class").export("pt2", tmp_path / "class.pt2").notes
 
 
+@pytest.mark.long
 def test_fed_as_h_0_it_gives_what_predict_gives(tmp_path: Path) -> None:
     run, frame = run_of("learned start"), table_of("learned start")
     extra = {"tidegate.json": ""}
@@ -184,6 +187,7 @@ def test_a_cell_that_no_format_has_is_refused_with_what_would_do(cell: str, to: 
 # ------------------------------------------------------------------------------------------------ looked at before it is written
 
 
+@pytest.mark.long
 def test_an_archive_that_gives_other_numbers_is_not_written(tmp_path: Path) -> None:
     parts = take_apart(run_of("labels"))
     said = target.write(parts, tmp_path / "right.pt2").notes[-1]
@@ -196,6 +200,7 @@ def test_an_archive_that_gives_other_numbers_is_not_written(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["right.pt2"]
 
 
+@pytest.mark.long
 def test_a_run_whose_own_scores_are_no_numbers_is_refused(tmp_path: Path) -> None:
     run = load(folder_of("number"))
     with torch.no_grad():

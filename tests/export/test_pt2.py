@@ -47,7 +47,7 @@ def assert_same(found, batch, run):
     runs.assert_same({name: value.detach().numpy() for name, value in found.items()}, batch, run, ATOL)
 
 
-@pytest.mark.one_in(21)
+@pytest.mark.one_in(60)
 @pytest.mark.parametrize("sequences", [ONE, THREE, MANY], ids=["one", "three", "many"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_program_gives_the_numbers_of_the_run(name, sequences):
@@ -56,7 +56,7 @@ def test_the_program_gives_the_numbers_of_the_run(name, sequences):
     assert_same(program(name)(**inputs(batch)), batch, run)
 
 
-@pytest.mark.one_in(7)
+@pytest.mark.one_in(20)
 @pytest.mark.parametrize("name", CASES)
 def test_a_given_state_is_where_the_program_begins(name):
     run = run_of(name)
@@ -65,6 +65,7 @@ def test_a_given_state_is_where_the_program_begins(name):
     assert_same(program(name)(**inputs(batch)), batch, run)
 
 
+@pytest.mark.one_in(21)
 @pytest.mark.parametrize("name", ["class", "labels", "both ways", "sequence mean", "sequence last both ways"])
 def test_one_step_of_one_sequence_is_enough(name):
     run = run_of(name)
@@ -73,6 +74,7 @@ def test_one_step_of_one_sequence_is_enough(name):
     assert_same(program(name)(**inputs(batch)), batch, run)
 
 
+@pytest.mark.one_in(20)
 @pytest.mark.parametrize("name", ["class", "labels", "forecast of two", "words"])
 def test_pieces_with_the_state_handed_on_equal_the_whole(name):
     batch = batch_of(run_of(name), table_of(name), MANY)
@@ -89,6 +91,7 @@ def test_pieces_with_the_state_handed_on_equal_the_whole(name):
     torch.testing.assert_close(state, right["h_n"], rtol=0, atol=ATOL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["labels", "both ways", "sequence max", "sequence mean both ways"])
 def test_padding_may_hold_anything(name):
     run = run_of(name)
@@ -100,6 +103,7 @@ def test_padding_may_hold_anything(name):
     assert_same(program(name)(**inputs(batch)), batch, run)
 
 
+@pytest.mark.long
 def test_a_missing_value_an_infinite_one_and_one_too_far_for_float32_read_as_the_mean():
     run = run_of("one number")
     batch = batch_of(run, table_of("one number"), THREE)
@@ -155,6 +159,7 @@ def test_writing_and_loading_say_nothing_that_was_not_asked_for(tmp_path):
     assert "(numbers, codes, lengths, h_0)" in done.stdout
 
 
+@pytest.mark.long
 def test_the_program_learns_on():
     module = torch.export.load(archive("both ways")).module()
     weights = dict(module.named_parameters())
@@ -187,6 +192,7 @@ def test_what_atens_gru_can_not_do_is_named_and_nothing_is_written(tmp_path, opt
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_dropout_in_the_recurrence_which_falls_in_training_alone_is_no_hindrance(tmp_path):
     run = run_of("class")
     run.model.core.recurrent_dropout = 0.5

@@ -22,6 +22,7 @@ from tidegate.gates.statistics import Counter
 from tidegate.inspection.sequence import find
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_are_those_of_predict(trained, kind):
     run, table = trained(kind)
@@ -377,6 +378,7 @@ def test_the_tables_of_these_tests_are_as_they_say():
     assert words().height == 24
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_has_a_picture_with_its_inputs_and_predictions_on_top(trained, kind):
     run, table = trained(kind)

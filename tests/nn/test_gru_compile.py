@@ -38,7 +38,7 @@ from tidegate import backends
 from tidegate.ops.gru import native, reference, torch_aten
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(12)
 @compiled_forms
 def test_a_compiled_call_is_one_graph_of_a_size_that_does_not_depend_on_the_number_of_steps(kind, form):
     sizes = []
@@ -54,7 +54,7 @@ def test_a_compiled_call_is_one_graph_of_a_size_that_does_not_depend_on_the_numb
     assert max(sizes[0]) < 100
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.long
 @compiled_forms
 def test_one_compilation_serves_every_number_of_steps_and_sequences(kind, form):
     graphs = Graphs()
@@ -67,6 +67,7 @@ def test_one_compilation_serves_every_number_of_steps_and_sequences(kind, form):
     assert len(graphs.nodes) == 2
 
 
+@pytest.mark.long
 def test_marked_axes_stay_free():
     graphs = Graphs()
     layer = compiled_case("native", FORMS["all"])
@@ -149,7 +150,7 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.long
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_transform_of_torch_func_compiles(transform):
     layer = made("auto", {**FORMS["all"], "layer_norm": False})  # (torch's own layer_norm fails in a compiled jvp)
@@ -190,7 +191,7 @@ class Streaming(nn.Module):
         return self.layer(x, h_0, **({self.name: more} if self.name else {}))
 
 
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(12)
 @two_forms
 @pytest.mark.parametrize(
     ("name", "strict"), [("", False), ("lengths", False), ("resets", False), ("lengths", True)], ids=str

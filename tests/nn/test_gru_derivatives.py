@@ -45,7 +45,7 @@ def test_first_and_second_derivatives_are_right_in_training(backend, form):
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.long
 @pytest.mark.parametrize("backend", OURS)
 def test_second_derivatives_of_the_gates_are_right(backend):
     layer = made(backend, FORMS["all"], training=True)
@@ -61,7 +61,7 @@ def test_second_derivatives_of_the_gates_are_right(backend):
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(12)
 @two_forms
 @pytest.mark.parametrize("backend", AUTO)
 def test_forward_mode_derivatives_are_right(backend, form):

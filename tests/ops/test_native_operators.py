@@ -20,7 +20,7 @@ def operator_arguments(bidirectional, packed):
     return x, torch.randn(D, 2, 5, requires_grad=True), weights, True, sizes, *LayerExtras(), True
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_operators_pass_torchs_own_check(bidirectional, packed):
@@ -33,7 +33,7 @@ def test_without_anything_to_save_the_operators_shapes_are_right_too():
     torch.library.opcheck(torch.ops.tidegate.gru_layer.default, plain)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(12)
 @pytest.mark.parametrize("before", [False, True])
 def test_the_operators_pass_torchs_own_check_with_all_extras(before):
     layer = layer_of(3, 5, bidirectional=True, layer_norm=True, reset="before" if before else "after")

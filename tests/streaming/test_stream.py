@@ -16,6 +16,7 @@ from tidegate.streaming import StreamState
 from tidegate.training import train
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", FORWARDS)
 def test_rows_one_by_one_get_the_bits_that_predict_gives_them(name):
     run, frame = run_of(name), table_of(name)
@@ -28,6 +29,7 @@ def test_rows_one_by_one_get_the_bits_that_predict_gives_them(name):
     assert stream.keys() == list(dict.fromkeys(keys))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", FORWARDS)
 def test_many_rows_at_once_get_the_same_bits_and_leave_the_same_states(name):
     run, frame = run_of(name), table_of(name)
