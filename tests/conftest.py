@@ -16,9 +16,9 @@ pytest.register_assert_rewrite("tests.helpers")  # so that their assertions say 
 
 from tests.helpers.tables import signal_table  # noqa: E402
 
-# What these stand on (torch's own module tests; a library of the headers of every kind of run) takes as long as hundreds of
+# What these stand on (torch's own module tests; the headers of every kind of run) takes as long as hundreds of
 # tests, so the fast lane leaves them alone.
-LONG_FILES = {"test_torch_module_suite.py", "test_c.py"}
+LONG_FILES = {"test_torch_module_suite.py", "test_c.py", "test_c_header.py", "test_c_self_test.py"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -168,12 +168,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_resume_finishes(tmp_path):
 
 def test_help_and_version_load_neither_torch_nor_polars():
     code = (
-        "import sys; from tidegate.cli import main; status = main(sys.argv[1:]);"
-        "print([m for m in ('torch', 'polars', 'matplotlib', 'torchmetrics') if m in sys.modules], status)"
+        "import json, sys; from tidegate.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    status = main(arguments)\n"
+        "    print('>', arguments, status, [m for m in ('torch', 'polars', 'matplotlib', 'torchmetrics') if m in sys.modules])"
     )
-    for arguments in (["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "[] 0", arguments
+    every = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(every)], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if line[:1] == ">"] == [f"> {a} 0 []" for a in every]
 
 
 def test_importing_tidegate_loads_neither_torch_nor_anything_heavy():

@@ -21,6 +21,7 @@ from tidegate.export import take_apart
 from tidegate.training import train
 
 
+@pytest.mark.long
 def test_the_built_in_exp_and_tanh_keep_the_bounds_that_the_header_states(folder: Path, tmp_path: Path) -> None:
     assert measured_errors(folder / "class.h", "class", tmp_path, 4093, "-O2") == []
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tidegate
-from tests.helpers.compiling import STRICT, Library, compile_c, headers, name_of, run_program
+from tests.helpers.compiling import STRICT, Library, compile_c, header_of, name_of, run_program
 from tests.helpers.runs import CASES_OF, batch_of, folder_of, run_of, sensors, table_of
 from tests.helpers.tables import QUICK
 from tidegate.errors import SettingsError, TidegateError
@@ -29,12 +29,12 @@ OPTIONS += ["reset before both ways", "learned start both ways", "every option b
 # ------------------------------------------------------------------------------------------------ C
 
 
-@pytest.mark.one_in(6)
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [("-O2",), ("-O1", "-DTIDEGATE_NO_MATH"), ("-O3", "-ffast-math")], ids=str)
 @pytest.mark.parametrize("bits", ["", "8"])
 def test_the_self_tests_pass_with_every_option(tmp_path: Path, flags: tuple[str, ...], bits: str) -> None:
     for case in OPTIONS:
-        source = headers() / bits / f"{name_of(case)}_test.c"
+        source = header_of(case, bits).with_name(f"{name_of(case)}_test.c")
         done = run_program(compile_c(source, tmp_path / "a", *STRICT, *flags))
         assert done.returncode == 0, done.stdout
 
@@ -60,8 +60,8 @@ CHANGES = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_the_self_test_fails_where_an_option_is_computed_otherwise(tmp_path: Path, case: str) -> None:
     name = name_of(case)
-    header = (headers() / f"{name}.h").read_text(encoding="utf-8")
-    shutil.copy(headers() / f"{name}_test.c", tmp_path)
+    header = header_of(case).read_text(encoding="utf-8")
+    shutil.copy(header_of(case).with_name(f"{name}_test.c"), tmp_path)
     for what, pattern, by in CHANGES[case]:
         changed, count = re.subn(pattern, by, header)
         assert count, what
@@ -107,7 +107,7 @@ int main(void) {
 
 
 def test_the_headers_own_root_keeps_its_bound(tmp_path: Path) -> None:
-    header = headers() / "layer_norm.h"
+    header = header_of("layer norm")
     (stated,) = re.findall(
         r"at most (\d) units in the last place off\. \*/\n  float y", header.read_text(encoding="utf-8")
     )

@@ -29,16 +29,28 @@ def name_of(case: str) -> str:
 
 
 @functools.cache
-def headers() -> Path:
-    """A folder with a header and a self-test of every case, and of every case with 8-bit weights in 8/."""
+def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="tidegate-c-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def header_of(case: str, bits: str = "") -> Path:
+    """The header of a case, its self-test beside it, in the folder of all; bits: "8" for weights of 8 bits, in 8/."""
+    path = _folder() / bits / f"{name_of(case)}.h"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "code_bytes", lambda *_: "size not asked for")  # a compiler run each
-        for case in CASES:
-            run_of(case).export("c", folder / f"{name_of(case)}.h")
-            run_of(case).export("c", folder / "8" / f"{name_of(case)}.h", int8=True)
-    return folder
+        run_of(case).export("c", path, **({"int8": True} if bits else {}))
+    return path
+
+
+def headers() -> Path:
+    """A folder with a header and a self-test of every case, and of every case with 8-bit weights in 8/."""
+    for case in CASES:
+        header_of(case)
+        header_of(case, "8")
+    return _folder()
 
 
 def need(program: str, package: str) -> str:

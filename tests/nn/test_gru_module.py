@@ -51,7 +51,7 @@ def test_functional_call_runs_with_the_weights_that_it_is_given(backend, form):
         assert_same(layer(x), before, rtol=0, atol=0)
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.long
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_layer_with_weight_norm_trains_as_torchs_does(backend):
     layer, theirs = pair(backend, I, H, num_layers=2, dtype=torch.float64)

@@ -130,7 +130,7 @@ PAIRS = [(a,) for a in OPTIONS] + [
 ]
 
 
-@pytest.mark.one_in(11)
+@pytest.mark.one_in(25)
 @pytest.mark.parametrize("layer", [native_layer, reference_layer])
 @pytest.mark.parametrize("names", PAIRS, ids=" and ".join)
 def test_first_and_second_derivatives_are_right_for_every_option_and_pair(names, layer):
