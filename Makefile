@@ -24,7 +24,7 @@ demo: $(VENV)/.train  ## the whole tour: train on real data, score, label a sent
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: $(VENV)/.test  ## the tests of every room, and of each big grid a part (some two minutes once installed)
+test: $(VENV)/.test  ## the tests of every room, and of each big grid a part (two and a half minutes on two cores, once installed)
 	$(PYTEST)
 	@echo "All of every grid, and what takes long: make test-all"
 
