@@ -172,6 +172,7 @@ def measure(
     run: tidegate.run.Run, x: torch.Tensor, libraries: dict[str, ctypes.CDLL], rounds: int
 ) -> list[dict[str, object]]:
     layer = run.model.core
+    assert isinstance(layer, tidegate.GRU)
     times: dict[str, list[float]] = {}
     with torch.no_grad():
         for i in range(rounds + rounds // 10):

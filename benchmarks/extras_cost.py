@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import machine, markdown, save
@@ -65,7 +67,7 @@ def check(options, call, x):
 def measure(threads: int, rounds: int) -> list[dict[str, object]]:
     torch.set_num_threads(threads)
     x, d_output = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
-    runs = {}
+    runs: dict[str, Callable[[], Any]] = {}
     for name, (options, call) in cases().items():
         check(options, call, x)
         layer = tidegate.GRU(I, H, backend="native", **options)

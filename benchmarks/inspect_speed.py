@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,7 +44,7 @@ def main() -> None:
         for steps, units, layers, both, aim_s, aim_mb in CASES:
             table, out = table_of(steps), Path(folder) / f"{steps}-{units}-{layers}-{both}"
             few = table[: min(steps, 100)]  # enough to make a run of this size
-            sizes = {"hidden_size": units, "num_layers": layers, "bidirectional": both}
+            sizes: dict[str, Any] = {"hidden_size": units, "num_layers": layers, "bidirectional": both}
             run = tidegate.train(few, target="y", epochs=1, baselines=False, progress=False, out=out, **sizes)
             page = Path(folder) / "gates.html"
             seconds = []

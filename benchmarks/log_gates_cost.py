@@ -20,11 +20,13 @@ from common import machine, markdown, save
 
 from tidegate import datasets
 from tidegate.data.fitting import fit_preprocessing
+from tidegate.data.sequences import TRAIN
 from tidegate.data.tables import read_table
 from tidegate.trained.rows import batch_source
 from tidegate.trained.settings import TrainSettings
-from tidegate.training import loop
 from tidegate.training.gate_log import GateLog
+from tidegate.training.journal import FolderJournal
+from tidegate.training.loop import Loop
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete, model_spec
 
@@ -37,28 +39,28 @@ def compare(name: str, epochs: int) -> dict:
     pre, data = fit_preprocessing(read_table(datasets.read(name)), settings, settings.seed)
     full, spec, cpu = complete(settings, data), model_spec(settings, pre, data), torch.device("cpu")
     source = batch_source(data, pre, cpu)
-    validated = source.has_targets(loop.VALID)
-    logs = {"without": None, "with": GateLog(source, full.seed)}
     models = {side: build(spec, pre, full, cpu) for side in SIDES}
-    adams = {side: torch.optim.Adam(m.parameters(), lr=full.lr, fused=True) for side, m in models.items()}
-    states = {side: loop.State() for side in SIDES}
+    log = GateLog(source, full.seed)
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     counting: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
+        loops = {
+            side: Loop(model, pre, source, full, journal=FolderJournal(Path(folder) / side), progress=Silent())
+            for side, model in models.items()
+        }
+        loops["with"].gate_log = log
         for epoch in range(epochs + 1):
-            batches = loop._epoch_batches(source, full, epoch)
             for side in SIDES if epoch % 2 else SIDES[::-1]:
-                model, state, place = models[side], states[side], Path(folder) / side
+                loop = loops[side]
+                batches = loop.batches()
                 torch.manual_seed(epoch)
                 began = time.perf_counter()
-                loop._one_epoch(
-                    model, pre, source, full, adams[side], batches, state, Silent(), threading.Event(), place
-                )
-                loop._close_epoch(model, pre, source, full, state, validated, place, Silent(), logs[side])
+                loop.epoch(batches, threading.Event())
+                loop.close_epoch()
                 if epoch:  # the first one warms up
                     times[side].append(time.perf_counter() - began)
             began = time.perf_counter()
-            logs["with"].row(models["with"])
+            log.row(models["with"])
             counting.append(time.perf_counter() - began)
     for a, b in zip(*(m.parameters() for m in models.values()), strict=True):
         assert torch.equal(a, b)
@@ -66,8 +68,8 @@ def compare(name: str, epochs: int) -> dict:
     without = statistics.median(times["without"])
     return {
         "case": name,
-        "training steps": int((data.part == loop.TRAIN).sum()),
-        "steps counted": sum(int(lengths.sum()) for _, _, lengths in logs["with"].batches),
+        "training steps": int((data.part == TRAIN).sum()),
+        "steps counted": sum(int(lengths.sum()) for _, _, lengths in log.batches),
         "epochs": epochs,
         "epoch without, ms": round(without * 1e3, 1),
         "counting alone, ms": round(statistics.median(counting) * 1e3, 1),

@@ -37,7 +37,7 @@ def of_logarithms(k, v, h_0, chunk):
     return torch.cat(found)
 
 
-def gates(k, v):
+def gates(k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.sigmoid(k), torch.sigmoid(-k) * torch.where(v >= 0, v + 0.5, torch.sigmoid(v))
 
 

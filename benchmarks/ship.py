@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def times(here: dict[str, Any], folder: Path) -> dict[str, tuple[float, float]]:
     }
     for target, make in here.items():
         program = make(run, folder)
-        calls[target] = (lambda p=program: p(one), lambda p=program: p(many))
+        calls[target] = (partial(program, one), partial(program, many))
     for target, flags in {**C_FLAGS, EIGHT: ("8-bit",)}.items():
         library = c_library(run, folder, numbers, *flags)
         calls[target] = (library.step, library.run)

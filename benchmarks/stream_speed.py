@@ -37,8 +37,8 @@ def run_of(folder: Path) -> tidegate.Run:
     draw = np.random.default_rng(0)
     numbers = {f"s{k}": draw.standard_normal(400) for k in range(NUMBERS)}
     table = pl.DataFrame({"device": np.arange(400) // 20, **numbers, "label": draw.choice(["low", "high"], 400)})
-    sizes = {"hidden_size": UNITS, "epochs": 1}
-    return tidegate.train(table, target="label", group="device", baselines=False, progress=False, out=folder, **sizes)
+    settings: dict[str, Any] = {"hidden_size": UNITS, "epochs": 1, "baselines": False, "progress": False}
+    return tidegate.train(table, target="label", group="device", out=folder, **settings)
 
 
 def speed(folder: Path) -> list[dict[str, Any]]:
@@ -50,7 +50,10 @@ def speed(folder: Path) -> list[dict[str, Any]]:
     plain, keyed, limited, many = run.stream(), run.stream(), run.stream(max_keys=1000, ttl=3600), run.stream()
     probable = run.stream(probabilities=True)
     given = case.make(Cell("step", Shape(1, 1, NUMBERS, UNITS, 1)))
-    nothing = lambda found: {}  # noqa: E731 (the numbers are checked by tests)
+
+    def nothing(found: Any) -> dict[str, Any]:  # the numbers are checked by tests
+        return {}
+
     runners = {
         "stream.push(row)": Runner(lambda: plain.push(row), nothing),
         "stream.push(row, key)": Runner(lambda: keyed.push(row, "device 7"), nothing),
@@ -60,7 +63,7 @@ def speed(folder: Path) -> list[dict[str, Any]]:
     }
     for name, title in (("tidegate", "layer.step"), ("onnxruntime", "ONNX Runtime, session.run of the step")):
         if not PEERS[name].missing():
-            runners[title] = PEERS[name](1).step(given)
+            runners[title] = PEERS[name](1).step(given)  # type: ignore[attr-defined]
         else:
             print(f"{name} is not installed: pip install 'tidegate[bench]'", file=sys.stderr)
     times, failed = in_turns(runners, ROUNDS)
@@ -74,7 +77,7 @@ def speed(folder: Path) -> list[dict[str, Any]]:
         found.append(
             {"what": what, "median us": round(median, 2), "quartiles us": f"{low:.2f} to {high:.2f}", "aim": aim}
         )
-    by_name = {row["what"]: row["median us"] for row in found}
+    by_name: dict[Any, Any] = {row["what"]: row["median us"] for row in found}
     theirs = by_name.get("ONNX Runtime, session.run of the step")
     if theirs:
         ratio = round(theirs / by_name["layer.step"], 2)

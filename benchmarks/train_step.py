@@ -12,7 +12,6 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -26,7 +25,8 @@ from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
 from tidegate.trained.rows import batch_source
 from tidegate.trained.settings import TrainSettings
-from tidegate.training import loop
+from tidegate.training.journal import Journal
+from tidegate.training.loop import Loop, State
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete, model_spec
 
@@ -74,19 +74,23 @@ def compare(title: str, frame: pl.DataFrame, **settings) -> dict:
     )
     full, spec = complete(chosen, data), model_spec(chosen, pre, data)
     source = batch_source(data, pre, torch.device("cpu"))
-    arguments = loop._epoch_batches(source, full, 0)
-    ready = [source.training_batch(a) for a in arguments]
-    batches = [(b.codes[..., 0] if spec.vocabularies else b.numbers, b.y[..., 0], b.lengths) for b in ready]
-
     ours, bare = build(spec, pre, full, torch.device("cpu")), Bare(spec)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in bare.parameters())
-    our_adam, bare_adam = (torch.optim.Adam(m.parameters(), lr=1e-3, fused=True) for m in (ours, bare))
+    loop = Loop(ours, pre, source, full, journal=Journal(), progress=Silent())
+    arguments = loop.batches()
+    ready = [source.training_batch(a) for a in arguments]
+    batches = [
+        (b.codes[..., 0] if spec.vocabularies else b.numbers, b.y[..., 0], b.lengths) for b in ready if b.y is not None
+    ]
+
+    adam = torch.optim.Adam(bare.parameters(), lr=full.lr, fused=True)
     times: dict[str, list[float]] = {"ours": [], "bare": []}
     for epoch in range(EPOCHS + 1):
+        loop.state = State()  # the same epoch again
         began = time.perf_counter()
-        loop._one_epoch(ours, pre, source, full, our_adam, arguments, loop.State(), Silent(), threading.Event(), Path())
+        loop.epoch(arguments, threading.Event())
         mine = time.perf_counter() - began
-        theirs = bare_epoch(bare, bare_adam, batches)
+        theirs = bare_epoch(bare, adam, batches)
         if epoch:  # the first one warms up
             times["ours"].append(mine / len(batches))
             times["bare"].append(theirs / len(batches))

@@ -60,5 +60,5 @@ class Docstrings(Extension):
         if obj.is_class:
             names |= set(obj.members)
             if (make := obj.members.get("__init__")) is not None and not make.is_alias:
-                names |= {p.name for p in make.parameters}
+                names |= {p.name for p in getattr(make, "parameters", None) or []}
         return names - {"self"}

@@ -129,7 +129,8 @@ def occupancy(folder: Path) -> pa.Table:
 
 
 def japanese_vowels(folder: Path) -> pa.Table:
-    utterances, frames, speakers, splits, channels = [], [], [], [], []
+    utterances, speakers, splits, channels = [], [], [], []
+    frames: list[int] = []
     utterance = 0
     for name, split in (("JapaneseVowels_TRAIN.ts", "train"), ("JapaneseVowels_TEST.ts", "test")):
         _, _, data = (folder / name).read_text(encoding="ascii").partition("@data\n")
@@ -202,7 +203,8 @@ MAKERS = {f.__name__: f for f in (cheetah, japanese_vowels, mnist1d, occupancy, 
 
 def write(table: pa.Table, path: Path) -> None:
     """float32 columns as byte streams, everything else by dictionary; zstd; one row group, read as a whole."""
-    by_stream, by_dictionary = [], []
+    by_stream: list[str] = []
+    by_dictionary: list[str] = []
     for field in table.schema:
         is_list = pa.types.is_list(field.type)
         value_type = field.type.value_type if is_list else field.type

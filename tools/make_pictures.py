@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE, IMAGES, PLACE = ROOT / "docs" / "how-a-gru-works.md", ROOT / "docs" / "images", ROOT / "build" / "pictures"
-SIZE = {"width": 1400, "height": 1078}
+WIDTH, HEIGHT = 1400, 1078
 LOOK_AT = "#step=7&unit=16"  # the step and the unit that the text speaks of
 
 
@@ -30,7 +30,7 @@ def done(command: str) -> bool:
     if command == "tidegate demo":
         return (PLACE / "tidegate-demo/run/report.html").exists()
     run = re.search(r"train .*--out (\S+)", command)
-    return bool(run) and (PLACE / run[1] / "report.html").exists()
+    return run is not None and (PLACE / run[1] / "report.html").exists()
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        page = browser.new_page(viewport=SIZE, color_scheme="light")
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(f"file://{PLACE / 'gates.html'}{LOOK_AT}")
         page.wait_for_timeout(500)
         page.screenshot(path=PLACE / "inspect-snips.png")
