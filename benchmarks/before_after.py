@@ -1,101 +1,141 @@
-"""What a change costs: the same benchmarks in two checkouts, in turns, and the ratio of each figure.
+"""What a change costs: two checkouts measured in turns, and the ratio of each figure.
 
-    git worktree add --detach ../before OLD_COMMIT      # and build it there, so that its own _native*.so lies in src/tidegate
-    python benchmarks/before_after.py ../before [--rounds 5] [layer_speed train_step stream_speed start_up]
+    git worktree add --detach ../before OLD_COMMIT      # and build it, so that its own _native*.so lies in src/tidegate
+    python benchmarks/before_after.py ../before [--rounds 21] [--only layer]
 
-Each round runs a script once in either checkout; which goes first alternates. A figure is the median over the rounds, its
-ratio this checkout's over the other's; at the end the largest ratios are listed. Both need the compiled kernels in
-src/tidegate, so that nothing else of the two differs. Writes benchmarks/results/before_after.csv.
+A process of each checkout lives from beginning to end. They take turns of some 40 ms, one case after the other, so that what
+else the machine does slows both alike; which goes first alternates. A turn's figure is its median call; the ratio is the
+median over the rounds of this checkout's turn over the other's beside it. Cases: the grid of `tidegate bench` on 1 thread
+(layer), rows of a stream (stream), a whole `tidegate.train` of two epochs (train), fresh processes that import or print their
+help (start). Both need the compiled kernels in src/tidegate. Writes benchmarks/results/before_after.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from common import machine, markdown, save
 
 HERE = Path(__file__).resolve().parents[1]
-# What is run, and of its CSV file what names a row and what is measured.
-SCRIPTS: dict[str, tuple[list[str], tuple[str, ...], tuple[str, ...]]] = {
-    "layer_speed": (
-        ["-m", "tidegate", "bench", "--peers", "tidegate", "--rounds", "3", "--csv", "{csv}"],
-        ("kind", "threads", "B", "T", "I", "H", "layers"),
-        ("median_us",),
-    ),
-    "train_step": (["benchmarks/train_step.py"], ("case",), ("tidegate us a step",)),
-    "stream_speed": (["benchmarks/stream_speed.py"], ("what",), ("median us",)),
-    "start_up": (["benchmarks/start_up.py"], ("what",), ("seconds (median)",)),
-}
 
+# Runs in either checkout, so it uses what both have. It answers a case's name with the median nanoseconds of a turn.
+WORKER = r"""
+import json, subprocess, sys, tempfile, time
+import numpy as np, polars as pl, torch
+import tidegate
+from tidegate.bench import case
+from tidegate.bench.measure import _block
+from tidegate.bench.peers import PEERS, Runner
+from tidegate.bench.shapes import cells
 
-def figures(script: str, tree: Path) -> dict[tuple[str, ...], float]:
-    command, keys, values = SCRIPTS[script]
+torch.set_num_threads(1)
+only, out = sys.argv[1], sys.stdout
+sys.stdout = sys.stderr
+runners = {}
+if only in ("all", "layer"):
+    for cell in cells():
+        make = lambda cell=cell: getattr(PEERS["tidegate"](1), cell.kind)(case.make(cell))
+        runners[f"layer: {cell}"] = make
+draw = np.random.default_rng(0)
+numbers = {f"s{k}": draw.standard_normal(2000) for k in range(6)}
+table = pl.DataFrame({"device": np.arange(2000) // 20, **numbers, "label": draw.choice(["low", "high"], 2000)})
+def train():
     with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "figures.csv" if "{csv}" in command else tree / f"benchmarks/results/{script}.csv"
-        done = subprocess.run(
-            [sys.executable, *(part.format(csv=written) for part in command)],
+        return tidegate.train(table, target="label", group="device", hidden_size=64, epochs=2, baselines=False,
+                              progress=False, out=folder + "/run")
+if only in ("all", "stream"):
+    run, row = train(), {f"s{k}": 0.1 * k for k in range(6)}
+    rows, keys = [row] * 64, [f"device {k}" for k in range(64)]
+    plain, keyed, likely, many = run.stream(), run.stream(), run.stream(probabilities=True), run.stream()
+    calls = {"push(row)": lambda: plain.push(row), "push(row, key)": lambda: keyed.push(row, "device 7"),
+             "push with probabilities": lambda: likely.push(row), "push_many of 64 keys": lambda: many.push_many(rows, keys)}
+    for name, call in calls.items():
+        runners[f"stream: {name}"] = lambda call=call: Runner(call, lambda found: {})
+if only in ("all", "train"):
+    runners["train: 100 sequences of 20 steps, 2 epochs"] = lambda: Runner(train, lambda found: {})
+def process(*arguments):
+    return lambda: Runner(lambda: subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True), lambda found: {})
+if only in ("all", "start"):
+    runners["start: tidegate --help"] = process("-m", "tidegate", "--help")
+    runners["start: tidegate train --help"] = process("-m", "tidegate", "train", "--help")
+    runners["start: import tidegate; tidegate.GRU"] = process("-c", "import tidegate; tidegate.GRU")
+print(json.dumps(list(runners)), file=out, flush=True)
+made = {}
+for line in sys.stdin:
+    name = json.loads(line)
+    if name not in made:
+        made = {name: runners[name]()}
+    times = sorted(_block(made[name]))
+    print(times[len(times) // 2], file=out, flush=True)
+"""
+
+
+class Worker:
+    def __init__(self, tree: Path, only: str):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, only],
             cwd=tree,
-            env={**os.environ, "PYTHONPATH": f"{tree / 'src'}{os.pathsep}{tree}"},
-            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(tree / "src")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
         )
-        if done.returncode:
-            sys.exit(f"{script} in {tree} failed:\n{done.stderr}")
-        lines = [line for line in written.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return {
-        (script, ", ".join(row[k] for k in keys), value): float(row[value])
-        for row in csv.DictReader(lines)
-        for value in values
-        if "over" not in row.get("what", "") and row[value]
-    }
+
+    def hear(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit("A checkout's process ended; see above.")
+        return json.loads(line)
+
+    def measure(self, name: str) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(name) + "\n")
+        self.process.stdin.flush()
+        return float(self.hear()) / 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
-    parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=", ".join(SCRIPTS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--only", default="all", choices=["all", "layer", "stream", "train", "start"])
     given = parser.parse_args()
     trees = {"before": given.before.resolve(), "after": HERE}
     for tree in trees.values():
         if not list((tree / "src/tidegate").glob("_native*")):
             sys.exit(f"{tree / 'src/tidegate'} has no compiled kernels (_native*.so).")
-    times: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: {"before": [], "after": []})
-    for script in given.scripts or SCRIPTS:
-        for k in range(given.rounds):
-            for side in ("before", "after") if k % 2 else ("after", "before"):
-                for name, value in figures(script, trees[side]).items():
-                    times[name][side].append(value)
-            print(f"{script}: round {k + 1} of {given.rounds}", file=sys.stderr, flush=True)
+    workers = {side: Worker(tree, given.only) for side, tree in trees.items()}
+    names = [worker.hear() for worker in workers.values()][1]
     rows: list[dict[str, Any]] = []
-    for (script, what, value), both in times.items():
-        before, after = (statistics.median(both[side]) for side in ("before", "after"))
-        pairs = [b / a for a, b in zip(both["before"], both["after"], strict=True)]
+    for name in names:
+        print(name, file=sys.stderr, flush=True)
+        turns: dict[str, list[float]] = {side: [] for side in workers}
+        for k in range(given.rounds + 1):
+            for side in list(workers)[:: 1 if k % 2 else -1]:
+                value = workers[side].measure(name)
+                if k:  # the first round warms up
+                    turns[side].append(value)
+        ratios = sorted(b / a for a, b in zip(turns["before"], turns["after"], strict=True))
         rows.append(
             {
-                "script": script,
-                "what": what,
-                "figure": value,
-                "before": round(before, 4),
-                "after": round(after, 4),
-                "ratio": round(after / before, 3),
-                "ratio of the minima": round(min(both["after"]) / min(both["before"]), 3),
-                "ratios of the rounds": f"{min(pairs):.3f} to {max(pairs):.3f}",
+                "case": name,
+                "before us": round(statistics.median(turns["before"]), 2),
+                "after us": round(statistics.median(turns["after"]), 2),
+                "ratio": round(statistics.median(ratios), 3),
+                "quartiles": f"{ratios[len(ratios) // 4]:.3f} to {ratios[-1 - len(ratios) // 4]:.3f}",
+                "ratio of the fastest": round(min(turns["after"]) / min(turns["before"]), 3),
             }
         )
-    save("before_after", rows)
-    print(f"{machine()}\n\n{markdown(rows)}\n\nThe largest ratios:")
-    for row in sorted(rows, key=lambda row: -row["ratio"])[:5]:
-        print(f"{row['ratio']:.3f}  {row['script']}: {row['what']}")
+    save("before_after" if given.only == "all" else f"before_after_{given.only}", rows)
+    print(f"{machine()}\n\n{markdown(rows)}")
 
 
 if __name__ == "__main__":

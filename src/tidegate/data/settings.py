@@ -37,7 +37,8 @@ def setting(default: Any, panel: str, description: str, **limits: Any) -> Any:
 class Settings(BaseModel):
     """A frozen set of settings whose errors are sentences. `Settings.make(...)` raises SettingsError."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built when the first settings are made: the help shows fields and makes none.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod
     def make(cls, **values: Any):

@@ -195,11 +195,9 @@ class Stream:
 
     def _step_many(self, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """A step of several streams side by side: x [B, E], a state each."""
-        parts = [parts_of(self._fresh() if state is None else state) for state in states]
-        together = state_of(tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+        together = _joined([self._fresh() if state is None else state for state in states])
         y, after = self._cell.step(self._core, x, together)
-        apart = [part.split(1, dim=1) for part in parts_of(after)]
-        return y, [state_of(tuple(part[k].clone() for part in apart)) for k in range(len(states))]
+        return y, _separated(after, len(states))
 
     def _fresh(self) -> State:
         """The state of a stream that begins."""
@@ -363,3 +361,19 @@ def _waves(keys: Iterable[Key]) -> list[list[int]]:
             waves.append([])
         waves[wave].append(k)
     return waves
+
+
+def _joined(states: Sequence[State]) -> State:
+    """The states of several streams, each of batch 1, side by side."""
+    if isinstance(states[0], Tensor):  # most cells carry one tensor, and with many keys the time goes here
+        return torch.cat(states, dim=1)  # type: ignore[arg-type]
+    together = zip(*map(parts_of, states), strict=True)
+    return state_of(tuple(torch.cat(part, dim=1) for part in together))
+
+
+def _separated(state: State, count: int) -> list[State]:
+    """The reverse of `_joined`; each state owns its memory."""
+    if isinstance(state, Tensor):
+        return [one.clone() for one in state.split(1, dim=1)]
+    apart = [part.split(1, dim=1) for part in parts_of(state)]
+    return [state_of(tuple(part[k].clone() for part in apart)) for k in range(count)]

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BeforeValidator, model_validator
 
 from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
@@ -203,6 +202,8 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
 
     Raises SettingsError: no such file, not YAML, or an unknown setting (the nearest one is named).
     """
+    import yaml  # not at the top: the help reads none
+
     path = Path(path)
     if not path.is_file():
         raise SettingsError(f"No such settings file: {path}.")
