@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 def render(package: str, name: str, values: dict[str, Any]) -> str:
     """The template templates/NAME.j2 of a package, filled in."""
+    return _environment(package).get_template(f"{name}.j2").render(values)
+
+
+@functools.cache  # with it the compiled templates: compiling takes as long as training a small table for an epoch
+def _environment(package: str) -> Environment:
     environment = Environment(
         loader=PackageLoader(package, "templates"),
         autoescape=select_autoescape(["html.j2"]),  # the names end in .html.j2: ["html"] would match none of them
@@ -17,7 +23,7 @@ def render(package: str, name: str, values: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template(f"{name}.j2").render(values)
+    return environment
 
 
 def jsonable(value: Any) -> Any:
