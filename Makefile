@@ -43,7 +43,9 @@ test-browser: $(VENV)/.browser $(MERMAID)  ## our diagrams drawn by Mermaid in a
 test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bit ARM (Debian: clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm)
 	$(BIN)/python -m pytest tests/export -m c
 
+# The system's CMake, where there is one: then the kernels' own tests need no Python.
 CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
+CMAKE_SETUP := $(if $(shell command -v cmake),,$(VENV)/.dev)
 
 # The kernels as a library: benchmarks/c_step.py times them without Python.
 build/native/libtidegate_core.a: CMakeLists.txt $(CSRC)
@@ -51,12 +53,12 @@ build/native/libtidegate_core.a: CMakeLists.txt $(CSRC)
 	$(CMAKE) --build build/native --target tidegate_core -j 2
 	@touch $@
 
-test-native: $(VENV)/.dev  ## the C++ kernels' own tests, on every instruction set of this machine
+test-native: $(CMAKE_SETUP)  ## the C++ kernels' own tests, on every instruction set of this machine
 	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
 	$(CMAKE) --build build/native -j 2
 	build/native/test_gru
 
-sanitize: $(VENV)/.dev  ## the same under the sanitizers: addresses and undefined behaviour, then threads
+sanitize: $(CMAKE_SETUP)  ## the same under the sanitizers: addresses and undefined behaviour, then threads
 	$(CMAKE) -S . -B build/address -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=address,undefined
 	$(CMAKE) --build build/address -j 2
 	build/address/test_gru
@@ -64,7 +66,7 @@ sanitize: $(VENV)/.dev  ## the same under the sanitizers: addresses and undefine
 	$(CMAKE) --build build/thread -j 2
 	setarch $(shell uname -m) -R build/thread/test_gru  # its shadow memory needs addresses that are not randomised
 
-test-aarch64: $(VENV)/.dev  ## the same for 64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu and qemu-user)
+test-aarch64: $(CMAKE_SETUP)  ## the same for 64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu and qemu-user)
 	$(CMAKE) -S . -B build/aarch64 -DTIDEGATE_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(CMAKE) --build build/aarch64 -j 2
