@@ -41,7 +41,8 @@ class Run(Trained):
         batch_size: sequences at a time; it never changes the figures.
 
         Raises DataError: the table lacks a column or holds a value that can't be read; nothing can be scored.
-        Warns (DataWarning) of a column most of whose words or categories never occurred in training.
+        Warns (DataWarning) of a column most of whose words or categories never occurred in training, and of targets of a class that
+        training never saw: they count as missed in every figure.
         """
         from tidegate.trained.evaluation import evaluate
 

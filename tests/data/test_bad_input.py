@@ -59,15 +59,6 @@ def test_a_constant_number_is_no_target(tmp_path, signals):
     assert "is 2.5 in every training row" in complaint(tmp_path, frame, **ROLES)
 
 
-def test_a_class_that_training_never_saw_is_named_with_its_row(tmp_path, signals):
-    ids = signals["device"].unique(maintain_order=True).to_list()
-    frame = signals.with_columns(s=pl.when(pl.col("device") == ids[-1]).then(pl.lit("test")).otherwise(pl.lit("train")))
-    frame = change(frame, frame.height - 1, label="sideways")
-    message = complaint(tmp_path, frame, split="s", **ROLES)
-    assert f"row {frame.height}, column 'label': the class 'sideways' occurs in no training row" in message
-    assert "leave the cell empty" in message
-
-
 def test_text_in_a_number_column_is_named_with_its_row(tmp_path, signals):
     frame = change(signals.with_columns(pl.col("x").cast(pl.String)), 6, x="n/a")
     message = complaint(tmp_path, frame, **ROLES)
@@ -244,7 +235,36 @@ def test_an_impossible_setting_says_what_is_possible(tmp_path, signals, settings
 
 def test_many_whole_numbers_as_a_target_ask_whether_they_are_amounts(tmp_path, signals):
     frame = signals.with_columns(label=pl.int_range(pl.len()))
-    assert "Are they amounts (task='number'" in complaint(tmp_path, frame, **ROLES)
+    question = "Are they amounts (task='number', --task number) or classes (task='class', --task class)?"
+    assert question in complaint(tmp_path, frame, **ROLES)
+
+
+def counts(signals: pl.DataFrame, most: int) -> pl.DataFrame:
+    return signals.with_columns(sold=pl.int_range(pl.len()) * 7 % (most + 1))
+
+
+@pytest.mark.parametrize("most", [3, 30, 200])
+def test_whole_numbers_several_steps_ahead_are_a_forecast_of_numbers(tmp_path, signals, most):
+    roles = ROLES | {"target": "sold"}
+    run = train(counts(signals, most), out=tmp_path / "run", horizon=3, **(QUICK | roles))
+    assert run.preprocessing.target.task == "number"
+    assert any(
+        "The target 'sold' is taken as a number, as 3 values" in n and "--task class" in n for n in run.resolved.notes
+    )
+    run = train(counts(signals, most), out=tmp_path / "classes", horizon=3, task="class", **(QUICK | roles))
+    assert run.preprocessing.target.task == "class"
+    run = train(counts(signals, most), out=tmp_path / "no_horizon", **(QUICK | roles | {"task": "class"}))
+    assert run.preprocessing.target.task == "class"
+
+
+def test_the_next_whole_number_alone_is_asked_about_unless_it_is_a_code(tmp_path, signals):
+    frame, roles = counts(signals, 30), ROLES | {"target": "sold"}
+    message = complaint(tmp_path, frame, horizon=1, **roles)
+    assert "holds 31 different whole numbers. Are they amounts (task='number', --task number) or classes" in message
+    run = train(frame, out=tmp_path / "codes", horizon=1, categories="sold", **(QUICK | roles))
+    assert run.preprocessing.target.task == "class"
+    run = train(counts(signals, 1), out=tmp_path / "two", horizon=3, **(QUICK | roles))
+    assert run.preprocessing.target.task == "class"
 
 
 def test_a_column_that_is_empty_in_training_is_refused(tmp_path, signals):
@@ -266,8 +286,8 @@ def test_a_new_table_is_held_to_the_same_standard(tmp_path, signals):
         run.evaluate(signals.drop("label"))
     with pytest.raises(DataError, match="row 3, column 'x': 'abc' is not a number"):
         run.predict(change(signals.with_columns(pl.col("x").cast(pl.String)), 2, x="abc"))
-    with pytest.raises(DataError, match="the class 'sideways' occurs in no training row"):
-        run.evaluate(change(signals, 2, label="sideways"))
+    with pytest.raises(DataError, match="the target 'label' holds Int64; in training it held text"):
+        run.evaluate(signals.with_columns(label=pl.lit(1, dtype=pl.Int64)))
     with pytest.raises(DataError, match="hold no target value"):
         run.evaluate(signals.with_columns(label=pl.lit(None, dtype=pl.String)))
     with pytest.raises(DataError, match="hold no target value"):

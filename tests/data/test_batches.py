@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidegate.data import batches
 from tidegate.data.batches import BatchSource
-from tidegate.data.sequences import MISSING_CLASS, TEST, TRAIN, Sequences
+from tidegate.data.sequences import MISSING_CLASS, TEST, TRAIN, UNSEEN_CLASS, Sequences
 
 
 def sequences(lengths, part=None, width=2) -> Sequences:
@@ -87,3 +88,41 @@ def test_segments_are_cut_at_parts_and_sequences():
     assert data.segments(0).tolist() == [[0, 2], [3, 5], [5, 7], [8, 9]]
     assert data.segments(1).tolist() == [[2, 3], [7, 8]]
     assert data.containing(1).tolist() == [0, 3]
+
+
+def per_sequence(lengths) -> BatchSource:
+    data = sequences(lengths)
+    data.y = np.zeros(len(lengths), dtype=np.int64)
+    return BatchSource(data, per_sequence=True, horizon=0)
+
+
+def epoch(source: BatchSource, batch_size: int) -> list[list[int]]:
+    """The lengths in each batch of an epoch."""
+    drawn = source.training_batches(TRAIN, batch_size, None, np.random.default_rng(0))
+    return [lengths.tolist() for _, lengths, _, _ in drawn]
+
+
+def test_one_long_sequence_does_not_make_its_batch_as_long(monkeypatch):
+    monkeypatch.setattr(batches, "MOST_PADDING", 1_000)
+    found = epoch(per_sequence([10] * 90 + [2_000, 9_000]), 32)
+    assert sorted(n for batch in found for n in batch) == [10] * 90 + [2_000, 9_000]
+    for batch in found:
+        padding = max(batch) * len(batch) - sum(batch)
+        assert padding <= max(1_000, sum(batch))
+    assert all(max(batch) == 10 or min(batch) > 10 for batch in found)
+
+
+def test_batches_of_like_lengths_are_never_divided(monkeypatch):
+    lengths = np.random.default_rng(1).integers(500, 900, 100).tolist()
+    before = epoch(per_sequence(lengths), 32)
+    assert sorted(map(len, before)) == [4, 32, 32, 32]
+    monkeypatch.setattr(batches, "MOST_PADDING", 0)
+    assert epoch(per_sequence(lengths), 32) == before
+
+
+def test_a_part_whose_classes_training_never_saw_has_nothing_to_score():
+    data = sequences([3, 3], part=[TRAIN] * 3 + [TEST] * 3)
+    data.y[3:] = [UNSEEN_CLASS, MISSING_CLASS, UNSEEN_CLASS - 2]
+    source = BatchSource(data, per_sequence=False, horizon=0)
+    assert source.has_targets(TRAIN)
+    assert not source.has_targets(TEST)

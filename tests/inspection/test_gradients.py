@@ -246,6 +246,20 @@ def test_a_step_without_a_target_makes_no_prediction(signals):
     assert np.isfinite(relative_gradients(model, pre, source, None, plan)["h"][:, 0]).all()
 
 
+def test_a_step_whose_class_training_never_saw_makes_no_prediction(signals):
+    last = pl.col("t") == pl.col("t").max().over("device")
+    test = pl.col("device").is_in(["d3", "d7"])
+    frame = signals.with_columns(
+        s=pl.when(test).then(pl.lit("test")).otherwise(pl.lit("train")),
+        label=pl.when(test & last).then(pl.lit("new")).otherwise("label"),
+    )
+    model, pre, source, plan = prepared(frame, split="s")
+    devices = signals["device"].unique(maintain_order=True).to_list()
+    back = [2 if devices[p.sequence] in ("d3", "d7") else 1 for p in plan]
+    assert [p.at for p in plan] == [(n - b,) for n, b in zip(source.data.lengths, back, strict=True)]
+    assert np.isfinite(relative_gradients(model, pre, source, None, plan)["h"][:, 0]).all()
+
+
 def test_a_very_long_sequence_is_read_from_a_bounded_way_back(monkeypatch):
     monkeypatch.setattr(plans, "MOST_STEPS", 50)
     _, _, source, plan = prepared(

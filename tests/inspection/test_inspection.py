@@ -428,15 +428,39 @@ def test_a_group_of_any_kind_can_be_asked_for_as_python_writes_it(trained, value
             assert found.layers[0].gates.update.equal(run.inspect(table, device).layers[0].gates.update)
 
 
-def test_a_class_that_training_never_saw_costs_the_true_values_alone(trained):
+def test_the_most_probable_classes_of_many_are_found_a_few_steps_at_a_time(trained, monkeypatch):
+    from tidegate.model import tasks
+
     run, table = trained("classes")
-    foreign = table.with_columns(
-        pl.when(pl.col("device") == "d9").then(pl.lit("sideways")).otherwise("label").alias("label")
-    )
-    with pytest.warns(DataWarning, match=r"No true values are shown: .*'sideways'"):
+    whole = run.inspect(table, "d3").outputs
+    monkeypatch.setattr(tasks, "_PROBABILITIES_AT_ONCE", 5)
+    assert run.inspect(table, "d3").outputs == whole
+
+
+def test_targets_that_cannot_be_read_cost_the_true_values_alone(trained):
+    run, table = trained("classes")
+    foreign = table.with_columns(label=pl.lit(1))
+    with pytest.warns(DataWarning, match=r"No true values are shown: .* the target 'label' holds"):
         found = run.inspect(foreign, "d3")
     assert found.outputs[0].truth is None
     assert found.outputs[0].values == run.inspect(table, "d3").outputs[0].values
+
+
+@pytest.mark.parametrize("kind", ["classes", "classes ahead", "a class a sequence"])
+def test_a_class_that_training_never_saw_is_shown_by_its_own_name(trained, kind):
+    run, table = trained(kind)
+    renamed = {"up": "sideways", "down": "up"}
+    foreign = table.with_columns(
+        pl.when(pl.col("device") == "d3").then(pl.col("label").replace(renamed)).otherwise("label").alias("label")
+    )
+    found, before = run.inspect(foreign, "d3"), run.inspect(table, "d3")
+    (output,), (own,) = found.outputs, before.outputs
+    assert output.truth == [renamed.get(name) for name in own.truth]
+    assert "sideways" in output.truth
+    assert set(output.values) <= {"up", "down"}
+    assert output.classes == ("down", "up")
+    assert '"sideways"' in found.html()
+    found.plot()
 
 
 def test_words_that_training_never_knew_are_told_as_predict_tells_them(trained):

@@ -54,6 +54,37 @@ def test_a_long_sequence_is_evaluated_whole_with_its_state_carried(tmp_path, sig
     assert np.allclose(r.predict(frame, probabilities=True)["p_up"], whole["p_up"], rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"horizon": 3}, {"bidirectional": True}, {"per": "sequence"}],
+    ids=["step", "ahead", "both", "sequence"],
+)
+def test_many_scores_are_never_in_memory_at_once_and_predictions_stay_to_the_bit(
+    tmp_path, signals, monkeypatch, settings
+):
+    from tidegate.model.model import SequenceModel
+    from tidegate.trained import evaluation
+
+    frame = signals.with_columns(pl.col("label").last().over("device")) if "per" in settings else signals
+    r = train(frame, out=tmp_path / "run", **(QUICK | ROLES | settings))
+    whole = r.predict(frame, probabilities=True)
+    sizes: list[int] = []
+    score = SequenceModel.score
+
+    def spied(self, *arguments):
+        scores = score(self, *arguments)
+        sizes.append(scores.numel())
+        return scores
+
+    monkeypatch.setattr(SequenceModel, "score", spied)
+    monkeypatch.setattr(evaluation, "SCORES_AT_ONCE", 100)
+    assert r.predict(frame, probabilities=True).equals(whole)
+    assert max(sizes) <= 100
+    sizes.clear()
+    r.evaluate(frame)
+    assert max(sizes) <= 100
+
+
 def test_predictions_come_back_beside_their_rows_in_any_order(tmp_path, signals):
     r = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
     keyed = {(d, t): p for d, t, p in r.predict(signals).select("device", "t", "prediction").rows()}

@@ -8,9 +8,9 @@ import torch
 from torchmetrics.classification import MulticlassF1Score
 
 from tidegate.data.preprocessing import Target
-from tidegate.data.sequences import MISSING_CLASS
+from tidegate.data.sequences import MISSING_CLASS, UNSEEN_CLASS
 from tidegate.model.tasks import TASKS
-from tidegate.trained.metrics import is_bio, primary, score, span_scores
+from tidegate.trained.metrics import MANY_CLASSES, is_bio, primary, score, span_scores
 
 TAGS = ["O", "B-x", "I-x", "B-y", "I-y"]
 
@@ -103,3 +103,46 @@ def test_missing_targets_reach_neither_the_loss_nor_its_gradient(task):
     assert int(count) == (3 if task == "class" else 9)
     assert (scores.grad[missing] == 0).all()
     assert (scores.grad[~missing] != 0).all()
+
+
+def test_a_class_that_training_never_saw_is_missed_in_every_figure():
+    rng = np.random.default_rng(0)
+    target = Target(("y",), "class", ("a", "b", "c"), counts=(5, 5, 5)).with_unseen(["d", "e"])
+    truth, predicted = rng.integers(0, 5, (200, 1)), rng.integers(0, 3, (200, 1))
+    truth[::7] = MISSING_CLASS
+    got = score(target, predicted, truth, np.arange(200))
+    known = truth[:, 0] >= 0
+    macro = MulticlassF1Score(5, average="macro")(torch.tensor(predicted[known, 0]), torch.tensor(truth[known, 0]))
+    assert got.summary["macro_f1"] == pytest.approx(float(macro))
+    assert got.summary["accuracy"] == pytest.approx((predicted[known] == truth[known]).mean())
+    assert got.count == known.sum() == sum(r["count"] for r in got.rows)
+    assert {r["class"]: r["recall"] for r in got.rows}["d"] == 0.0
+
+
+def test_thousands_of_classes_that_training_never_saw_leave_the_figures_as_they_are():
+    rng = np.random.default_rng(0)
+    seen = Target(("y",), "class", ("a", "b", "c"), counts=(5, 5, 5))
+    predicted, truth = rng.integers(0, 3, (9_000, 1)), np.arange(9_000)[:, None]
+    got = score(seen.with_unseen([f"new{k}" for k in range(9_000)]), predicted, truth, np.arange(9_000))
+    assert set(got.summary) == set(score(seen, predicted, truth % 3, np.arange(9_000)).summary)
+    assert len(got.rows) == MANY_CLASSES
+
+
+def test_a_span_of_a_kind_that_training_never_saw_is_missed():
+    target = Target(("y",), "class", tuple(TAGS), counts=(1,) * 5).with_unseen(["B-new", "I-new", "odd"])
+    truth = np.array([1, 2, 5, 6, 0, 3, 7])[:, None]
+    predicted = np.array([1, 2, 0, 0, 0, 3, 4])[:, None]
+    got = score(target, predicted, truth, np.zeros(7, int))
+    assert got.summary["span_recall"] == pytest.approx(1 / 3)  # of x, new and y; a word of no kind ends y
+    assert {r["class"]: (r["recall"], r["count"]) for r in got.rows} == {"new": (0, 1), "x": (1, 1), "y": (0, 1)}
+
+
+def test_classes_that_training_never_saw_reach_neither_the_loss_nor_its_gradient():
+    scores = torch.randn(4, 1, 3, requires_grad=True)
+    y = torch.tensor([[0], [UNSEEN_CLASS], [UNSEEN_CLASS - 5], [2]])
+    loss, count = TASKS["class"].loss_sum(scores, y)
+    loss.backward()
+    assert torch.equal(loss, TASKS["class"].loss_sum(scores[[0, 3]], y[[0, 3]])[0])
+    assert int(count) == 2
+    assert (scores.grad[1:3] == 0).all()
+    assert TASKS["class"].truth(y.numpy(), Target(("y",), "class", ("a", "b", "c")))[:, 0].tolist() == [0, 3, 8, 2]

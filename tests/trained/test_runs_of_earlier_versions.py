@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, safe_open, save_file
 
 import tidegate
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.errors import RunError
 
 OLD = Path(__file__).parent / "runs_of_version_1"
@@ -58,6 +59,19 @@ def test_an_earlier_run_is_scored_beside_the_baseline_that_it_had():
     evaluation = tidegate.load(OLD / "gru").evaluate(OLD / "table.csv", rows="all")
     assert "same head, no recurrence" in evaluation.baselines
     assert "same head, no recurrence" not in tidegate.load(OLD / "lstm").evaluate(OLD / "table.csv").baselines
+
+
+def test_whole_numbers_ahead_that_an_earlier_version_took_for_classes_stay_classes(tmp_path):
+    path = tmp_path / "t.csv"
+    signal_table().with_columns(sold=pl.int_range(pl.len()) % 5).write_csv(path)
+    roles = {"target": "sold", "group": "device", "time": "t", "horizon": 2}
+    folder = tmp_path / "run"
+    trained = tidegate.train(path, task="class", out=folder, **(QUICK | roles))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("task: class", "task: auto", 1))
+    run = tidegate.load(folder)
+    assert run.settings.task == "auto"
+    assert run.evaluate(path).model == trained.results.model
 
 
 def test_an_earlier_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path):

@@ -13,6 +13,9 @@ from tidegate.data.sequences import MISSING_CLASS, Sequences
 
 BUCKET = 50  # batches that are sorted by length together: similar lengths share a batch, yet the order stays random
 EVALUATION_STEPS = 65_536  # most steps in memory at once while evaluating
+MOST_PADDING = (
+    65_536  # steps of a training batch that are padding: where it is more, and more than half, the batch is divided
+)
 
 
 @dataclass
@@ -20,7 +23,8 @@ class Batch:
     """T steps of B sequences.
 
     numbers [T, B, F]   codes [T, B, C]   lengths [B] on the CPU   steps [T, B]: the flat step each one came from
-    y: [T, B, K', ...] a step, [B, ...] a sequence; missing and padded targets are MISSING_CLASS or NaN.
+    y: [T, B, K', ...] a step, [B, ...] a sequence; missing and padded targets are MISSING_CLASS or NaN; a class that training
+    never saw is below MISSING_CLASS.
     inside [T, B]: False where padded.
     """
 
@@ -113,10 +117,10 @@ class BatchSource:
         limits = torch.from_numpy(np.repeat(self.data.offsets[1:], self.data.lengths)).to(self.device)[:, None]
         return self._targets(steps, torch.ones_like(steps, dtype=torch.bool), limits, part).squeeze(1)
 
-    def has_targets(self, part: int) -> bool:
-        """Whether anything in a part can be scored."""
+    def has_targets(self, part: int | None) -> bool:
+        """Whether anything in a part can be scored: a target that is there and, of classes, one that training saw."""
         y = self.all_targets(part)
-        return bool((y != MISSING_CLASS).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
+        return bool((y >= 0).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -132,7 +136,8 @@ class BatchSource:
         batches = []
         for bucket in np.array_split(order, max(1, round(len(order) / (BUCKET * batch_size)))):
             bucket = bucket[np.argsort((ends - starts)[bucket], kind="stable")]
-            batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
+            for i in range(0, len(bucket), batch_size):
+                batches += _divided(bucket[i : i + batch_size], ends - starts)
         return [
             tuple(torch.from_numpy(a[batches[i]]) for a in (starts, ends - starts, limits, owners))
             for i in rng.permutation(len(batches))
@@ -142,7 +147,7 @@ class BatchSource:
         segments = self.data.segments(part)
         if self.per_sequence:
             assert self.data.y is not None
-            missing = self.data.y == MISSING_CLASS if self.data.y.ndim == 1 else np.isnan(self.data.y).all(axis=1)
+            missing = self.data.y < 0 if self.data.y.ndim == 1 else np.isnan(self.data.y).all(axis=1)
             owner = np.searchsorted(self.data.offsets, segments[:, 0], side="right") - 1
             segments = segments[~missing[owner]]
         starts, ends = segments[:, 0], segments[:, 1]
@@ -216,3 +221,14 @@ class BatchSource:
                 blank = MISSING_CLASS if batch.y.dtype == torch.int64 else float("nan")
                 batch.y[:, dead] = blank
         return batch
+
+
+def _divided(batch: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """A batch in the order of its lengths, in pieces: one long sequence among short ones must not make all of them as long."""
+    own, count = lengths[batch], len(batch)
+    padding = int(own[-1]) * count - int(own.sum())
+    if padding <= max(MOST_PADDING, int(own.sum())):
+        return [batch]
+    first = np.arange(1, count)
+    cut = 1 + int(np.argmin(own[:-1] * first + own[-1] * (count - first)))
+    return _divided(batch[:cut], lengths) + _divided(batch[cut:], lengths)

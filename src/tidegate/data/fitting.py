@@ -18,13 +18,13 @@ from tidegate.data.preprocessing import (
     encode_target,
     finite_numbers,
     is_text,
-    no_unseen_class,
+    named,
     readable,
     token_values,
     whole_numbers,
     zero_or_one,
 )
-from tidegate.data.sequences import TRAIN, Sequences
+from tidegate.data.sequences import PART_NAMES, TRAIN, UNSEEN_CLASS, Sequences
 from tidegate.data.settings import DataSettings
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
@@ -89,8 +89,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         target=target,
     )
     numbers, codes = encode_features(arranged, features, settings.non_finite)
-    y = encode_target(arranged, target, settings.per, settings.non_finite)
-    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes)
+    y, unseen = encode_target(arranged, target, settings.per, settings.non_finite)
+    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen)
+    notes += _unseen_classes(sequences, target, settings.per)
     if target.task == "class":
         pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
     return pre, sequences
@@ -183,7 +184,6 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
             raise DataError(
                 f"{table.name}: the target {names[0]!r} has one class: {where} only {classes[0]!r}. There is nothing to tell apart."
             )
-        no_unseen_class(arranged, names[0], column, classes)
         return Target(names, task, classes)
     if task == "labels":
         shares = []
@@ -229,11 +229,21 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
                     f"The target {name!r} is taken as a number; if its values {sorted(distinct.to_list())} are classes, say task='class'."
                 )
             return "number"
-        if column.dtype.is_integer() and (count := column.drop_nulls().n_unique()) > MANY_INTEGER_CLASSES:
-            raise SettingsError(
-                f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
-                "--task number) or classes (task='class')?"
-            )
+        if column.dtype.is_integer():
+            count = column.drop_nulls().n_unique()
+            # Codes that are to be read as such are named as categories; 0 and 1 are rather a state than an amount.
+            ahead = settings.horizon if count > 2 and name not in settings.categories else 0
+            if ahead > 1:  # several values ahead are a forecast; the next one alone can be the next item of a session
+                notes.append(
+                    f"The target {name!r} is taken as a number, as {settings.horizon} values ahead are predicted. If its values are "
+                    "classes, say task='class' (--task class)."
+                )
+                return "number"
+            if ahead or count > MANY_INTEGER_CLASSES:
+                raise SettingsError(
+                    f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
+                    "--task number) or classes (task='class', --task class)?"
+                )
         if column.dtype == pl.String:
             _decimal_commas(arranged, name, "if it is a class, say task='class' (--task class)")
         return "class"
@@ -249,6 +259,32 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
             f"{table.name}: target names several columns and {text!r} is text. Several targets are all numbers, or all 0/1 labels."
         )
     return "number"
+
+
+def _unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]:
+    """A sentence on the rows whose class no training row has."""
+    if not sequences.unseen:
+        return []
+    assert sequences.y is not None
+    of_unseen = sequences.y <= UNSEEN_CLASS
+    counts = {
+        name: int(of_unseen[sequences.containing(part) if per == "sequence" else sequences.part == part].sum())
+        for name, part in PART_NAMES.items()
+    }
+    total = sum(counts.values())
+    if not total:
+        return []
+    one, several = total == 1, len(sequences.unseen) > 1
+    rows = f"{total:,} {'sequence' if per == 'sequence' else 'row'}{'s' * (not one)}"
+    parts = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    note = (
+        f"Column {target.names[0]!r}: {rows} ({parts}) hold{'s' * one} {'classes' if several else 'a class'} that no training row "
+        f"has: {named(sequences.unseen)}. {'They count' if several else 'It counts'} as missed in every figure, and the loss leaves "
+        f"{'them' if several else 'it'} out."
+    )
+    if isinstance(sequences.unseen[0], int):
+        note += " If the values are amounts, say task='number' (--task number)."
+    return [note]
 
 
 def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, ...]:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
-from tidegate.data.sequences import MISSING_CLASS, TEST, Sequences
+from tidegate.data.sequences import MISSING_CLASS, TEST, UNSEEN_CLASS, Sequences
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, RunError
 
 FORMAT, VERSION = "tidegate-preprocessing", 1
+MOST_NAMED = 5  # classes told by name
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,15 @@ class Target:
     def width(self) -> int:
         """Scores a step and a value of the horizon: one a class, else one a target column."""
         return len(self.classes) if self.task == "class" else len(self.names)
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """The classes of the training rows, which are all that can be predicted: those that were counted there."""
+        return self.classes[: len(self.counts)] if self.counts else self.classes
+
+    def with_unseen(self, unseen: Sequence[Any]) -> Target:
+        """The same with a table's classes that training never saw behind its own, so that they can be scored and named."""
+        return replace(self, counts=self.counts or (0,) * len(self.classes), classes=(*self.classes, *unseen))
 
 
 @dataclass(frozen=True)
@@ -144,10 +154,12 @@ class Preprocessing:
             if split is not None
             else np.full(arranged.height, TEST, dtype=np.uint8)
         )
-        y = encode_target(arranged, self.target, self.per, self.non_finite) if with_target else None
+        y, unseen = None, ()
+        if with_target:
+            y, unseen = encode_target(arranged, self.target, self.per, self.non_finite)
         numbers, codes = encode_features(arranged, self.features, self.non_finite)
         notes = _mostly_unknown(arranged, self.tokens, codes)
-        return Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes)
+        return Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen)
 
 
 def _mostly_unknown(arranged: Arranged, tokens: Sequence[TokenColumn], codes: np.ndarray) -> list[str]:
@@ -207,47 +219,14 @@ def zero_or_one(arranged: Arranged, name: str) -> None:
         )
 
 
-def no_unseen_class(arranged: Arranged, name: str, column: pl.Series, classes: Sequence[Any]) -> None:
-    """Raises DataError at the first class that is not among those of the training rows."""
-    values = column.cast(pl.String) if is_text(column.dtype) else column
-    unseen = (~values.is_in(list(classes))).fill_null(False).arg_true()
-    if len(unseen):
-        step = int(unseen[0])
-        raise DataError(
-            f"{arranged.where(step)}, column {name!r}: the class {values[step]!r} occurs in no training row, so it can't be "
-            "learnt. Split differently, or leave the cell empty: such a row is read but not scored."
-        )
-
-
-def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str) -> np.ndarray:
-    """The target of each step, or of each sequence, as `Sequences.y` has it."""
+def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """The target of each step, or of each sequence, as `Sequences.y` has it; and the classes that are not among `target`'s."""
     if per == "sequence":
         for name in target.names:
             _constant(arranged, name)
+    unseen: tuple[Any, ...] = ()
     if target.task == "class":
-        name = target.names[0]
-        column = arranged.column(name)
-        if column.dtype.is_float() or column.dtype.is_decimal():
-            column = whole_numbers(arranged, name)
-        text = isinstance(target.classes[0], str)
-        if column.dtype == pl.Null:  # every cell is empty
-            column = column.cast(pl.String if text else pl.Int64)
-        if text != is_text(column.dtype):
-            raise DataError(
-                f"{arranged.table.name}: the target {name!r} holds {column.dtype}; in training it held {'text' if text else 'whole numbers'}."
-            )
-        if text:
-            column = column.cast(pl.String)
-        elif isinstance(target.classes[0], bool) != (column.dtype == pl.Boolean):
-            column = column.cast(pl.Boolean if isinstance(target.classes[0], bool) else pl.Int64)
-        no_unseen_class(arranged, name, column, target.classes)
-        codes = pl.Series(range(len(target.classes)), dtype=pl.Int64)
-        y = (
-            column.replace_strict(pl.Series(target.classes), codes, default=None, return_dtype=pl.Int64)
-            .fill_null(MISSING_CLASS)
-            .to_numpy()
-            .copy()
-        )
+        y, unseen = _encode_classes(arranged, target)
     else:
         y = np.empty((arranged.height, len(target.names)), dtype=np.float32)
         for k, name in enumerate(target.names):
@@ -259,7 +238,7 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
                 values = (values - target.means[k]) / target.stds[k]
             y[:, k] = values
     if per != "sequence":
-        return y
+        return y, unseen
     # The first scored step of a sequence speaks for all of it: _constant has made sure that they agree.
     missing = y == MISSING_CLASS if target.task == "class" else np.isnan(y).any(axis=1)
     out = np.full(
@@ -268,7 +247,47 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
     steps = np.flatnonzero(~missing)
     owner = np.searchsorted(arranged.offsets, steps, side="right") - 1
     out[owner[::-1]] = y[steps[::-1]]
-    return out
+    return out, unseen
+
+
+def _encode_classes(arranged: Arranged, target: Target) -> tuple[np.ndarray, tuple[Any, ...]]:
+    name, classes = target.names[0], target.classes
+    column = arranged.column(name)
+    if column.dtype.is_float() or column.dtype.is_decimal():
+        column = whole_numbers(arranged, name)
+    text = isinstance(classes[0], str)
+    if column.dtype == pl.Null:  # every cell is empty
+        column = column.cast(pl.String if text else pl.Int64)
+    if text != is_text(column.dtype):
+        raise DataError(
+            f"{arranged.table.name}: the target {name!r} holds {column.dtype}; in training it held {'text' if text else 'whole numbers'}."
+        )
+    if text:
+        column = column.cast(pl.String)
+    elif isinstance(classes[0], bool) != (column.dtype == pl.Boolean):  # 0 and 1 are no and yes; 2 is neither
+        column, classes = column.cast(pl.Int64), tuple(int(c) for c in classes)
+    if column.dtype.is_integer():  # a new table's integers may be narrower than the classes
+        column = column.cast(pl.Int128)
+    codes = pl.Series(range(len(classes)), dtype=pl.Int64)
+    y = column.replace_strict(pl.Series(classes, dtype=column.dtype), codes, default=None, return_dtype=pl.Int64)
+    counted = column.filter(y.is_null()).drop_nulls().alias("class").value_counts(name="rows")
+    unseen = counted.sort("rows", "class", descending=[True, False])["class"]
+    if len(unseen):
+        codes = pl.Series(UNSEEN_CLASS - np.arange(len(unseen)))
+        y = y.fill_null(column.replace_strict(unseen, codes, default=None, return_dtype=pl.Int64))
+    return y.fill_null(MISSING_CLASS).to_numpy().copy(), tuple(unseen.to_list())
+
+
+def named(classes: Sequence[Any]) -> str:
+    """At most five classes by name, and how many more there are.
+
+    >>> named(["a", "b"]), named([1, 2, 3, 4, 5, 6, 7])
+    ("'a' and 'b'", '1, 2, 3, 4, 5 and 2 more')
+    """
+    shown = [repr(c) for c in classes[:MOST_NAMED]]
+    if len(classes) > MOST_NAMED:
+        shown.append(f"{len(classes) - MOST_NAMED:,} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _constant(arranged: Arranged, name: str) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 TRAIN, VALID, TEST, NOWHERE = 0, 1, 2, 255
 PART_NAMES = {"train": TRAIN, "valid": VALID, "test": TEST}
 MISSING_CLASS = -100  # what torch's cross_entropy leaves out
+# Class k of those that training never saw is UNSEEN_CLASS - k. Every class that can be learned is 0 or more, so one comparison
+# leaves both kinds out of a loss; scores leave out the missing ones alone.
+UNSEEN_CLASS = MISSING_CLASS - 1
 
 
 @dataclass
@@ -17,11 +21,12 @@ class Sequences:
 
     numbers  [N, F] float32   standardised numbers, then the masks of the columns that can be missing (1: missing)
     codes    [N, C] int64     rows of the vocabularies; 0 is the unknown entry
-    y        [N] or [S] int64 (classes; MISSING_CLASS where there is none), or
+    y        [N] or [S] int64 (classes; MISSING_CLASS where there is none, UNSEEN_CLASS - k for unseen[k]), or
              [N, K] or [S, K] float32 (standardised numbers, or 0/1 labels; NaN where there is none);
              None where the table has no target. [S] when one value a sequence is predicted.
     part     [N] uint8        TRAIN, VALID or TEST
     rows     [N] int64        the table's row of each step
+    unseen   the classes of the target that occur in no training row, the most frequent first
     """
 
     numbers: np.ndarray
@@ -31,6 +36,7 @@ class Sequences:
     part: np.ndarray
     rows: np.ndarray
     notes: list[str] = field(default_factory=list)
+    unseen: tuple[Any, ...] = ()
 
     @property
     def lengths(self) -> np.ndarray:

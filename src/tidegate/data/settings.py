@@ -96,7 +96,9 @@ class DataSettings(Settings):
     )
     text: Names = setting((), TABLE, "Columns whose cells hold a whole sentence: cut into words, one word a step.")
     task: Literal["auto", "class", "labels", "number"] = setting(
-        "auto", TABLE, "What the target is: one class, several 0/1 labels, or number(s). auto: by its type."
+        "auto",
+        TABLE,
+        "What the target is: one class, several 0/1 labels, or number(s). auto: by its type; whole numbers several steps ahead are numbers.",
     )
     split: Annotated[str | tuple[float, float, float], BeforeValidator(_split)] = setting(
         (0.7, 0.15, 0.15),

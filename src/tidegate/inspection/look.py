@@ -96,7 +96,7 @@ def inspect_run(
         rows=data.rows[begin:end][first:last],
         times=times,
         columns=columns,
-        outputs=TASKS[pre.target.task].outputs(trace.scores, truth, pre.target),
+        outputs=TASKS[pre.target.task].outputs(trace.scores, truth, pre.target.with_unseen(data.unseen)),
         layers=layers,
         drawn=drawn,
         lean=lean(model, pre.target.task, trace.stretch, at, at, [c.features for c in columns], end=last - trace.begin),

@@ -1,7 +1,7 @@
 """The table of tasks: what a target means. Loss, decision, probabilities and columns of each stand side by side.
 
 scores [..., K, W]: what the head gives, K values ahead, W scores each. y: the targets as `data.Sequences` has them, missing ones
-MISSING_CLASS or NaN. What a task predicts is in the target's own terms: the number of a class, 0/1 of a label, a number in the
+MISSING_CLASS or NaN, classes that training never saw below MISSING_CLASS. What a task predicts is in the target's own terms: the number of a class, 0/1 of a label, a number in the
 units of the table.
 """
 
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tidegate.data.preprocessing import Target
-from tidegate.data.sequences import MISSING_CLASS
+from tidegate.data.sequences import MISSING_CLASS, UNSEEN_CLASS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TOP = 3  # classes told of every prediction
+_PROBABILITIES_AT_ONCE = 4_000_000
 
 
 class PredictedColumn(NamedTuple):
@@ -71,10 +72,10 @@ class Task(Protocol):
         """What is predicted, in words."""
 
     def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss over the targets that are there, and their number."""
+        """The summed loss over the targets that are there (a class that training never saw has none), and their number."""
 
     def known(self, y: Tensor) -> Tensor:
-        """Which targets are there, of the shape of y."""
+        """Which targets have a loss, of the shape of y."""
 
     def blank(self, shape: tuple[int, int], width: int) -> Array:
         """Predictions [N, K, ...] where nothing is predicted yet: -1 or NaN."""
@@ -89,7 +90,9 @@ class Task(Protocol):
         """Of the shape of scores; a row's bits don't depend on the rows beside it."""
 
     def truth(self, y: Array, target: Target) -> Array:
-        """Targets in the terms of predictions; missing ones stay as they are."""
+        """Targets in the terms of predictions; missing ones stay as they are. Classes that training never saw count on from the
+        last one of `target`: see `Target.with_unseen`.
+        """
 
     def columns(self, target: Target, ahead: int, end: str, probabilities: bool) -> list[PredictedColumn]:
         """What `predict` adds for the values so many steps ahead; `end` ends the columns' names."""
@@ -104,7 +107,10 @@ class Task(Protocol):
         """Scores of one predicted column, one step ahead."""
 
     def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
-        """scores [P, K, W], truth as `truth` has it (None: there is none) -> each predicted column as people read it."""
+        """scores [P, K, W], truth as `truth` has it (None: there is none) -> each predicted column as people read it.
+
+        target: with the classes that training never saw, where the truth has some.
+        """
 
     def telling(self, scores: Tensor) -> Telling:
         """The score of each of some predictions [B, K, W] that is asked what it leans on."""
@@ -120,11 +126,12 @@ class _Class:
         return f"one of {classes} classes"
 
     def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        loss = F.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=MISSING_CLASS, reduction="sum")
-        return loss, (y != MISSING_CLASS).sum()
+        ignored = y.flatten().clamp(min=MISSING_CLASS)  # the classes that training never saw lie below
+        loss = F.cross_entropy(scores.flatten(0, -2), ignored, ignore_index=MISSING_CLASS, reduction="sum")
+        return loss, self.known(y).sum()
 
     def known(self, y: Tensor) -> Tensor:
-        return y != MISSING_CLASS
+        return y >= 0
 
     def blank(self, shape: tuple[int, int], width: int) -> Array:
         return np.full(shape, -1, dtype=np.int64)
@@ -139,7 +146,7 @@ class _Class:
         return torch.softmax(scores, -1)
 
     def truth(self, y: Array, target: Target) -> Array:
-        return y
+        return np.where(y <= UNSEEN_CLASS, len(target.classes) + UNSEEN_CLASS - y, y)
 
     def columns(self, target: Target, ahead: int, end: str, probabilities: bool) -> list[PredictedColumn]:
         columns = [PredictedColumn(f"prediction{end}", ahead, 0, False)]
@@ -158,18 +165,21 @@ class _Class:
         return target.width
 
     def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
-        proba = torch.softmax(scores.double(), dim=-1)
-        top = proba[:, 0].topk(min(TOP, proba.size(-1)), dim=-1)
-        classes = target.classes
+        classes, count = target.classes, scores.size(-1)
+        tops = [
+            torch.softmax(some.double(), dim=-1).topk(min(TOP, count), dim=-1)
+            for some in scores[:, 0].split(max(1, _PROBABILITIES_AT_ONCE // count))
+        ]
         values = [classes[c] for c in scores[:, 0].argmax(dim=-1).tolist()]
         best = [
             [(classes[c], p) for c, p in zip(cs, ps, strict=True)]
+            for top in tops
             for cs, ps in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
         true = None
         if truth is not None:
             true = [None if c == MISSING_CLASS else classes[c] for c in truth[:, 0].tolist()]
-        return [Output(target.names[0], self.kind, values, true, best, classes=classes)]
+        return [Output(target.names[0], self.kind, values, true, best, classes=target.seen)]
 
     def telling(self, scores: Tensor) -> Telling:
         """The best class's lead over the second best, one step ahead."""

@@ -8,34 +8,46 @@ from typing import Any
 import numpy as np
 import torch
 
-from tidegate.data.batches import BatchSource
-from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.sequences import MISSING_CLASS, PART_NAMES
+from tidegate.data.batches import EVALUATION_STEPS, BatchSource
+from tidegate.data.preprocessing import Preprocessing, named
+from tidegate.data.sequences import MISSING_CLASS, PART_NAMES, UNSEEN_CLASS
 from tidegate.errors import DataError, SettingsError
 from tidegate.model import SequenceModel
 from tidegate.model.tasks import TASKS
 from tidegate.trained.comparison import Evaluation
 from tidegate.trained.metrics import Scores, primary, score
-from tidegate.trained.rows import Rows, rows_to_score
+from tidegate.trained.rows import Rows, rows_to_score, warn_of
 from tidegate.trained.trained import Trained
 
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
+SCORES_AT_ONCE = 16_777_216  # in memory while evaluating: with thousands of classes they are what takes the most of it
 
 
 def evaluate(trained: Trained, table: Any, *, rows: str, batch_size: int | None) -> Evaluation:
     """What `Run.evaluate` does; see there."""
     if rows not in {"auto", "all", *PART_NAMES}:
         raise SettingsError(f"rows={rows!r}: expected auto, all, train, valid or test.")
-    return evaluate_rows(trained, rows_to_score(trained, trained.read(table), rows), batch_size)
+    scored = rows_to_score(trained, trained.read(table), rows)
+    evaluation = evaluate_rows(trained, scored, batch_size)
+    warn_of(_unseen_classes(trained.preprocessing, scored))
+    return evaluation
 
 
 def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> Evaluation:
-    """The model's figures on some rows, beside those of the baselines. Raises DataError where none has a target."""
+    """The model's figures on some rows, beside those of the baselines.
+
+    Raises DataError where none has a target, or none a class that training saw.
+    """
     pre, settings, source, part = trained.preprocessing, trained.settings, rows.source, rows.part
     outcome = run_model(trained.model, pre, source, part, batch_size=batch_size)
     scores = judge(pre, source, part, outcome.values)
     if not scores.count:
         raise DataError(f"Nothing to score: {rows.what} hold no target value.")
+    if not source.has_targets(part):
+        raise DataError(
+            f"Nothing to score: no target among {rows.what} is of a class that training saw ({named(pre.target.classes)}). They "
+            f"are {named(list(_unseen(rows)))}."
+        )
     metric, more = primary(pre.target, pre.horizon)
     baselines = {
         name: judge(pre, source, part, values) for name, values in rules_of_thumb(pre, source, settings.season).items()
@@ -45,6 +57,27 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
         values = run_model(bare, pre, source, part, batch_size=batch_size).values
         baselines["same head, no recurrence"] = judge(pre, source, part, values)
     return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
+
+
+def _unseen(rows: Rows) -> dict[Any, int]:
+    """The classes of the scored targets that training never saw, the most frequent first, with their numbers."""
+    y = rows.source.all_targets(rows.part)
+    codes, counts = np.unique(y[y <= UNSEEN_CLASS].cpu().numpy(), return_counts=True)
+    return {rows.data.unseen[int(UNSEEN_CLASS - codes[k])]: int(counts[k]) for k in np.argsort(-counts, kind="stable")}
+
+
+def _unseen_classes(pre: Preprocessing, rows: Rows) -> list[str]:
+    """A sentence on the scored targets whose class training never saw."""
+    counts = _unseen(rows) if rows.data.unseen else {}
+    if not counts:
+        return []
+    total, scored = sum(counts.values()), int((rows.source.all_targets(rows.part) != MISSING_CLASS).sum())
+    return [
+        f"Column {pre.target.names[0]!r}: {total:,} of {scored:,} scored targets of {rows.what} {'is' if total == 1 else 'are'} of "
+        f"{'a class' if len(counts) == 1 else 'classes'} that training never saw: {named(list(counts))}. "
+        f"{'It counts' if total == 1 else 'They count'} as missed in every figure, and the loss leaves "
+        f"{'it' if total == 1 else 'them'} out."
+    ]
 
 
 @dataclass
@@ -79,9 +112,13 @@ def run_model(
     task, per_sequence = TASKS[pre.target.task], pre.per == "sequence"
     values, proba = _blank(pre, source, probabilities)
     total, count = 0.0, 0
-    chunk = None if per_sequence or model.spec.bidirectional else CHUNK
+    # Of a step, or of a sequence where it has one prediction: one of many classes has as many scores.
+    most = max(1, min(EVALUATION_STEPS, SCORES_AT_ONCE // (max(pre.horizon, 1) * pre.target.width)))
+    chunk = None if per_sequence or model.spec.bidirectional else min(CHUNK, most)
+    if per_sequence:
+        batch_size, most = min(batch_size or most, most), EVALUATION_STEPS
     with model.evaluating():
-        for chunks in source.whole_sequences(part, batch_size, chunk):
+        for chunks in source.whole_sequences(part, batch_size, chunk, most_steps=most):
             state = None
             for batch in chunks:
                 scores, state = model(batch.numbers, batch.codes, batch.lengths, state)
@@ -108,7 +145,9 @@ def _blank(pre: Preprocessing, source: BatchSource, probabilities: bool) -> tupl
 
 
 def truth_of(pre: Preprocessing, source: BatchSource, part: int | None) -> np.ndarray:
-    """The targets as `Outcome.values` has the predictions; missing ones are MISSING_CLASS or NaN."""
+    """The targets as `Outcome.values` has the predictions; missing ones are MISSING_CLASS or NaN, and classes that training
+    never saw count on from those of the target.
+    """
     return TASKS[pre.target.task].truth(source.all_targets(part).cpu().numpy(), pre.target)
 
 
@@ -120,7 +159,7 @@ def owners(pre: Preprocessing, source: BatchSource) -> np.ndarray:
 
 def judge(pre: Preprocessing, source: BatchSource, part: int | None, values: np.ndarray) -> Scores:
     """The figures of some predictions on the scored steps of a part."""
-    return score(pre.target, values, truth_of(pre, source, part), owners(pre, source))
+    return score(pre.target.with_unseen(source.data.unseen), values, truth_of(pre, source, part), owners(pre, source))
 
 
 def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS
 
-MANY_CLASSES = 2_000  # beyond it a table a class helps nobody, and torchmetrics' count of pairs would take gigabytes
+MANY_CLASSES = 2_000  # beyond it a table a class helps nobody
 
 
 @dataclass
@@ -43,7 +43,8 @@ def primary(target: Target, horizon: int) -> tuple[str, bool]:
 def score(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
     """Compare predictions with the truth, both flat over steps in sequence order.
 
-    Classes: [M, K] whole numbers (truth MISSING_CLASS where there is none). Labels and numbers: [M, K, W] with NaN
+    Classes: [M, K] whole numbers (truth MISSING_CLASS where there is none; classes that training never saw behind the others, see
+    `Target.with_unseen`: no model predicts them, so each is missed wherever it is the truth). Labels and numbers: [M, K, W] with NaN
     where there is none; numbers in the units of the table. sequence [M]: which sequence each step is of (for spans).
     """
     return FIGURES[target.task].score(target, predicted, truth, sequence)
@@ -69,16 +70,15 @@ def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
     p, t = predicted[known], truth[known]
     summary = {"accuracy": float((p == t).mean())}
     rows: list[dict[str, Any]] = []
-    if len(target.classes) <= MANY_CLASSES:
-        from torchmetrics.functional.classification import multiclass_stat_scores
-
-        stats = multiclass_stat_scores(
-            torch.from_numpy(p), torch.from_numpy(t), num_classes=len(target.classes), average=None, validate_args=False
-        ).double()
-        tp, fp, fn, support = stats[:, 0], stats[:, 1], stats[:, 3], stats[:, 4]
+    if len(target.seen) <= MANY_CLASSES:
+        # torchmetrics counts all pairs of classes, which may be many more than training saw.
+        tp, found, support = (
+            torch.from_numpy(np.bincount(c, minlength=len(target.classes))).double() for c in (t[p == t], p, t)
+        )
+        fp, fn = found - tp, support - tp
         f1 = 2 * tp / (2 * tp + fp + fn)
         summary["macro_f1"] = float(f1[(tp + fp + fn) > 0].mean())
-        for k, name in enumerate(target.classes):
+        for k, name in enumerate(target.classes[:MANY_CLASSES]):
             rows.append(
                 {
                     "class": name,
@@ -88,7 +88,7 @@ def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
                     "count": int(support[k]),
                 }
             )
-    if is_bio(target.classes) and truth.shape[1] == 1:
+    if is_bio(target.seen) and truth.shape[1] == 1:
         spans, by_kind = span_scores(target.classes, predicted[:, 0], truth[:, 0], sequence)
         summary = {**spans, **summary}
         rows = by_kind
@@ -105,7 +105,7 @@ def span_scores(
     """Precision, recall and F1 of whole spans: a span counts when its kind, first and last step all agree.
 
     The counting of the CoNLL-2000 shared task (Tjong Kim Sang and Buchholz 2000): an I-kind that follows no span of
-    its kind begins one. Steps without a truth count as O on both sides.
+    its kind begins one. Steps without a truth count as O on both sides; a class of another form is no span.
     """
     known = truth != MISSING_CLASS
     outside = len(classes)  # a class of our own, so that O need not be among the classes
@@ -131,8 +131,8 @@ def span_scores(
 
 def _spans(classes: Sequence[str], tags: np.ndarray, sequence: np.ndarray) -> set[tuple[int, int, str]]:
     """(first step, step after the last, kind) of every span."""
-    kinds = sorted({c[2:] for c in classes if c != "O"})
-    kind_of = np.array([-1 if c == "O" else kinds.index(c[2:]) for c in classes] + [-1])
+    kinds = sorted({c[2:] for c in classes if c[:2] in {"B-", "I-"}})
+    kind_of = np.array([kinds.index(c[2:]) if c[:2] in {"B-", "I-"} else -1 for c in classes] + [-1])
     begins = np.array([c[:2] == "B-" for c in classes] + [False])
     kind, begin = kind_of[tags], begins[tags]
     same = np.zeros(len(tags), dtype=bool)

@@ -70,7 +70,9 @@ def rows_to_score(trained: Trained, table: Table, rows: str = "auto") -> Rows:
         return found(encode(trained, table, with_target=True), None, "all rows")
     if same:
         # The very table of the training: its split is known, drawn or not.
-        data = fit_preprocessing(table, trained.settings, trained.settings.seed)[1]
+        # (The task is the one that was found then: an earlier version may have taken whole numbers otherwise.)
+        settings = trained.settings.model_copy(update={"task": trained.preprocessing.target.task})
+        data = fit_preprocessing(table, settings, settings.seed)[1]
     elif column:
         data = encode(trained, table, with_target=True, split=column)
     else:

@@ -114,7 +114,10 @@ def fit(
             "stretch of training rows. Use a smaller horizon or longer stretches."
         )
     if not batches.has_targets(VALID):
-        data.notes.append("No validation row has a target to score: the weights of the last epoch are kept.")
+        why = "a class that training saw" if data.unseen else "a target to score"
+        data.notes.append(f"No validation row has {why}: the weights of the last epoch are kept.")
+    if data.unseen and (data.part == TEST).any() and not batches.has_targets(TEST):
+        data.notes.append("No test row has a class that training saw: other rows are scored.")
     with threads_at_most(settings.threads), _enough_memory(full):
         model = build(spec, pre, full, device)
         trained = Trained(

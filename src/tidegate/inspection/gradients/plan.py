@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from tidegate.data.batches import BatchSource
-from tidegate.data.sequences import MISSING_CLASS
 from tidegate.errors import DataError
 from tidegate.model import ModelSpec
 
@@ -45,7 +44,7 @@ def make_plan(spec: ModelSpec, source: BatchSource, part: int | None, what: str)
     if source.y is None:
         raise DataError(f"Nothing to score: {what} hold no target.")
     y = source.all_targets(part).flatten(1)
-    known = (y != MISSING_CLASS if y.dtype == torch.int64 else ~torch.isnan(y)).any(dim=1).numpy()
+    known = (y >= 0 if y.dtype == torch.int64 else ~torch.isnan(y)).any(dim=1).numpy()
     if not known.any():
         raise DataError(f"Nothing to score: {what} hold no target value.")
     scored: dict[int, np.ndarray] = {}  # of each sequence: the steps, from its beginning
