@@ -21,6 +21,15 @@ from tidegate.data.sequences import MISSING_CLASS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TOP = 3  # classes told of every prediction
+BLOCK = 2**22  # scores that are turned into probabilities at once
+
+
+class Chances(NamedTuple):
+    """What probabilities are worth. nll: the negative log of the probability that was given to what is true, of the shape of the
+    targets; of a missing target it means nothing. ones [..., K, W]: of labels, the probability of a 1; else None."""
+
+    nll: Array
+    ones: Array | None
 
 
 class PredictedColumn(NamedTuple):
@@ -88,6 +97,12 @@ class Task(Protocol):
     def probabilities(self, scores: Tensor) -> Tensor:
         """Of the shape of scores; a row's bits don't depend on the rows beside it."""
 
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        """What the probabilities of scores [P, K, W] are worth beside y; a row's bits don't depend on the rows beside it."""
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
+        """The same of the rule of thumb, whose probabilities are the shares among the training rows; rows: their number."""
+
     def truth(self, y: Array, target: Target) -> Array:
         """Targets in the terms of predictions; missing ones stay as they are."""
 
@@ -137,6 +152,16 @@ class _Class:
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return torch.softmax(scores, -1)
+
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        rows = max(1, BLOCK // scores.size(-1))  # some at a time: of many classes another array of their size is much
+        pairs = zip(scores.split(rows), y.clamp(min=0).split(rows), strict=True)
+        parts = [-torch.log_softmax(s, -1).gather(-1, t[..., None])[..., 0] for s, t in pairs]
+        return Chances(torch.cat(parts).numpy() if parts else y.double().numpy(), None)
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
+        shares = np.array(target.counts) / sum(target.counts)
+        return Chances(-np.log(shares)[np.maximum(truth, 0)], None)
 
     def truth(self, y: Array, target: Target) -> Array:
         return y
@@ -234,6 +259,18 @@ class _Labels(_Columns):
         # PyTorch rounds σ otherwise at the end of an array than within; over pairs, σ(s) = softmax(0, s), it doesn't.
         return torch.softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)[..., 1]
 
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        scores = scores.double()  # in float32 all that is sure would tie at 1
+        both = torch.log_softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)
+        nll = -both.gather(-1, torch.where(self.known(y), y, 0.0).long()[..., None])[..., 0]
+        return Chances(nll.numpy(), self.probabilities(scores).numpy())
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
+        # A label that is never 1 in n training rows gets 1 / (n + 2), not 0 (Laplace): a 0 would make one such 1 infinitely bad.
+        least = 1 / (rows + 2)
+        ones = np.broadcast_to(np.clip(np.array(target.means), least, 1 - least), truth.shape)
+        return Chances(-np.log(np.where(truth > 0, ones, 1 - ones)), ones)
+
     def truth(self, y: Array, target: Target) -> Array:
         return y
 
@@ -274,6 +311,12 @@ class _Number(_Columns):
         return scores[which] * target.stds[which] + target.means[which]
 
     def probabilities(self, scores: Tensor) -> Tensor:
+        raise ValueError("Numbers have no probabilities.")
+
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        raise ValueError("Numbers have no probabilities.")
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
         raise ValueError("Numbers have no probabilities.")
 
     def truth(self, y: Array, target: Target) -> Array:

@@ -13,6 +13,7 @@ from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
 from tidegate.errors import SettingsError, nearest
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.spec import CoreOptions
+from tidegate.trained.figures import CHOICES
 
 RECURRENCE = "The recurrence, beyond torch.nn.GRU"
 
@@ -119,6 +120,11 @@ class TrainSettings(DataSettings):
         TRAINING,
         "Stop after so many epochs without a better validation score. None: half of the epochs, at least 10. 0: never.",
         ge=0,
+    )
+    choose_by: Literal[CHOICES] = setting(  # type: ignore[valid-type]
+        "auto",
+        TRAINING,
+        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O), for 0/1 labels the loss, for numbers the RMSE, of several in standard deviations of each.",
     )
     batch_size: int | None = setting(
         None,

@@ -15,7 +15,7 @@ from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.trained import Trained
-from tidegate.trained.evaluation import evaluate_rows
+from tidegate.trained.evaluation import check_choice, evaluate_rows
 from tidegate.trained.folder import NO_MEMORY
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
@@ -113,6 +113,7 @@ def fit(
             f"{table.name}: no training row has a target to learn from: horizon={settings.horizon} reaches beyond every "
             "stretch of training rows. Use a smaller horizon or longer stretches."
         )
+    check_choice(pre, batches, settings.choose_by)
     if not batches.has_targets(VALID):
         data.notes.append("No validation row has a target to score: the weights of the last epoch are kept.")
     with threads_at_most(settings.threads), _enough_memory(full):
@@ -141,6 +142,7 @@ def fit(
         trained.resolved = trained.resolved.with_(
             finished=True,
             best_epoch=state.best_epoch,
+            chosen_by=state.chosen_by if loop.validated else None,
             epochs_run=state.epoch,
             seconds=round(sum(r["seconds"] for r in state.history), 1),
         )
