@@ -79,8 +79,8 @@ class Task(Protocol):
     def about(self, classes: int) -> str:
         """What is predicted, in words."""
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss over the targets that are there, and their number."""
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The summed loss over the targets that are there, and their number. weights: of each class, where the task has classes."""
 
     def known(self, y: Tensor) -> Tensor:
         """Which targets are there, of the shape of y."""
@@ -134,8 +134,10 @@ class _Class:
     def about(self, classes: int) -> str:
         return f"one of {classes} classes"
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        loss = F.cross_entropy(scores.flatten(0, -2), y.flatten(), ignore_index=MISSING_CLASS, reduction="sum")
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Divided by the number of targets, not by the sum of their weights: in a batch of one class that would undo them.
+        flat = scores.flatten(0, -2), y.flatten()
+        loss = F.cross_entropy(*flat, weight=weights, ignore_index=MISSING_CLASS, reduction="sum")
         return loss, (y != MISSING_CLASS).sum()
 
     def known(self, y: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ class _Labels(_Columns):
     def about(self, classes: int) -> str:
         return "several 0/1 labels"
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         known = self.known(y)
         y = torch.where(known, y, 0.0)  # NaN must not reach the loss: its gradient would be NaN even where masked
         return self._mean_over_known(F.binary_cross_entropy_with_logits(scores, y, reduction="none"), known)
@@ -299,7 +301,7 @@ class _Number(_Columns):
     def about(self, classes: int) -> str:
         return "numbers"
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         known = self.known(y)
         y = torch.where(known, y, 0.0)  # as for labels
         return self._mean_over_known((scores - y) ** 2, known)

@@ -34,6 +34,7 @@ from tidegate.training.checkpoint import Checkpoint
 from tidegate.training.gate_log import GateLog
 from tidegate.training.journal import Journal
 from tidegate.training.progress import Silent
+from tidegate.training.resolve import class_weights
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
 CHECKPOINT_SECONDS = 300.0  # within a long epoch: what a power cut can cost at most
@@ -80,6 +81,8 @@ class Loop:
         self.journal, self.progress = journal, progress
         self.state = State(chosen_by=chooser(pre.target, pre.horizon, settings.choose_by))
         self.task = TASKS[pre.target.task]
+        weights = class_weights(settings, pre.target)
+        self.weights = None if weights is None else torch.tensor(weights, device=source.device)
         self.validated = source.has_targets(VALID)
         self.parameters = list(model.parameters())
         fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
@@ -173,7 +176,7 @@ class Loop:
         batch = self.source.training_batch(arguments)
         scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
         assert batch.y is not None
-        loss, count = self.task.loss_sum(scores, batch.y)
+        loss, count = self.task.loss_sum(scores, batch.y, self.weights)
         self.optimizer.zero_grad(set_to_none=True)
         (loss / count.clamp(min=1)).backward()
         if self.settings.clip:

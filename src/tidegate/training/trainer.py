@@ -23,7 +23,7 @@ from tidegate.trained.trained import read_settings
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.loop import Loop
 from tidegate.training.progress import Silent, make
-from tidegate.training.resolve import build, complete, find_device, model_spec, resolve
+from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, resolve
 
 
 def train(
@@ -114,6 +114,7 @@ def fit(
             "stretch of training rows. Use a smaller horizon or longer stretches."
         )
     check_choice(pre, batches, settings.choose_by)
+    class_weights(settings, pre.target)  # raises where they don't fit the target
     if not batches.has_targets(VALID):
         data.notes.append("No validation row has a target to score: the weights of the last epoch are kept.")
     with threads_at_most(settings.threads), _enough_memory(full):
