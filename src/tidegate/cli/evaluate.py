@@ -33,6 +33,8 @@ def evaluate(
     if json_:
         import json
 
-        typer.echo(json.dumps(result.to_dict(), indent=1, default=lambda v: v.item()))
+        from tidegate.pages import jsonable
+
+        typer.echo(json.dumps(jsonable(result.to_dict()), indent=1))
     else:
         typer.echo(str(result))

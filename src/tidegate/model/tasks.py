@@ -21,7 +21,16 @@ from tidegate.data.sequences import MISSING_CLASS, UNSEEN_CLASS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TOP = 3  # classes told of every prediction
-_PROBABILITIES_AT_ONCE = 4_000_000
+BLOCK = 2**22  # scores that are turned into probabilities at once
+
+
+class Chances(NamedTuple):
+    """What probabilities are worth. nll: the negative log of the probability that was given to what is true, of the shape of the
+    targets; of a missing target and of a class that training never saw it means nothing. ones [..., K, W]: of labels, the
+    probability of a 1; else None."""
+
+    nll: Array
+    ones: Array | None
 
 
 class PredictedColumn(NamedTuple):
@@ -71,8 +80,10 @@ class Task(Protocol):
     def about(self, classes: int) -> str:
         """What is predicted, in words."""
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The summed loss over the targets that are there (a class that training never saw has none), and their number."""
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The summed loss over the targets that are there (a class that training never saw has none), and their number. weights:
+        of each class, where the task has classes.
+        """
 
     def known(self, y: Tensor) -> Tensor:
         """Which targets have a loss, of the shape of y."""
@@ -88,6 +99,12 @@ class Task(Protocol):
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """Of the shape of scores; a row's bits don't depend on the rows beside it."""
+
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        """What the probabilities of scores [P, K, W] are worth beside y; a row's bits don't depend on the rows beside it."""
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
+        """The same of the rule of thumb, whose probabilities are the shares among the training rows; rows: their number."""
 
     def truth(self, y: Array, target: Target) -> Array:
         """Targets in the terms of predictions; missing ones stay as they are. Classes that training never saw count on from the
@@ -125,9 +142,12 @@ class _Class:
     def about(self, classes: int) -> str:
         return f"one of {classes} classes"
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         ignored = y.flatten().clamp(min=MISSING_CLASS)  # the classes that training never saw lie below
-        loss = F.cross_entropy(scores.flatten(0, -2), ignored, ignore_index=MISSING_CLASS, reduction="sum")
+        # Divided by the number of targets, not by the sum of their weights: in a batch of one class that would undo them.
+        loss = F.cross_entropy(
+            scores.flatten(0, -2), ignored, weight=weights, ignore_index=MISSING_CLASS, reduction="sum"
+        )
         return loss, self.known(y).sum()
 
     def known(self, y: Tensor) -> Tensor:
@@ -144,6 +164,17 @@ class _Class:
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return torch.softmax(scores, -1)
+
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        rows = max(1, BLOCK // scores.size(-1))  # some at a time: of many classes another array of their size is much
+        pairs = zip(scores.split(rows), y.clamp(min=0).split(rows), strict=True)
+        parts = [-torch.log_softmax(s, -1).gather(-1, t[..., None])[..., 0] for s, t in pairs]
+        return Chances(torch.cat(parts).numpy() if parts else y.double().numpy(), None)
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
+        shares = np.array(target.counts) / sum(target.counts)
+        seen = (truth >= 0) & (truth < len(shares))  # of the other classes the shares say nothing
+        return Chances(-np.log(shares)[np.where(seen, truth, 0)], None)
 
     def truth(self, y: Array, target: Target) -> Array:
         return np.where(y <= UNSEEN_CLASS, len(target.classes) + UNSEEN_CLASS - y, y)
@@ -168,7 +199,7 @@ class _Class:
         classes, count = target.classes, scores.size(-1)
         tops = [
             torch.softmax(some.double(), dim=-1).topk(min(TOP, count), dim=-1)
-            for some in scores[:, 0].split(max(1, _PROBABILITIES_AT_ONCE // count))
+            for some in scores[:, 0].split(max(1, BLOCK // count))
         ]
         values = [classes[c] for c in scores[:, 0].argmax(dim=-1).tolist()]
         best = [
@@ -229,7 +260,7 @@ class _Labels(_Columns):
     def about(self, classes: int) -> str:
         return "several 0/1 labels"
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         known = self.known(y)
         y = torch.where(known, y, 0.0)  # NaN must not reach the loss: its gradient would be NaN even where masked
         return self._mean_over_known(F.binary_cross_entropy_with_logits(scores, y, reduction="none"), known)
@@ -243,6 +274,18 @@ class _Labels(_Columns):
     def probabilities(self, scores: Tensor) -> Tensor:
         # PyTorch rounds σ otherwise at the end of an array than within; over pairs, σ(s) = softmax(0, s), it doesn't.
         return torch.softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)[..., 1]
+
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        scores = scores.double()  # in float32 all that is sure would tie at 1
+        both = torch.log_softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)
+        nll = -both.gather(-1, torch.where(self.known(y), y, 0.0).long()[..., None])[..., 0]
+        return Chances(nll.numpy(), self.probabilities(scores).numpy())
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
+        # A label that is never 1 in n training rows gets 1 / (n + 2), not 0 (Laplace): a 0 would make one such 1 infinitely bad.
+        least = 1 / (rows + 2)
+        ones = np.broadcast_to(np.clip(np.array(target.means), least, 1 - least), truth.shape)
+        return Chances(-np.log(np.where(truth > 0, ones, 1 - ones)), ones)
 
     def truth(self, y: Array, target: Target) -> Array:
         return y
@@ -272,7 +315,7 @@ class _Number(_Columns):
     def about(self, classes: int) -> str:
         return "numbers"
 
-    def loss_sum(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         known = self.known(y)
         y = torch.where(known, y, 0.0)  # as for labels
         return self._mean_over_known((scores - y) ** 2, known)
@@ -284,6 +327,12 @@ class _Number(_Columns):
         return scores[which] * target.stds[which] + target.means[which]
 
     def probabilities(self, scores: Tensor) -> Tensor:
+        raise ValueError("Numbers have no probabilities.")
+
+    def chances(self, scores: Tensor, y: Tensor) -> Chances:
+        raise ValueError("Numbers have no probabilities.")
+
+    def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
         raise ValueError("Numbers have no probabilities.")
 
     def truth(self, y: Array, target: Target) -> Array:

@@ -9,7 +9,7 @@ from tidegate.pages import render
 from tidegate.report.charts import line_chart
 from tidegate.report.gate_curves import DEFINITIONS, gate_curves, places
 from tidegate.trained import Trained
-from tidegate.trained.comparison import comparison, nice, per_class, verdict
+from tidegate.trained.comparison import comparison, nice, per_class, remarks, verdict
 
 MOST_ROWS = 60  # of a per-class table
 
@@ -41,7 +41,7 @@ def write_report(run: Trained) -> None:
     assert folder is not None
     pictures = curves(run)
     for title, svg in pictures:
-        write_text(folder / f"{title.lower().replace(' ', '_')}.svg", svg + "\n")
+        write_text(folder / f"{_file_name(title)}.svg", svg + "\n")
     head, rows = comparison(results)
     per_head, per_rows = per_class(results)
     target = ", ".join(run.preprocessing.target.names)
@@ -51,6 +51,7 @@ def write_report(run: Trained) -> None:
         "folder": str(folder),
         "table": run.source or "TABLE",
         "verdict": verdict(results),
+        "remarks": remarks(results),
         "what": results.what,
         "count": f"{results.model.count:,}",
         "head": head,
@@ -59,12 +60,32 @@ def write_report(run: Trained) -> None:
         "per_rows": per_rows[:MOST_ROWS],
         "per_more": max(0, len(per_rows) - MOST_ROWS),
         "curves": pictures,
+        "files": [_file_name(title) for title, _ in pictures],
         "definitions": DEFINITIONS if places(run.history) else [],
         "described": run.resolved.lines(),
         "resolved": {k: v for k, v in run.resolved.to_dict().items() if k not in {"notes", "parts"}},
         "settings": run.settings.model_dump(mode="json"),
         "best_epoch": run.resolved.best_epoch,
         "epochs_run": run.resolved.epochs_run,
+        "chosen": _chosen(run),
     }
     for name in ("report.md", "report.html"):
         write_text(folder / name, render("tidegate.report", name, values))
+
+
+def _file_name(title: str) -> str:
+    return title.lower().replace(" ", "_").replace("²", "2")
+
+
+def _chosen(run: Trained) -> str:
+    """How the best epoch was chosen, in words."""
+    by = run.resolved.chosen_by
+    if "valid_loss" not in run.history[0]:
+        return "the last one, as no validation row has a target"
+    words = "the best one on the validation rows"
+    if by is None:  # of an earlier version
+        return words
+    words += f". Best epoch by {nice(by)}"
+    if by.startswith("scaled_"):
+        words += ": each target in standard deviations (SD) of its training rows, the mean over the targets"
+    return words

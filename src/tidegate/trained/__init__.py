@@ -9,6 +9,7 @@
 | `rows.py` | from a table to the rows that are predicted or scored |
 | `evaluation.py`, `predict.py` | the model over whole sequences; predictions beside a table's rows |
 | `metrics.py`, `comparison.py` | figures, and the model's beside those of the baselines |
+| `figures.py` | the names of the figures, and which way each is better |
 """
 
 from __future__ import annotations

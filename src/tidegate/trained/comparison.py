@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from tidegate.trained.metrics import Scores
+from tidegate.trained.figures import KNOWN
+from tidegate.trained.metrics import MOST_NAMED, Scores
 
-NICE = {
-    "span_f1": "span F1", "span_precision": "span precision", "span_recall": "span recall", "macro_f1": "macro F1",
-    "micro_f1": "micro F1", "exact_match": "exact match", "rmse": "RMSE", "mse": "MSE", "mae": "MAE", "r2": "R²",
-    "accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall", "count": "count",
-}  # fmt: skip
+NICE = {name: figure.title for name, figure in KNOWN.items()} | {"f1": "F1"}
+IN_UNITS = {"rmse", "mse", "mae"}  # of several targets their means mix the units
+MOST_PRINTED = 20  # targets with a line of their own
 
 
 @dataclass
@@ -56,13 +55,14 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if not math.isfinite(value):
-        return "–"
+        return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
 
 
 def comparison(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of the model against the baselines."""
-    figures = list(evaluation.model.summary)
+    summary = evaluation.model.summary
+    figures = [f for f in summary if not (f in IN_UNITS and "scaled_rmse" in summary)]
     head = ["", *(nice(f) for f in figures)]
     rows = [[name, *(number(s.summary.get(f, math.nan)) for f in figures)] for name, s in evaluation.table()]
     return head, rows
@@ -70,31 +70,104 @@ def comparison(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def text_table(evaluation: Evaluation) -> str:
     head, rows = comparison(evaluation)
+    lines = [f"On {evaluation.what} ({evaluation.model.count:,} scored):", *_aligned(head, rows)]
+    if "scaled_rmse" in evaluation.model.summary:
+        head, rows = per_class(evaluation)
+        lines += ["Each target in its own unit:", *_aligned(head, rows[:MOST_PRINTED])] if rows else []
+        lines += [f"... and {len(rows) - MOST_PRINTED:,} more targets."] if len(rows) > MOST_PRINTED else []
+    return "\n".join([*lines, verdict(evaluation), *remarks(evaluation)])
+
+
+def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(len(r[k]) for r in [head, *rows]) for k in range(len(head))]
-    lines = [f"On {evaluation.what} ({evaluation.model.count:,} scored):"]
-    for row in [head, *rows]:
-        lines.append(
-            "  ".join(
-                [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-            ).rstrip()
-        )
-    return "\n".join([*lines, verdict(evaluation)])
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in [head, *rows]
+    ]
+
+
+class _Contest(NamedTuple):
+    """One figure of the model, and the best that a baseline has. lead: above 0 where the model's is better."""
+
+    figure: str
+    ours: float
+    theirs: float
+    name: str
+    lead: float
+
+    @property
+    def against(self) -> str:
+        return f"{nice(self.figure)} {number(self.ours)} ({self.name}: {number(self.theirs)})"
+
+
+def _contests(evaluation: Evaluation) -> list[_Contest]:
+    """All figures that can be compared, the one that counts most first."""
+    summary = evaluation.model.summary
+    several = "scaled_rmse" in summary
+    names = [n for n in summary if n in KNOWN and KNOWN[n].compared and not (several and n in IN_UNITS)]
+    if several:
+        names.append("r2")  # of one target it says what the RMSE says
+    found = []
+    for figure in dict.fromkeys([evaluation.metric, *names]):
+        sign = 1 if figure in KNOWN and KNOWN[figure].more_is_better else -1
+        ours = summary.get(figure, math.nan)
+        theirs = {n: s.summary.get(figure, math.nan) for n, s in evaluation.baselines.items()}
+        theirs = {n: v for n, v in theirs.items() if not math.isnan(v)}
+        if math.isnan(ours) or not theirs:
+            continue
+        name = max(theirs, key=lambda n: sign * theirs[n])
+        lead = 0.0 if ours == theirs[name] else sign * (ours - theirs[name])
+        found.append(_Contest(figure, ours, theirs[name], name, lead))
+    return found
 
 
 def verdict(evaluation: Evaluation) -> str:
-    """One sentence that nobody can be fooled by: does the model beat the best baseline?"""
-    sign = 1 if evaluation.more_is_better else -1
-    ours = evaluation.model.summary[evaluation.metric]
-    theirs = {
-        n: s.summary[evaluation.metric] for n, s in evaluation.baselines.items() if evaluation.metric in s.summary
-    }
-    if not theirs:
+    """What nobody can be fooled by: does the model beat the best baseline, by every figure or by some of them?
+
+    "" where no baseline has a figure to compare.
+    """
+    contests = _contests(evaluation)
+    if not contests:
         return ""
-    name = max(theirs, key=lambda n: sign * theirs[n])
-    metric = nice(evaluation.metric)
-    if sign * ours > sign * theirs[name]:
-        return f"Better than every baseline: {metric} {number(ours)}; the next best, {name}: {number(theirs[name])}."
-    return f"No better than {name!r}: {metric} {number(ours)} against {number(theirs[name])}. This model is not worth its trouble yet."
+    first = contests[0]
+    ahead = [c for c in contests if c.lead > 0]
+    others = [c for c in contests if c.lead <= 0]
+    r2 = evaluation.model.summary.get("r2", math.nan)
+    mean = " (mean over the targets)" if "scaled_rmse" in evaluation.model.summary else ""
+    below = f"Worse than the mean of the scored rows: R² {number(r2)}{mean}." if r2 < 0 else ""
+    metric, ours, theirs = nice(first.figure), number(first.ours), number(first.theirs)
+    if not ahead:
+        text = (
+            f"No better than {first.name!r}: {metric} {ours} against {theirs}. This model is not worth its trouble yet."
+        )
+    elif first.lead <= 0 or any(c.lead < 0 for c in others):
+        gains, rest = (", ".join(c.against for c in some) for some in (ahead, others))
+        text = f"The figures disagree. Ahead of the best baseline by {gains}; not ahead by {rest}."
+    elif below:
+        text = f"The baselines are worse still: {metric} {ours}; the next best, {first.name}: {theirs}."
+    else:
+        text = f"Better than every baseline: {metric} {ours}; the next best, {first.name}: {theirs}."
+    return f"{below} {text}".strip()
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What a mean over classes or targets hides, a sentence each."""
+    out = []
+    scores = evaluation.model
+    if scores.missed:
+        it = "it" if scores.missed_count == 1 else "them"
+        names = _some([repr(name) for name in scores.missed], scores.missed_count)
+        out.append(f"Never predicted right (recall 0), though the scored rows hold {it}: {names}.")
+    poor = [r for r in scores.rows if r.get("r2", 0) < 0] if len(scores.rows) > 1 else []
+    if poor:
+        names = _some([f"{r['class']!r} (R² {number(r['r2'])})" for r in poor[:MOST_NAMED]], len(poor))
+        out.append(f"Predicted worse than by the mean of the scored rows: {names}.")
+    return out
+
+
+def _some(names: list[str], count: int) -> str:
+    more = count - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
 
 
 def per_class(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
@@ -104,4 +177,7 @@ def per_class(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
         return [], []
     keys = list(rows[0])
     ordered = sorted(rows, key=lambda r: -r["count"])
-    return [nice(k) for k in keys], [[str(r["class"]), *(number(r[k]) for k in keys[1:])] for r in ordered]
+    first = "target" if "rmse" in keys else nice(keys[0])
+    return [first, *(nice(k) for k in keys[1:])], [
+        [str(r["class"]), *(number(r[k]) for k in keys[1:])] for r in ordered
+    ]

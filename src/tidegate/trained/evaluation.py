@@ -10,12 +10,12 @@ import torch
 
 from tidegate.data.batches import EVALUATION_STEPS, BatchSource
 from tidegate.data.preprocessing import Preprocessing, named
-from tidegate.data.sequences import MISSING_CLASS, PART_NAMES, UNSEEN_CLASS
+from tidegate.data.sequences import MISSING_CLASS, PART_NAMES, UNSEEN_CLASS, VALID
 from tidegate.errors import DataError, SettingsError
 from tidegate.model import SequenceModel
-from tidegate.model.tasks import TASKS
+from tidegate.model.tasks import TASKS, Chances
 from tidegate.trained.comparison import Evaluation
-from tidegate.trained.metrics import Scores, primary, score
+from tidegate.trained.metrics import Scores, chooser, primary, score
 from tidegate.trained.rows import Rows, rows_to_score, warn_of
 from tidegate.trained.trained import Trained
 
@@ -39,8 +39,8 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
     Raises DataError where none has a target, or none a class that training saw.
     """
     pre, settings, source, part = trained.preprocessing, trained.settings, rows.source, rows.part
-    outcome = run_model(trained.model, pre, source, part, batch_size=batch_size)
-    scores = judge(pre, source, part, outcome.values)
+    outcome = run_model(trained.model, pre, source, part, batch_size=batch_size, chances=True)
+    scores = judge(pre, source, part, outcome.values, outcome.chances)
     if not scores.count:
         raise DataError(f"Nothing to score: {rows.what} hold no target value.")
     if not source.has_targets(part):
@@ -48,14 +48,18 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
             f"Nothing to score: no target among {rows.what} is of a class that training saw ({named(pre.target.classes)}). They "
             f"are {named(list(_unseen(rows)))}."
         )
-    metric, more = primary(pre.target, pre.horizon)
+    metric, more = primary(pre.target, pre.horizon, settings.choose_by)
+    count = trained.resolved.parts["train"]["sequences" if pre.per == "sequence" else "rows"]
+    by_shares = _chances_of_shares(pre, source, part, count)
     baselines = {
-        name: judge(pre, source, part, values) for name, values in rules_of_thumb(pre, source, settings.season).items()
+        # The first rule, the constant one, comes with probabilities: the shares among the training rows.
+        name: judge(pre, source, part, values, by_shares if k == 0 else None)
+        for k, (name, values) in enumerate(rules_of_thumb(pre, source, settings.season).items())
     }
     if trained.no_memory is not None:
         bare = trained.no_memory.model.to(source.device)
-        values = run_model(bare, pre, source, part, batch_size=batch_size).values
-        baselines["same head, no recurrence"] = judge(pre, source, part, values)
+        other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
+        baselines["same head, no recurrence"] = judge(pre, source, part, other.values, other.chances)
     return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
 
 
@@ -85,12 +89,13 @@ class Outcome:
     """Predictions for each step [N, K, ...] or sequence [S, 1, ...], in the order of `Sequences`.
 
     values: classes as whole numbers [., K], labels as 0/1 or numbers in the table's units [., K, W].
-    probabilities [., K, W], where asked for. Where nothing was predicted: -1 or NaN. loss: mean over scored targets.
+    probabilities [., K, W] and chances, where asked for. Where nothing was predicted: -1 or NaN. loss: mean over scored targets.
     """
 
     values: np.ndarray
     probabilities: np.ndarray | None
     loss: float
+    chances: Chances | None = None
 
 
 @torch.no_grad()
@@ -102,15 +107,18 @@ def run_model(
     *,
     batch_size: int | None = None,
     probabilities: bool = False,
+    chances: bool = False,
 ) -> Outcome:
     """Predict every sequence that has a step in `part`, each from its beginning with its state carried.
 
+    chances: also what the probabilities of classes and labels are worth; the targets must be there.
     The result doesn't depend on batch_size (beyond the last bits).
     """
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
     task, per_sequence = TASKS[pre.target.task], pre.per == "sequence"
     values, proba = _blank(pre, source, probabilities)
+    worth = _no_chances(values) if chances and task.has_probabilities else None
     total, count = 0.0, 0
     # Of a step, or of a sequence where it has one prediction: one of many classes has as many scores.
     most = max(1, min(EVALUATION_STEPS, SCORES_AT_ONCE // (max(pre.horizon, 1) * pre.target.width)))
@@ -133,7 +141,23 @@ def run_model(
                 values[at] = task.decide(scores, pre.target)
                 if proba is not None:
                     proba[at] = task.probabilities(scores).numpy()
-    return Outcome(values, proba, total / count if count else float("nan"))
+                if worth is not None:
+                    assert batch.y is not None
+                    here = task.chances(scores, (batch.y if per_sequence else batch.y[batch.inside]).cpu())
+                    worth.nll[at] = here.nll
+                    if worth.ones is not None:
+                        worth.ones[at] = here.ones
+    return Outcome(values, proba, total / count if count else float("nan"), worth)
+
+
+def _no_chances(values: np.ndarray) -> Chances:
+    nll = np.full(values.shape, np.nan)
+    return Chances(nll, nll.copy() if values.ndim > 2 else None)
+
+
+def _chances_of_shares(pre: Preprocessing, source: BatchSource, part: int | None, rows: int) -> Chances | None:
+    task = TASKS[pre.target.task]
+    return task.chances_of_shares(truth_of(pre, source, part), pre.target, rows) if task.has_probabilities else None
 
 
 def _blank(pre: Preprocessing, source: BatchSource, probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:
@@ -157,9 +181,30 @@ def owners(pre: Preprocessing, source: BatchSource) -> np.ndarray:
     return np.arange(count) if pre.per == "sequence" else np.repeat(np.arange(count), source.data.lengths)
 
 
-def judge(pre: Preprocessing, source: BatchSource, part: int | None, values: np.ndarray) -> Scores:
-    """The figures of some predictions on the scored steps of a part."""
-    return score(pre.target.with_unseen(source.data.unseen), values, truth_of(pre, source, part), owners(pre, source))
+def judge(
+    pre: Preprocessing, source: BatchSource, part: int | None, values: np.ndarray, chances: Chances | None = None
+) -> Scores:
+    """The figures of some predictions, and of their probabilities where there are any, on the scored steps of a part."""
+    target = pre.target.with_unseen(source.data.unseen)
+    return score(target, values, truth_of(pre, source, part), owners(pre, source), chances)
+
+
+def check_choice(pre: Preprocessing, source: BatchSource, choose_by: str) -> None:
+    """Raise SettingsError where no epoch can be chosen so: the task has no such figure, or these validation rows don't."""
+    name = chooser(pre.target, pre.horizon, choose_by)
+    needs = {
+        "auroc": "a label that is 0 in some validation rows and 1 in others",
+        "auprc": "a label that is 0 in some validation rows and 1 in others",
+        "r2": "two different values of a target in the validation rows",
+    }
+    if name not in needs or not source.has_targets(VALID):
+        return
+    guess = next(iter(rules_of_thumb(pre, source, None).values()))
+    scores = judge(pre, source, VALID, guess, _chances_of_shares(pre, source, VALID, 1))
+    if np.isnan(scores.summary[name]):
+        raise SettingsError(
+            f"choose_by={choose_by!r} needs {needs[name]}, and there is none. Choose by another figure (loss), or split otherwise."
+        )
 
 
 def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) -> dict[str, np.ndarray]:

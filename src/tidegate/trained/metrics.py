@@ -14,17 +14,27 @@ import torch
 
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS
+from tidegate.errors import SettingsError
+from tidegate.model.tasks import Chances
+from tidegate.trained.figures import KNOWN
 
 MANY_CLASSES = 2_000  # beyond it a table a class helps nobody
+MOST_NAMED = 5  # classes that are never predicted right: more names help nobody
 
 
 @dataclass
 class Scores:
-    """Figures over the scored steps (or sequences): `summary` by name, and a row a class, label or target."""
+    """Figures over the scored steps (or sequences): `summary` by name, and a row a class, label or target.
+
+    missed: classes or labels that are there and never predicted right (recall 0), the most frequent first and at most
+    MOST_NAMED of them; missed_count: how many there are.
+    """
 
     summary: dict[str, float]
     rows: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0
+    missed: list[Any] = field(default_factory=list)
+    missed_count: int = 0
 
 
 def is_bio(classes: Sequence[Any]) -> bool:
@@ -35,34 +45,63 @@ def is_bio(classes: Sequence[Any]) -> bool:
     )  # fmt: skip
 
 
-def primary(target: Target, horizon: int) -> tuple[str, bool]:
-    """The figure that chooses the best epoch, and whether more of it is better."""
-    return FIGURES[target.task].primary(target, horizon)
+def chooser(target: Target, horizon: int, choose_by: str = "auto") -> str:
+    """The figure of the validation rows that chooses the best epoch, as `Scores.summary` has it, or "loss".
+
+    Raises SettingsError where the task has no such figure.
+    """
+    known = FIGURES[target.task].choices(target, horizon)
+    if choose_by == "auto":
+        return next(iter(known.values()))
+    if choose_by not in known:
+        what = {"class": f"one of {len(target.classes)} classes", "labels": "0/1 labels", "number": "numbers"}
+        raise SettingsError(
+            f"choose_by={choose_by!r}: the target is {what[target.task]}, and that figure isn't there for it. "
+            f"Choose by {', '.join(known)}, or leave it out (auto)."
+        )
+    return known[choose_by]
 
 
-def score(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
+def primary(target: Target, horizon: int, choose_by: str = "auto") -> tuple[str, bool]:
+    """The figure that counts most where models are compared, and whether more of it is better: the one that chooses the
+    best epoch; the task's own where that is the loss."""
+    name = chooser(target, horizon, choose_by)
+    if name == "loss":
+        name = chooser(target, horizon)
+    name = "nll" if name == "loss" else name
+    return name, KNOWN[name].more_is_better
+
+
+def score(
+    target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray, chances: Chances | None = None
+) -> Scores:
     """Compare predictions with the truth, both flat over steps in sequence order.
 
     Classes: [M, K] whole numbers (truth MISSING_CLASS where there is none; classes that training never saw behind the others, see
     `Target.with_unseen`: no model predicts them, so each is missed wherever it is the truth). Labels and numbers: [M, K, W] with NaN
     where there is none; numbers in the units of the table. sequence [M]: which sequence each step is of (for spans).
+    chances: of classes and labels, what their probabilities are worth; without them there is no NLL, AUROC and AUPRC.
     """
-    return FIGURES[target.task].score(target, predicted, truth, sequence)
+    return FIGURES[target.task].score(target, predicted, truth, sequence, chances)
 
 
 class Figures(NamedTuple):
-    """What is measured of a task: the figure that counts most, and all of them."""
+    """What is measured of a task. choices: what `choose_by` may say, and the figure that is meant; the first is auto."""
 
-    primary: Callable[[Target, int], tuple[str, bool]]
-    score: Callable[[Target, np.ndarray, np.ndarray, np.ndarray], Scores]
+    choices: Callable[[Target, int], dict[str, str]]
+    score: Callable[[Target, np.ndarray, np.ndarray, np.ndarray, Chances | None], Scores]
 
 
-def _primary_of_classes(target: Target, horizon: int) -> tuple[str, bool]:
+def _choices_of_classes(target: Target, horizon: int) -> dict[str, str]:
     # Several values ahead are predicted at each step: they overlap, and don't line up to spans.
-    return ("span_f1" if is_bio(target.classes) and horizon <= 1 else "accuracy"), True
+    names = ["span_f1"] if is_bio(target.classes) and horizon <= 1 else []
+    names += ["accuracy", "macro_f1"] if len(target.classes) <= MANY_CLASSES else ["accuracy"]
+    return {name: name for name in names} | {"loss": "loss", "nll": "loss"}  # the NLL of a class is the loss
 
 
-def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
+def _score_classes(
+    target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray, chances: Chances | None
+) -> Scores:
     known = truth != MISSING_CLASS
     count = int(known.sum())
     if not count:
@@ -70,12 +109,12 @@ def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
     p, t = predicted[known], truth[known]
     summary = {"accuracy": float((p == t).mean())}
     rows: list[dict[str, Any]] = []
+    # torchmetrics counts all pairs of classes, which may be many more than training saw.
+    right, found, there = (np.bincount(c, minlength=len(target.classes)) for c in (t[p == t], p, t))
+    missed = _missed(target.classes, right, there)
     if len(target.seen) <= MANY_CLASSES:
-        # torchmetrics counts all pairs of classes, which may be many more than training saw.
-        tp, found, support = (
-            torch.from_numpy(np.bincount(c, minlength=len(target.classes))).double() for c in (t[p == t], p, t)
-        )
-        fp, fn = found - tp, support - tp
+        tp, support = torch.from_numpy(right).double(), torch.from_numpy(there).double()
+        fp, fn = torch.from_numpy(found).double() - tp, support - tp
         f1 = 2 * tp / (2 * tp + fp + fn)
         summary["macro_f1"] = float(f1[(tp + fp + fn) > 0].mean())
         for k, name in enumerate(target.classes[:MANY_CLASSES]):
@@ -92,7 +131,19 @@ def _score_classes(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
         spans, by_kind = span_scores(target.classes, predicted[:, 0], truth[:, 0], sequence)
         summary = {**spans, **summary}
         rows = by_kind
-    return Scores(summary, rows, count)
+        missed = _missed([r["class"] for r in rows], [r["recall"] for r in rows], [r["count"] for r in rows])
+    if chances is not None:
+        likely = known & (truth < len(target.seen))  # as the loss: what can't be predicted would make it infinite
+        summary["nll"] = float(chances.nll[likely].mean()) if likely.any() else float("nan")
+    return Scores(summary, rows, count, *missed)
+
+
+def _missed(names: Sequence[Any], right: Any, there: Any) -> tuple[list[Any], int]:
+    """What is there and never predicted right: the names of the most frequent, and how many there are."""
+    there = np.asarray(there)
+    which = np.flatnonzero((there > 0) & (np.asarray(right) == 0))
+    which = which[np.argsort(-there[which], kind="stable")]
+    return [names[k] for k in which[:MOST_NAMED]], len(which)
 
 
 def _ratio(a: Any, b: Any) -> float:
@@ -146,14 +197,27 @@ def _spans(classes: Sequence[str], tags: np.ndarray, sequence: np.ndarray) -> se
     return {(int(a), int(b), kinds[kind[a]]) for a, b in zip(firsts, ends, strict=True)}
 
 
-def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
+def _choices_of_labels(target: Target, horizon: int) -> dict[str, str]:
+    # The loss first: an F1 at the threshold of 1/2 knows nothing of how sure a model is, and calls a model whose rare label
+    # never comes above 1/2 as bad as one that has learnt nothing of it.
+    own = ("micro_f1", "macro_f1", "exact_match", "auroc", "auprc")
+    return {"loss": "loss", "nll": "loss"} | {name: name for name in own}
+
+
+def _score_labels(
+    target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray, chances: Chances | None
+) -> Scores:
     from torchmetrics.functional.classification import multilabel_exact_match, multilabel_stat_scores
 
-    known = ~np.isnan(truth).any(axis=-1)
+    there = ~np.isnan(truth)
+    known = there.any(axis=-1)  # [M, K]: steps with at least one label; what is missing beside it isn't scored
     if not known.any():
         return Scores({"micro_f1": float("nan")})
-    p, t = torch.from_numpy(predicted[known]).long(), torch.from_numpy(truth[known]).long()
-    stats = multilabel_stat_scores(p, t, num_labels=len(target.names), average=None, validate_args=False).double()
+    absent = -1
+    p = torch.from_numpy(np.where(there, predicted, 0)[known]).long()
+    t = torch.from_numpy(np.where(there, truth, absent)[known]).long()
+    of_all: dict[str, Any] = {"num_labels": len(target.names), "ignore_index": absent, "validate_args": False}
+    stats = multilabel_stat_scores(p, t, average=None, **of_all).double()
     stats = stats.reshape(len(target.names), -1)  # of a single label torchmetrics returns no row but its figures
     tp, fp, fn = stats[:, 0], stats[:, 1], stats[:, 3]
     rows = [
@@ -169,13 +233,50 @@ def _score_labels(target: Target, predicted: np.ndarray, truth: np.ndarray, sequ
     summary = {
         "micro_f1": _ratio(2 * tp.sum(), (2 * tp + fp + fn).sum()),
         "macro_f1": float(np.mean([r["f1"] for r in rows])),
-        "exact_match": float(multilabel_exact_match(p, t, num_labels=len(target.names), validate_args=False)),
+        "exact_match": float(multilabel_exact_match(p, t, **of_all)),
     }
-    return Scores(summary, rows, int(known.sum()))
+    if chances is not None:
+        # Summed over the labels of a step: the figure of polyphonic music, where a label is a note.
+        summary = {"nll": float(np.where(there, chances.nll, 0.0).sum(axis=-1)[known].mean())} | summary
+        summary |= _areas(chances.ones, truth, there)
+    missed = _missed(target.names, [r["recall"] for r in rows], [r["count"] for r in rows])
+    return Scores(summary, rows, int(known.sum()), *missed)
 
 
-def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray) -> Scores:
-    from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
+def _areas(ones: np.ndarray | None, truth: np.ndarray, there: np.ndarray) -> dict[str, float]:
+    """AUROC and AUPRC, the mean over the labels that are 0 in some steps and 1 in others; NaN where none is."""
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+    assert ones is not None
+    auroc, auprc = [], []
+    for k in range(truth.shape[-1]):
+        known = there[..., k]
+        t = torch.from_numpy(truth[..., k][known]).long()
+        if len(t) and t.min() != t.max():
+            p = torch.from_numpy(ones[..., k][known])
+            auroc.append(float(binary_auroc(p, t, validate_args=False)))
+            auprc.append(float(binary_average_precision(p, t, validate_args=False)))
+    return {"auroc": _mean(auroc), "auprc": _mean(auprc)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of what is a number; NaN where nothing is."""
+    there = [v for v in values if not np.isnan(v)]
+    return float(np.mean(there)) if there else float("nan")
+
+
+def _choices_of_numbers(target: Target, horizon: int) -> dict[str, str]:
+    if len(target.names) == 1:
+        own = {"rmse": "rmse", "mae": "mae"}
+    else:  # in the units of the table the target with the largest unit would decide alone
+        own = {"rmse": "scaled_rmse", "mae": "scaled_mae"}
+    return own | {"r2": "r2", "loss": "loss"}
+
+
+def _score_numbers(
+    target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray, chances: Chances | None
+) -> Scores:
+    from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
     rows, errors = [], []
     for k, name in enumerate(target.names):
@@ -185,7 +286,7 @@ def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
         p = torch.from_numpy(predicted[..., k][known]).double()
         t = torch.from_numpy(truth[..., k][known]).double()
         mse = float(mean_squared_error(p, t))
-        r2 = float(r2_score(p, t)) if len(t) > 1 else float("nan")
+        r2 = _r2(p, t)
         rows.append(
             {
                 "class": name,
@@ -195,18 +296,29 @@ def _score_numbers(target: Target, predicted: np.ndarray, truth: np.ndarray, seq
                 "count": int(known.sum()),
             }
         )
-        errors.append((mse, rows[-1]["mae"], r2))
+        errors.append((mse, rows[-1]["mae"], rows[-1]["rmse"] / target.stds[k], rows[-1]["mae"] / target.stds[k]))
     if not errors:
         return Scores({"rmse": float("nan")})
-    mse, mae, r2 = (float(v) for v in np.mean(errors, axis=0))
-    return Scores(
-        {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": r2}, rows, int((~np.isnan(truth)).any(axis=-1).sum())
-    )
+    mse, mae, scaled_rmse, scaled_mae = (float(v) for v in np.mean(errors, axis=0))
+    summary = {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": _mean([r["r2"] for r in rows])}
+    if len(target.names) > 1:
+        summary = {"scaled_rmse": scaled_rmse, "scaled_mae": scaled_mae} | summary
+    return Scores(summary, rows, int((~np.isnan(truth)).any(axis=-1).sum()))
 
 
-# To add a figure: compute it in the task's function, and give it a name to be shown in `comparison.NICE`.
+def _r2(p: torch.Tensor, t: torch.Tensor) -> float:
+    """1 - the squared errors over the squared distances from the mean; NaN where all values are alike.
+
+    Our own: torchmetrics' r2_score takes a sum below 1e-4 for zero, and gives 1 for any prediction of a target that small.
+    """
+    if len(t) < 2 or t.min() == t.max():
+        return float("nan")
+    return 1 - float(((p - t) ** 2).sum() / ((t - t.mean()) ** 2).sum())
+
+
+# To add a figure: compute it in the task's function, and give it its row in `figures.KNOWN`.
 FIGURES = {
-    "class": Figures(_primary_of_classes, _score_classes),
-    "labels": Figures(lambda target, horizon: ("micro_f1", True), _score_labels),
-    "number": Figures(lambda target, horizon: ("rmse", False), _score_numbers),
+    "class": Figures(_choices_of_classes, _score_classes),
+    "labels": Figures(_choices_of_labels, _score_labels),
+    "number": Figures(_choices_of_numbers, _score_numbers),
 }

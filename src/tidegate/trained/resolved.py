@@ -20,7 +20,8 @@ class Resolved:
     table_sha256, rows: the table; the digest is None for one in memory. parts: of train, valid and test the number of
     sequences and rows. longest: steps of the longest sequence. task, classes, numbers, categories: what was found in the table. bidirectional ...
     patience: what the settings came to. parameters: how many numbers were learned. notes: what was told of the table.
-    finished, best_epoch, epochs_run, seconds: how it ended.
+    finished, best_epoch, epochs_run, seconds: how it ended. chosen_by: the figure of the validation rows by which the best epoch
+    was chosen; None where there was none to choose by, and in runs of November 2026 and earlier.
     """
 
     version: int = VERSION
@@ -49,6 +50,7 @@ class Resolved:
     notes: Sequence[str] = field(default_factory=list)
     finished: bool = False
     best_epoch: int | None = None
+    chosen_by: str | None = None
     epochs_run: int | None = None
     seconds: float | None = None
 

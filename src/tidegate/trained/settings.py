@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,6 +13,7 @@ from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
 from tidegate.errors import SettingsError, nearest
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.spec import CoreOptions
+from tidegate.trained.figures import CHOICES
 
 RECURRENCE = "The recurrence, beyond torch.nn.GRU"
 
@@ -28,6 +30,24 @@ def _pair(value: Any) -> Any:
     except ValueError:
         return value
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _weights(value: Any) -> Any:
+    """'yes=5,no=1' is a mapping, as the command line has it; names are text."""
+    if isinstance(value, str) and "=" in value:
+        value = dict(part.rpartition("=")[::2] for part in value.split(","))
+    if isinstance(value, Mapping):
+        value = {str(name).strip(): weight for name, weight in value.items()}
+        for name, weight in value.items():
+            try:
+                good = 0 < float(weight) < float("inf")
+            except (TypeError, ValueError):
+                good = False
+            if not good:
+                raise ValueError(f"the weight of {name!r} is {weight!r}, expected a number above 0")
+    elif value not in (None, "balanced"):
+        raise ValueError("expected balanced, or a weight for each class such as yes=5,no=1")
+    return value
 
 
 Kind = TypeVar("Kind", bound="TrainSettings")
@@ -118,6 +138,16 @@ class TrainSettings(DataSettings):
         TRAINING,
         "Stop after so many epochs without a better validation score. None: half of the epochs, at least 10. 0: never.",
         ge=0,
+    )
+    choose_by: Literal[CHOICES] = setting(  # type: ignore[valid-type]
+        "auto",
+        TRAINING,
+        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O), for 0/1 labels the loss, for numbers the RMSE, of several in standard deviations of each.",
+    )
+    class_weights: Annotated[str | dict[str, float] | None, BeforeValidator(_weights)] = setting(
+        None,
+        TRAINING,
+        "How much each class counts in the training loss: balanced (the rarer, the more), or by name, such as yes=5,no=1; a class without a weight has 1. None: all alike.",
     )
     batch_size: int | None = setting(
         None,

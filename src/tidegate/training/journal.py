@@ -107,7 +107,8 @@ class FolderJournal(Journal):
 
     def keep_history(self, history: History) -> None:
         out = io.StringIO()
-        writer = csv.DictWriter(out, list(history[0]), lineterminator="\n")
+        names = dict.fromkeys(name for row in history for name in row)  # an earlier version's epochs have fewer figures
+        writer = csv.DictWriter(out, list(names), restval="nan", lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_text(self.folder / METRICS, out.getvalue())

@@ -26,16 +26,20 @@ from tidegate.errors import Interrupted, TrainingFailed
 from tidegate.model import SequenceModel
 from tidegate.model.tasks import TASKS
 from tidegate.trained.evaluation import judge, run_model
-from tidegate.trained.metrics import primary
+from tidegate.trained.figures import KNOWN
+from tidegate.trained.metrics import chooser, primary
 from tidegate.trained.settings import CompleteSettings
 from tidegate.trained.weights import weights_of
 from tidegate.training.checkpoint import Checkpoint
 from tidegate.training.gate_log import GateLog
 from tidegate.training.journal import Journal
 from tidegate.training.progress import Silent
+from tidegate.training.resolve import class_weights
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
 CHECKPOINT_SECONDS = 300.0  # within a long epoch: what a power cut can cost at most
+# By which figure epochs were chosen before checkpoints said so, where that is no longer the default. (Of classes it still is.)
+CHOSE_EARLIER = {"labels": "micro_f1", "number": "rmse"}
 
 
 @dataclass
@@ -49,7 +53,8 @@ class State:
     lr: float = 0.0  # of the last batch
     seconds: float = 0.0  # spent on this epoch so far
     best_epoch: int = 0
-    best: list[float] = field(default_factory=list)  # what `_better` compares
+    best: list[float] = field(default_factory=list)  # what `_rank` gave for it
+    chosen_by: str = ""  # the figure of the validation rows that `_rank` reads
     factor: float = 1.0  # of the learning rate, schedule="plateau"
     rested: int = 0  # epochs since the last cut or the best one, schedule="plateau"
     finished: bool = False
@@ -74,8 +79,10 @@ class Loop:
     ) -> None:
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
-        self.state = State()
+        self.state = State(chosen_by=chooser(pre.target, pre.horizon, settings.choose_by))
         self.task = TASKS[pre.target.task]
+        weights = class_weights(settings, pre.target)
+        self.weights = None if weights is None else torch.tensor(weights, device=source.device)
         self.validated = source.has_targets(VALID)
         self.parameters = list(model.parameters())
         fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
@@ -114,7 +121,8 @@ class Loop:
             return None
         checkpoint, name = last
         checkpoint.put_into(self.model, self.optimizer, name)
-        self.state = State(**checkpoint.state)
+        earlier = CHOSE_EARLIER.get(self.task.name, self.state.chosen_by)
+        self.state = State(**({"chosen_by": earlier} | checkpoint.state))
         self._best = self.journal.best()
         return checkpoint.random
 
@@ -168,7 +176,7 @@ class Loop:
         batch = self.source.training_batch(arguments)
         scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
         assert batch.y is not None
-        loss, count = self.task.loss_sum(scores, batch.y)
+        loss, count = self.task.loss_sum(scores, batch.y, self.weights)
         self.optimizer.zero_grad(set_to_none=True)
         (loss / count.clamp(min=1)).backward()
         if self.settings.clip:
@@ -179,7 +187,7 @@ class Loop:
     def close_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, print and record the epoch."""
         state, settings = self.state, self.settings
-        name, more_is_better = primary(self.pre.target, self.pre.horizon)
+        name, _ = primary(self.pre.target, self.pre.horizon, settings.choose_by)
         row: dict[str, float] = {
             "epoch": state.epoch + 1,
             "lr": state.lr,
@@ -187,12 +195,13 @@ class Loop:
         }
         began = time.perf_counter()
         if self.validated:
-            outcome = run_model(self.model, self.pre, self.source, VALID)
+            # Of classes the loss is all that probabilities would add; numbers have none.
+            chances = self.task.kind == "label"
+            outcome = run_model(self.model, self.pre, self.source, VALID, chances=chances)
             row["valid_loss"] = outcome.loss
-            row |= {f"valid_{k}": v for k, v in judge(self.pre, self.source, VALID, outcome.values).summary.items()}
-            figure = row[f"valid_{name}"]
-            # The loss decides between equal scores: accuracies of small sets often tie.
-            rank = [figure if more_is_better else -figure, -outcome.loss]
+            scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
+            row |= {f"valid_{k}": v for k, v in scores.summary.items()}
+            rank = _rank(state.chosen_by, row)
         else:
             rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
@@ -225,6 +234,14 @@ class Loop:
     def _checkpoint(self) -> None:
         random = _random_state(self.source)
         self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, asdict(self.state)))
+
+
+def _rank(name: str, row: Mapping[str, float]) -> list[float]:
+    """How good an epoch is, by the figure of that name in its row of the history; more is better, as lists compare."""
+    figure = row[f"valid_{name}"]
+    figure = figure if KNOWN[name].more_is_better else -figure
+    # The loss decides between equal scores: accuracies of small sets often tie. NaN would compare with nothing.
+    return [-math.inf if math.isnan(figure) else figure, -row["valid_loss"]]
 
 
 def _factor(settings: CompleteSettings, state: State, batches: int) -> float:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from tidegate import __version__
-from tidegate.data.preprocessing import Preprocessing
+from tidegate.data.preprocessing import Preprocessing, Target
 from tidegate.data.sequences import PART_NAMES, TRAIN, Sequences
 from tidegate.data.tables import Table
-from tidegate.errors import SettingsError
+from tidegate.errors import SettingsError, nearest
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.model.model import default_embedding_dim
 from tidegate.trained import Resolved
+from tidegate.trained.metrics import MOST_NAMED
 from tidegate.trained.settings import CompleteSettings, TrainSettings
 
 LONG, WINDOW = 256, 128  # window=None: sequences above LONG rows are cut into WINDOW
@@ -70,6 +71,39 @@ def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> 
         residual=tuple(names.index(n) for n in pre.target.names) if residual else None,
         core=settings.core,
     )
+
+
+def class_weights(settings: TrainSettings, target: Target) -> list[float] | None:
+    """The weight of each class in the training loss, 1 in the mean over the training rows; None: all alike.
+
+    balanced: 1 / (share of the class · number of classes). Raises SettingsError where the target is not one of classes, or has
+    none of that name.
+    """
+    asked = settings.class_weights
+    if asked is None:
+        return None
+    if target.task != "class":
+        raise SettingsError(
+            "class_weights are for a target that is one of several classes; this one isn't. Leave them out."
+        )
+    counts = np.array(target.counts, dtype=np.float64)
+    weights = np.ones(len(counts))
+    if isinstance(asked, str):
+        weights = 1 / np.maximum(counts, 1)
+    else:
+        places = {str(name): k for k, name in enumerate(target.classes)}
+        for name, weight in asked.items():
+            if name not in places:
+                known = ", ".join(repr(n) for n in [*places][:MOST_NAMED]) + (
+                    ", ..." if len(places) > MOST_NAMED else ""
+                )
+                raise SettingsError(
+                    f"class_weights names {name!r}, which is no class of {target.names[0]!r}; its classes are {known}."
+                    f"{nearest(name, places)}"
+                )
+            weights[places[name]] = weight
+    # Only their ratios are asked for. With a mean of 1 the learning rate keeps its meaning.
+    return [float(w) for w in weights * counts.sum() / (weights * counts).sum()]
 
 
 def _last_value_beats_mean(data: Sequences, horizon: int) -> bool:

@@ -15,7 +15,7 @@ from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.trained import Trained
-from tidegate.trained.evaluation import evaluate_rows
+from tidegate.trained.evaluation import check_choice, evaluate_rows
 from tidegate.trained.folder import NO_MEMORY
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
@@ -23,7 +23,7 @@ from tidegate.trained.trained import read_settings
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.loop import Loop
 from tidegate.training.progress import Silent, make
-from tidegate.training.resolve import build, complete, find_device, model_spec, resolve
+from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, resolve
 
 
 def train(
@@ -113,6 +113,8 @@ def fit(
             f"{table.name}: no training row has a target to learn from: horizon={settings.horizon} reaches beyond every "
             "stretch of training rows. Use a smaller horizon or longer stretches."
         )
+    check_choice(pre, batches, settings.choose_by)
+    class_weights(settings, pre.target)  # raises where they don't fit the target
     if not batches.has_targets(VALID):
         why = "a class that training saw" if data.unseen else "a target to score"
         data.notes.append(f"No validation row has {why}: the weights of the last epoch are kept.")
@@ -144,6 +146,7 @@ def fit(
         trained.resolved = trained.resolved.with_(
             finished=True,
             best_epoch=state.best_epoch,
+            chosen_by=state.chosen_by if loop.validated else None,
             epochs_run=state.epoch,
             seconds=round(sum(r["seconds"] for r in state.history), 1),
         )

@@ -81,10 +81,11 @@ def cost_of_rounding(parts: Parts, rounded: SequenceModel, table: Any) -> str:
 
 def _figures(parts: Parts, rounded: SequenceModel, rows: Rows) -> tuple[float, float, str]:
     pre = parts.preprocessing
-    metric, _ = primary(pre.target, pre.horizon)
+    metric, _ = primary(pre.target, pre.horizon, parts.run.settings.choose_by)
     values = []
     for model in (parts.run.model, rounded):
-        scores = judge(pre, rows.source, rows.part, run_model(model, pre, rows.source, rows.part).values)
+        outcome = run_model(model, pre, rows.source, rows.part, chances=True)
+        scores = judge(pre, rows.source, rows.part, outcome.values, outcome.chances)
         if not scores.count:
             raise DataError("these rows hold no target value.")
         values.append(float(scores.summary[metric]))
