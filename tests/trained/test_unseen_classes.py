@@ -98,6 +98,15 @@ def test_a_part_without_a_class_that_training_saw_is_told_and_not_scored(tmp_pat
     assert run.results.what.startswith("the valid rows")
 
 
+def test_the_classes_are_named_in_the_order_of_their_scored_rows(tmp_path, signals):
+    run = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
+    new = signals.head(12).with_columns(
+        label=pl.Series(["c", "b", "b", "z", "up", "a", "z", "z", "up", "up", "d", "e"])
+    )
+    with pytest.warns(DataWarning, match="never saw: 'z', 'b', 'a', 'c', 'd' and 1 more"):
+        run.evaluate(new)
+
+
 def test_a_later_table_with_a_new_class_is_evaluated_with_a_warning(tmp_path, signals, capsys):
     run = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
     new = signals.with_columns(

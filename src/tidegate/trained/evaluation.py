@@ -67,6 +67,7 @@ def _unseen(rows: Rows) -> dict[Any, int]:
     """The classes of the scored targets that training never saw, the most frequent first, with their numbers."""
     y = rows.source.all_targets(rows.part)
     codes, counts = np.unique(y[y <= UNSEEN_CLASS].cpu().numpy(), return_counts=True)
+    codes, counts = codes[::-1], counts[::-1]  # in the order of `unseen`
     return {rows.data.unseen[int(UNSEEN_CLASS - codes[k])]: int(counts[k]) for k in np.argsort(-counts, kind="stable")}
 
 
