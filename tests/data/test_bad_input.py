@@ -69,9 +69,9 @@ def test_a_class_that_training_never_saw_is_named_with_its_row(tmp_path, signals
 
 
 def test_text_in_a_number_column_is_named_with_its_row(tmp_path, signals):
-    frame = change(signals.with_columns(pl.col("x").cast(pl.String)), 6, x="n/a")
+    frame = change(signals.with_columns(pl.col("x").cast(pl.String)), 6, x="broken")
     message = complaint(tmp_path, frame, **ROLES)
-    assert "row 7, column 'x': 'n/a' is not a number" in message
+    assert "row 7, column 'x': 'broken' is not a number" in message
     assert "categories='x'" in message
     run = train(frame, out=tmp_path / "run", categories="x", **(QUICK | ROLES))
     assert "x" in run.resolved["categories"]

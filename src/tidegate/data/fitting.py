@@ -28,9 +28,9 @@ from tidegate.data.sequences import TRAIN, Sequences
 from tidegate.data.settings import DataSettings
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
+from tidegate.data.texts import find_numbers
 from tidegate.errors import DataError, SettingsError
 
-DECIMAL_COMMA = r"^\s*[+-]?\d+(,\d+)?\s*$"
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
@@ -62,6 +62,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
                     f"{role} names the column {name!r}, which isn't read: it is left out, not among the features, or it "
                     "is the group, time or split column."
                 )
+    table, formats = find_numbers(table, _maybe_numbers(names, settings), settings, notes)
     used = list(dict.fromkeys([*names, *settings.target, *([split] if split is not None else [])]))
     by_items = bool(set(settings.text) & set(settings.target))
     arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
@@ -87,6 +88,8 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         lists=bool(arranged.lists),
         features=features,
         target=target,
+        formats=formats,
+        missing=settings.missing,
     )
     numbers, codes = encode_features(arranged, features, settings.non_finite)
     y = encode_target(arranged, target, settings.per, settings.non_finite)
@@ -94,6 +97,14 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     if target.task == "class":
         pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
     return pre, sequences
+
+
+def _maybe_numbers(names: list[str], settings: DataSettings) -> list[str]:
+    """The columns whose text may turn out to be numbers: not those of which the user has said what they are."""
+    targets = settings.target if settings.task in ("auto", "number") else ()
+    time = [settings.time] if settings.time is not None else []
+    said = {*settings.text, *settings.categories, *settings.group} | (set(settings.target) - set(targets))
+    return [name for name in dict.fromkeys([*names, *targets, *time]) if name not in said]
 
 
 def _choose_features(table: Table, settings: DataSettings, split: str | None, notes: list[str]) -> list[str]:
@@ -234,8 +245,6 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
                 f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
                 "--task number) or classes (task='class')?"
             )
-        if column.dtype == pl.String:
-            _decimal_commas(arranged, name, "if it is a class, say task='class' (--task class)")
         return "class"
     if all(kind == "number" for kind in kinds.values()):
         return "number"
@@ -264,8 +273,6 @@ def _fit_feature(
     train = pl.Series(part == TRAIN)
     if is_text(column.dtype) or name in settings.categories:
         words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
-        if not words and column.dtype == pl.String and name not in settings.categories:
-            _text_among_numbers(arranged, name)
         values = token_values(column, words).filter(train).drop_nulls().alias("value")
         counted = values.value_counts().sort(["count", "value"], descending=[True, False])
         return TokenColumn(
@@ -299,30 +306,3 @@ def _mean_std(values: pl.Series) -> tuple[float, float]:
 
 def too_large(name: str) -> str:
     return f"the values of column {name!r} are too large to take their mean and spread. Divide them, or leave them out."
-
-
-def _decimal_commas(arranged: Arranged, name: str, otherwise: str) -> None:
-    column = arranged.column(name)
-    marked = column.str.contains(",").fill_null(False).arg_true()
-    if arranged.table.lines is not None and len(marked) and column.str.contains(DECIMAL_COMMA).all():
-        step = int(marked[0])
-        raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} looks like a number with a decimal comma. Read the "
-            f"file with decimal_comma=True (--decimal-comma); {otherwise}."
-        )
-
-
-def _text_among_numbers(arranged: Arranged, name: str) -> None:
-    otherwise = f"if it is a category, name it one (categories={name!r}, --categories {name})"
-    _decimal_commas(arranged, name, otherwise)
-    column = arranged.column(name)
-    parsed = column.cast(pl.Float64, strict=False)
-    present = int(column.is_not_null().sum())
-    broken = (parsed.is_null() & column.is_not_null()).arg_true()
-    # Nine in ten are numbers: the others are slips, not categories.
-    if 0 < len(broken) <= 0.1 * present:
-        step = int(broken[0])
-        raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a number, while {present - len(broken)} other "
-            f"values are. Mend it, leave the cell empty, or name the column a category (categories={name!r}, --categories {name})."
-        )

@@ -25,13 +25,26 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _spellings(value: Any) -> Any:
+    """'n/a,-' and ['n/a', '-'] are two spellings; a number is the spelling that it has."""
+    values = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(values, list | tuple):
+        return values
+    return tuple(part.strip() for one in values for part in str(one).split(",") if part.strip())
+
+
+def _separator(value: Any) -> Any:
+    """A separator by its name, or as it is written."""
+    return {",": "comma", ".": "dot", " ": "blank", "'": "apostrophe"}.get(value, value)
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 TABLE, MODEL, TRAINING = "The table", "The model", "Training"
 
 
-def setting(default: Any, panel: str, description: str, **limits: Any) -> Any:
-    """A field with its help text and the heading under which `--help` shows it."""
-    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
+def setting(default: Any, panel: str, description: str, *, metavar: str = "", **limits: Any) -> Any:
+    """A field with its help text, the heading under which `--help` shows it, and what it calls a value."""
+    return Field(default, description=description, json_schema_extra={"panel": panel, "metavar": metavar}, **limits)
 
 
 class Settings(BaseModel):
@@ -120,7 +133,15 @@ class DataSettings(Settings):
         ge=1,
     )
     non_finite: Literal["error", "missing"] = setting(
-        "error", TABLE, "What to do with NaN and infinity: stop with an error, or take them as missing."
+        "error",
+        TABLE,
+        "What to do with NaN and infinity: stop with an error, or take them as missing. (NaN as text in a CSV file is missing anyway.)",
+    )
+    missing: Annotated[tuple[str, ...], BeforeValidator(_spellings)] = setting(
+        (),
+        TABLE,
+        "Further spellings of a missing value, in every column: 'unknown,-999'. The usual ones (NA, n/a, NaN, null, None, -) are known in columns of numbers.",
+        metavar="TEXT,...",
     )
     encoding: str = setting("utf-8", TABLE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
     row_names: bool = setting(
@@ -128,6 +149,14 @@ class DataSettings(Settings):
     )
     decimal_comma: bool = setting(
         False, TABLE, "Numbers of a CSV file are written with a comma, 1,5 (its separator is then a semicolon or tab)."
+    )
+    thousands: Annotated[
+        Literal["auto", "none", "comma", "dot", "blank", "apostrophe"], BeforeValidator(_separator)
+    ] = setting(
+        "auto",
+        TABLE,
+        "What stands between the thousands of numbers written as text: comma is 1,234, dot 1.234, blank 1 234, apostrophe 1'234; none: nothing. auto: by the whole column, and an error where it may be either.",
+        metavar="[auto|comma|dot|...]",
     )
 
     @model_validator(mode="after")
@@ -143,6 +172,8 @@ class DataSettings(Settings):
         shares = (1.0, 0.0, 0.0) if isinstance(self.split, str) else self.split
         if any(f < 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] <= 0:
             raise ValueError(f"split={shares}: three fractions that sum to 1 are expected, the first above 0.")
+        if self.decimal_comma and self.thousands == "comma":
+            raise ValueError("decimal_comma=True and thousands='comma' contradict each other. Leave one of them out.")
         if self.per == "sequence" and self.horizon:
             raise ValueError(
                 "per='sequence' predicts one value a group and horizon the next values of each row: use one of them."
@@ -152,4 +183,9 @@ class DataSettings(Settings):
     @property
     def reading(self) -> dict[str, Any]:
         """What `read_table` is to know of a file."""
-        return {"encoding": self.encoding, "row_names": self.row_names, "decimal_comma": self.decimal_comma}
+        return {
+            "encoding": self.encoding,
+            "row_names": self.row_names,
+            "decimal_comma": self.decimal_comma,
+            "missing": self.missing,
+        }
