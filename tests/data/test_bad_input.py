@@ -248,8 +248,11 @@ def test_many_whole_numbers_as_a_target_ask_whether_they_are_amounts(tmp_path, s
 
 
 def test_a_column_that_is_empty_in_training_is_refused(tmp_path, signals):
-    frame = signals.with_columns(x=pl.lit(None, dtype=pl.Float64))
-    assert "column 'x' is empty in every training row" in complaint(tmp_path, frame, **ROLES)
+    later = pl.col("device").is_in(["d22", "d23"])
+    frame = signals.with_columns(
+        x=pl.when(later).then(pl.col("x")), s=pl.when(later).then(pl.lit("test")).otherwise(pl.lit("train"))
+    )
+    assert "column 'x' is empty in every training row" in complaint(tmp_path, frame, split="s", **ROLES)
 
 
 def test_labels_other_than_0_and_1_are_named(tmp_path, signals):

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
+from tidegate.data.hints import constant, hints, no_features
 from tidegate.data.preprocessing import (
     NumberColumn,
     Preprocessing,
@@ -28,7 +29,7 @@ from tidegate.data.sequences import TRAIN, Sequences
 from tidegate.data.settings import DataSettings
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
-from tidegate.data.texts import find_numbers
+from tidegate.data.texts import find_numbers, listed
 from tidegate.errors import DataError, SettingsError
 
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
@@ -77,7 +78,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     part, how = assign_parts(arranged, settings.split, settings.split_by, seed)
     notes.append(how)
     target = _fit_target(arranged, settings, part, notes)
-    features = tuple(_fit_feature(arranged, name, settings, part, notes) for name in names)
+    same: dict[str, str] = {}
+    features = tuple(_fit_feature(arranged, name, settings, part, same) for name in names)
+    notes += [*hints(table, names, settings), *constant(same)]
     pre = Preprocessing(
         group=settings.group,
         time=settings.time,
@@ -130,8 +133,15 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
         names = [n for n in table.frame.columns if n not in roles and n not in settings.exclude]
         unread = [n for n in names if not readable(table.frame.schema[n])]
         if unread:
-            kinds = ", ".join(f"{n} ({table.frame.schema[n]})" for n in unread)
+            kinds = listed([f"{n} ({table.frame.schema[n]})" for n in unread])
             notes.append(f"Left out, as neither numbers nor text: {kinds}.")
+            times = [n for n in unread if table.frame.schema[n] in (pl.Date, pl.Datetime)]
+            if times and settings.time is None:
+                notes.append(
+                    f"No time is named, so rows are in the order of the table. If {times[0]} says when they were, name it: time={times[0]!r} "
+                    f"(--time {times[0]})."
+                )
+        unread += no_features(table, [n for n in names if n not in unread], notes)
         names = [n for n in names if n not in unread]
     names = [n for n in names if n not in settings.exclude]
     if not names:
@@ -267,14 +277,17 @@ def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int,
 
 
 def _fit_feature(
-    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, notes: list[str]
+    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, same: dict[str, str]
 ) -> NumberColumn | TokenColumn:
+    """same: takes the columns that are the same in every training row, with their value."""
     column = arranged.column(name)
     train = pl.Series(part == TRAIN)
     if is_text(column.dtype) or name in settings.categories:
         words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
         values = token_values(column, words).filter(train).drop_nulls().alias("value")
         counted = values.value_counts().sort(["count", "value"], descending=[True, False])
+        if counted.height == 1 and not words and len(values) == int(train.sum()):
+            same[name] = repr(counted["value"][0])
         return TokenColumn(
             name,
             "words" if words else "category",
@@ -291,7 +304,7 @@ def _fit_feature(
     if not np.isfinite(std):
         raise DataError(f"{arranged.table.name}: {too_large(name)}")
     if std == 0:
-        notes.append(f"Column {name!r} is {mean:g} in every training row: it can't help.")
+        same[name] = f"{mean:g}"
     return NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))
 
 

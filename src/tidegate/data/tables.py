@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.numerals import NUMBER
+from tidegate.data.pandas_frames import from_pandas
 from tidegate.errors import DataError
 
 CSV_SUFFIXES = {".csv", ".tsv", ".txt"}
@@ -197,7 +198,7 @@ def _from_memory(source: Any) -> Table:
     elif isinstance(source, Mapping):
         frame = pl.DataFrame(source)
     elif type(source).__module__.split(".")[0] == "pandas":
-        frame = pl.from_pandas(source)
+        frame = from_pandas(source)
     elif type(source).__module__.split(".")[0] == "pyarrow":
         arrow = pl.from_arrow(source)
         frame = arrow if isinstance(arrow, pl.DataFrame) else arrow.to_frame()
@@ -258,7 +259,7 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     spaced = blank_follows(names) and not how.as_named & set(names)
     if spaced:
         names = next(csv.reader([first], delimiter=separator, skipinitialspace=True))
-    header = [n if n in how.as_named else n.strip() for n in names]
+    header = _all_named([n if n in how.as_named else n.strip() for n in names])
     widths, lines = _field_counts(text, separator, spaced)
     expected = len(header) + (1 if how.row_names else 0)
     wrong = np.flatnonzero(widths[1:] != expected)
@@ -298,6 +299,13 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     nan = {n: count for n, count in nan.items() if count}
     columns |= {n: columns[n].fill_nan(None) for n in nan}
     return Table(pl.DataFrame(columns), name, lines=lines[1:], separator=separator, nan=nan, grouped=grouped)
+
+
+def _all_named(header: list[str]) -> list[str]:
+    """Several columns without a name, as pandas writes an index of several levels, get the names that pandas gives them."""
+    if header.count("") < 2:
+        return header
+    return [name or f"Unnamed: {k}" for k, name in enumerate(header)]
 
 
 def blank_follows(header: Sequence[str]) -> bool:
