@@ -10,6 +10,7 @@ import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
 from tidegate.data.hints import constant, hints, no_features
+from tidegate.data.names import name_columns
 from tidegate.data.preprocessing import (
     NumberColumn,
     Preprocessing,
@@ -45,6 +46,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         raise SettingsError(
             f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
         )
+    settings = name_columns(settings, table)
     require(table, settings.target, "target")
     require(table, settings.group, "group")
     require(table, [settings.time] if settings.time is not None else [], "time")

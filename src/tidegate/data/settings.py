@@ -14,15 +14,27 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+VALID_SHARE = 0.15  # of the training rows, where a split names none to validate on
+
+
 def _split(value: Any) -> Any:
-    """'0.8,0.1,0.1' and [0.8, 0.1, 0.1] are fractions; any other text is a column's name."""
-    if isinstance(value, str):
-        parts = value.split(",")
-        try:
-            return tuple(float(p) for p in parts) if len(parts) == 3 else value
-        except ValueError:
-            return value
-    return value
+    """'0.8,0.1,0.1' and [0.8, 0.1, 0.1] are fractions; any other text is a column's name. Of two fractions the first trains and
+    the second tests; rows to validate on are taken from the first."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    try:
+        shares = tuple(float(p) for p in parts)
+    except (TypeError, ValueError):
+        return value
+    if len(shares) == 2 and 0 < shares[0] < 1 and abs(sum(shares) - 1) < 1e-6:
+        valid = shares[0] * VALID_SHARE
+        return shares[0] - valid, valid, shares[1]
+    if len(shares) != 3:
+        raise ValueError(
+            "expected three fractions that sum to 1 (train, valid, test), such as 0.7,0.15,0.15, two (train, test), or a column"
+        )
+    return shares
 
 
 def _spellings(value: Any) -> Any:
@@ -100,9 +112,11 @@ class DataSettings(Settings):
     )
     horizon: int = setting(0, TABLE, "0: predict the target of the same row. K > 0: the target's next K values.", ge=0)
     features: Names | None = setting(
-        None, TABLE, "Columns to read. None: all that are not group, time, split, left out or, at horizon 0, target."
+        None,
+        TABLE,
+        "Columns to read, as a list (a,b) or by a pattern ('x*'). None: all that are not group, time, split, left out or, at horizon 0, target.",
     )
-    exclude: Names = setting((), TABLE, "Columns to leave out.")
+    exclude: Names = setting((), TABLE, "Columns to leave out, as a list (a,b) or by a pattern ('tmp_*').")
     categories: Names = setting(
         (), TABLE, "Columns of whole numbers that are codes, not amounts (text columns are categories anyway)."
     )
@@ -113,7 +127,7 @@ class DataSettings(Settings):
     split: Annotated[str | tuple[float, float, float], BeforeValidator(_split)] = setting(
         (0.7, 0.15, 0.15),
         TABLE,
-        "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15.",
+        "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15. Two, 0.8,0.2, are train and test, and 15% of the first validate.",
     )
     split_by: Literal["auto", "group", "time"] = setting(
         "auto",
