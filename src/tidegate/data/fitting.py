@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
+from tidegate.data.dates import has_dates, read_time
 from tidegate.data.hints import constant, hints, no_features
 from tidegate.data.names import name_columns
 from tidegate.data.preprocessing import (
@@ -66,6 +67,8 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
                     "is the group, time or split column."
                 )
     table, formats = find_numbers(table, _maybe_numbers(names, settings), settings, notes)
+    table, date_order, told = read_time(table, settings.time, settings.date_order)
+    notes += [told] if told else []
     used = list(dict.fromkeys([*names, *settings.target, *([split] if split is not None else [])]))
     by_items = bool(set(settings.text) & set(settings.target))
     arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
@@ -94,6 +97,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         features=features,
         target=target,
         formats=formats,
+        date_order=date_order,
         missing=settings.missing,
     )
     numbers, codes = encode_features(arranged, features, settings.non_finite)
@@ -125,19 +129,20 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
                 raise SettingsError(
                     f"features holds the target {name!r}: at horizon 0 the model would read the answer."
                 )
-            if not readable(table.frame.schema[name]):
+            if kind := _unreadable(table, name):
                 raise DataError(
-                    f"{table.name}: column {name!r} holds {table.frame.schema[name]}, which can't be a feature. "
+                    f"{table.name}: column {name!r} holds {kind}, which can't be a feature. "
                     "Turn it into numbers or text, or leave it out."
                 )
         names = list(settings.features)
     else:
         names = [n for n in table.frame.columns if n not in roles and n not in settings.exclude]
-        unread = [n for n in names if not readable(table.frame.schema[n])]
+        kinds = {n: kind for n in names if (kind := _unreadable(table, n))}
+        unread = list(kinds)
         if unread:
-            kinds = listed([f"{n} ({table.frame.schema[n]})" for n in unread])
-            notes.append(f"Left out, as neither numbers nor text: {kinds}.")
-            times = [n for n in unread if table.frame.schema[n] in (pl.Date, pl.Datetime)]
+            listing = listed([f"{n} ({kind})" for n, kind in kinds.items()])
+            notes.append(f"Left out, as neither numbers nor text: {listing}.")
+            times = [n for n in unread if kinds[n] == "dates" or table.frame.schema[n] in (pl.Date, pl.Datetime)]
             if times and settings.time is None:
                 notes.append(
                     f"No time is named, so rows are in the order of the table. If {times[0]} says when they were, name it: time={times[0]!r} "
@@ -152,6 +157,15 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
             + " ".join(["", *notes])
         )
     return names
+
+
+def _unreadable(table: Table, name: str) -> str:
+    """What a column holds that can't be a feature; "" where it can be one."""
+    dtype = table.frame.schema[name]
+    if not readable(dtype):
+        return str(dtype)
+    # In a typed table, dates as text are text.
+    return "dates" if table.lines is not None and dtype == pl.String and has_dates(table.frame[name]) else ""
 
 
 def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list[str]) -> None:
@@ -180,6 +194,10 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
     table, names = arranged.table, settings.target
     dtypes = {name: arranged.columns[name].dtype for name in names}
     for name, dtype in dtypes.items():
+        if dtype == pl.String and (kind := _unreadable(table, name)):
+            raise DataError(
+                f"{table.name}: the target {name!r} holds {kind}. Text, whole numbers, yes/no or floats can be predicted."
+            )
         if not (dtype.is_numeric() or dtype == pl.Boolean or is_text(dtype)):
             raise DataError(
                 f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."

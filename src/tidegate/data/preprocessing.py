@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
+from tidegate.data.dates import read_time
 from tidegate.data.numerals import NumberFormat
 from tidegate.data.sequences import MISSING_CLASS, TEST, Sequences
 from tidegate.data.splits import assign_parts
@@ -83,6 +84,7 @@ class Preprocessing:
     formats: Mapping[str, NumberFormat] = field(
         default_factory=dict
     )  # of text columns that are numbers: how they are written
+    date_order: str = ""  # of times such as 01/02/2026: "dmy" or "mdy"
     missing: tuple[str, ...] = ()  # further spellings of a missing value
 
     @property
@@ -105,7 +107,11 @@ class Preprocessing:
 
     def to_json(self) -> str:
         values = asdict(self)
-        for name in ("formats", "missing"):  # left out where there are none, as in files of earlier versions
+        for name in (
+            "formats",
+            "date_order",
+            "missing",
+        ):  # left out where there are none, as in files of earlier versions
             if not values[name]:
                 del values[name]
         return json.dumps({"format": FORMAT, "version": VERSION, **values}, indent=1, ensure_ascii=False) + "\n"
@@ -143,6 +149,7 @@ class Preprocessing:
             require(table, [split], "split")
             names.append(split)
         table = self._read_numbers(table, with_target)
+        table = read_time(table, self.time, self.date_order or "auto", otherwise="dmy")[0]
         by_items = bool(set(self.text) & set(self.target.names))
         text = [name for name in self.text if name in names and table.frame.schema[name] == pl.String]
         arranged = arrange(table, group=self.group, time=self.time, used=names, text=text, items=by_items)

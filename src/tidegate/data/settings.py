@@ -173,6 +173,12 @@ class DataSettings(Settings):
         metavar="[auto|comma|dot|...]",
     )
 
+    date_order: Literal["auto", "dmy", "mdy"] = setting(
+        "auto",
+        TABLE,
+        "How times such as 01/02/2026 are read: dmy has the day first, mdy the month. auto: as the column allows, and an error where both are possible.",
+    )
+
     @model_validator(mode="after")
     def _agree(self):
         for role in ("target", "group", "features", "exclude", "categories", "text"):

@@ -30,6 +30,7 @@ PARQUET_SUFFIXES = {".parquet", ".pq"}
 ARROW_SUFFIXES = {".arrow", ".feather", ".ipc"}
 SUFFIXES = sorted(CSV_SUFFIXES | JSON_LINES_SUFFIXES | PARQUET_SUFFIXES | ARROW_SUFFIXES)
 MISSING = ("NA", "null")  # cells of a CSV file that are missing values, beside the empty one
+_DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d")
 _MAYBE_A_TIME = re.compile(r"\d{1,4}[-/.:]\d")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
@@ -323,8 +324,14 @@ def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
         return column
     bare = pl.select(pl.when(bare.alias("") != "").then(bare.alias(""))).to_series()
     one = pl.DataFrame({"at": pl.zeros(len(column), dtype=pl.UInt8, eager=True), "cell": bare.alias("cell")})
-    read = how.parse(one.write_csv(separator="\t"), "\t", try_parse_dates=True, columns=["cell"])["cell"]
-    if read.dtype == pl.String or len(read) != len(column):
+    try:
+        read = how.parse(one.write_csv(separator="\t"), "\t", try_parse_dates=True, columns=["cell"])["cell"]
+    except pl.exceptions.PolarsError:  # times in two forms: text, for now
+        return column
+    # polars takes 01/02/2026 for the first of February, and what it can't read for missing: both are for whoever needs the times.
+    guessed = read.dtype.is_temporal() and _DAY_OR_MONTH_FIRST.match(first[0].strip())
+    lost = read.null_count() > (bare.is_null() | bare.is_in([*MISSING, *how.missing])).sum()
+    if read.dtype == pl.String or len(read) != len(column) or guessed or lost:
         return bare.alias(column.name) if spaced else column
     return read.alias(column.name)
 
