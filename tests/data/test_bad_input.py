@@ -60,9 +60,9 @@ def test_a_constant_number_is_no_target(tmp_path, signals):
 
 
 def test_text_in_a_number_column_is_named_with_its_row(tmp_path, signals):
-    frame = change(signals.with_columns(pl.col("x").cast(pl.String)), 6, x="n/a")
+    frame = change(signals.with_columns(pl.col("x").cast(pl.String)), 6, x="broken")
     message = complaint(tmp_path, frame, **ROLES)
-    assert "row 7, column 'x': 'n/a' is not a number" in message
+    assert "row 7, column 'x': 'broken' is not a number" in message
     assert "categories='x'" in message
     run = train(frame, out=tmp_path / "run", categories="x", **(QUICK | ROLES))
     assert "x" in run.resolved["categories"]
@@ -268,8 +268,11 @@ def test_the_next_whole_number_alone_is_asked_about_unless_it_is_a_code(tmp_path
 
 
 def test_a_column_that_is_empty_in_training_is_refused(tmp_path, signals):
-    frame = signals.with_columns(x=pl.lit(None, dtype=pl.Float64))
-    assert "column 'x' is empty in every training row" in complaint(tmp_path, frame, **ROLES)
+    later = pl.col("device").is_in(["d22", "d23"])
+    frame = signals.with_columns(
+        x=pl.when(later).then(pl.col("x")), s=pl.when(later).then(pl.lit("test")).otherwise(pl.lit("train"))
+    )
+    assert "column 'x' is empty in every training row" in complaint(tmp_path, frame, split="s", **ROLES)
 
 
 def test_labels_other_than_0_and_1_are_named(tmp_path, signals):

@@ -127,6 +127,13 @@ def test_dates_that_have_no_role_are_left_out_with_a_note():
     pre, data = prepare(frame, target="y", split=ALL_TRAIN)
     assert [c.name for c in pre.features] == ["x"]
     assert any("when (Date)" in note for note in data.notes)
+    assert any(
+        "rows are in the order of the table. If when says" in note and "--time when" in note for note in data.notes
+    )
+    other = frame.with_columns(t=pl.Series([1, 2]))
+    assert not any(
+        "order of the table" in note for note in prepare(other, target="y", time="t", split=ALL_TRAIN)[1].notes
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def predict(
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.data.tables import SUFFIXES, unknown_suffix, write_table
+    from tidegate.data.texts import listed
     from tidegate.errors import DataError
     from tidegate.run import load
 
@@ -40,6 +41,4 @@ def predict(
         raise DataError(f"{out} is the table itself. Write the predictions to another file.")
     frame = load(run).predict(table, probabilities=probabilities, batch_size=batch_size)
     write_table(frame, out)
-    typer.echo(
-        f"{out}: {frame.height:,} rows with {', '.join(c for c in frame.columns if c.startswith('prediction'))}."
-    )
+    typer.echo(f"{out}: {frame.height:,} rows with {listed([c for c in frame.columns if c.startswith('prediction')])}.")

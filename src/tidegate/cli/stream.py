@@ -74,6 +74,7 @@ def stream(
     import sys
 
     from tidegate.data.lines import RowLines
+    from tidegate.data.texts import listed
     from tidegate.errors import Interrupted, SettingsError
     from tidegate.run import load
     from tidegate.streaming.answers import Answers
@@ -97,7 +98,7 @@ def stream(
         ttl=ttl,
     )
     if sys.stdin.isatty():
-        columns = ", ".join(answers.stream.columns)
+        columns = listed(answers.stream.columns)
         typer.echo(
             f"Reading rows from the terminal: a CSV header with {columns}, or a JSON object a line; Ctrl-D ends.",
             err=True,

@@ -75,7 +75,11 @@ def _with_settings(function: Any) -> Any:
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
         option = typer.Option(
-            *names, help=help_, metavar=metavar, rich_help_panel=str(extra["panel"]), show_default=False
+            *names,
+            help=help_,
+            metavar=str(extra["metavar"]) or metavar,
+            rich_help_panel=str(extra["panel"]),
+            show_default=False,
         )
         optional = kind | None
         parameters.append(

@@ -191,6 +191,7 @@ def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarra
         column = column.cast(pl.String)
     if column.dtype != pl.String:
         return column
+    column = column.str.strip_chars()
     # Sorting text would put "10" before "9": only text that is a date all through can order rows.
     try:
         parsed = column.str.to_datetime(strict=False)

@@ -9,6 +9,9 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
+from tidegate.data.dates import has_dates, read_time
+from tidegate.data.hints import constant, hints, no_features
+from tidegate.data.names import name_columns
 from tidegate.data.preprocessing import (
     NumberColumn,
     Preprocessing,
@@ -28,9 +31,9 @@ from tidegate.data.sequences import PART_NAMES, TRAIN, UNSEEN_CLASS, Sequences
 from tidegate.data.settings import DataSettings
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
+from tidegate.data.texts import find_numbers, listed
 from tidegate.errors import DataError, SettingsError
 
-DECIMAL_COMMA = r"^\s*[+-]?\d+(,\d+)?\s*$"
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
@@ -44,6 +47,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         raise SettingsError(
             f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
         )
+    settings = name_columns(settings, table)
     require(table, settings.target, "target")
     require(table, settings.group, "group")
     require(table, [settings.time] if settings.time is not None else [], "time")
@@ -62,6 +66,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
                     f"{role} names the column {name!r}, which isn't read: it is left out, not among the features, or it "
                     "is the group, time or split column."
                 )
+    table, formats = find_numbers(table, _maybe_numbers(names, settings), settings, notes)
+    table, date_order, told = read_time(table, settings.time, settings.date_order)
+    notes += [told] if told else []
     used = list(dict.fromkeys([*names, *settings.target, *([split] if split is not None else [])]))
     by_items = bool(set(settings.text) & set(settings.target))
     arranged = arrange(table, group=settings.group, time=settings.time, used=used, text=settings.text, items=by_items)
@@ -76,7 +83,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     part, how = assign_parts(arranged, settings.split, settings.split_by, seed)
     notes.append(how)
     target = _fit_target(arranged, settings, part, notes)
-    features = tuple(_fit_feature(arranged, name, settings, part, notes) for name in names)
+    same: dict[str, str] = {}
+    features = tuple(_fit_feature(arranged, name, settings, part, same) for name in names)
+    notes += [*hints(table, names, settings), *constant(same)]
     pre = Preprocessing(
         group=settings.group,
         time=settings.time,
@@ -87,6 +96,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         lists=bool(arranged.lists),
         features=features,
         target=target,
+        formats=formats,
+        date_order=date_order,
+        missing=settings.missing,
     )
     numbers, codes = encode_features(arranged, features, settings.non_finite)
     y, unseen = encode_target(arranged, target, settings.per, settings.non_finite)
@@ -95,6 +107,14 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     if target.task == "class":
         pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
     return pre, sequences
+
+
+def _maybe_numbers(names: list[str], settings: DataSettings) -> list[str]:
+    """The columns whose text may turn out to be numbers: not those of which the user has said what they are."""
+    targets = settings.target if settings.task in ("auto", "number") else ()
+    time = [settings.time] if settings.time is not None else []
+    said = {*settings.text, *settings.categories, *settings.group} | (set(settings.target) - set(targets))
+    return [name for name in dict.fromkeys([*names, *targets, *time]) if name not in said]
 
 
 def _choose_features(table: Table, settings: DataSettings, split: str | None, notes: list[str]) -> list[str]:
@@ -110,18 +130,26 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
                 raise SettingsError(
                     f"features holds the target {name!r}: at horizon 0 the model would read the answer."
                 )
-            if not readable(table.frame.schema[name]):
+            if kind := _unreadable(table, name):
                 raise DataError(
-                    f"{table.name}: column {name!r} holds {table.frame.schema[name]}, which can't be a feature. "
+                    f"{table.name}: column {name!r} holds {kind}, which can't be a feature. "
                     "Turn it into numbers or text, or leave it out."
                 )
         names = list(settings.features)
     else:
         names = [n for n in table.frame.columns if n not in roles and n not in settings.exclude]
-        unread = [n for n in names if not readable(table.frame.schema[n])]
+        kinds = {n: kind for n in names if (kind := _unreadable(table, n))}
+        unread = list(kinds)
         if unread:
-            kinds = ", ".join(f"{n} ({table.frame.schema[n]})" for n in unread)
-            notes.append(f"Left out, as neither numbers nor text: {kinds}.")
+            listing = listed([f"{n} ({kind})" for n, kind in kinds.items()])
+            notes.append(f"Left out, as neither numbers nor text: {listing}.")
+            times = [n for n in unread if kinds[n] == "dates" or table.frame.schema[n] in (pl.Date, pl.Datetime)]
+            if times and settings.time is None:
+                notes.append(
+                    f"No time is named, so rows are in the order of the table. If {times[0]} says when they were, name it: time={times[0]!r} "
+                    f"(--time {times[0]})."
+                )
+        unread += no_features(table, [n for n in names if n not in unread], notes)
         names = [n for n in names if n not in unread]
     names = [n for n in names if n not in settings.exclude]
     if not names:
@@ -130,6 +158,15 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
             + " ".join(["", *notes])
         )
     return names
+
+
+def _unreadable(table: Table, name: str) -> str:
+    """What a column holds that can't be a feature; "" where it can be one."""
+    dtype = table.frame.schema[name]
+    if not readable(dtype):
+        return str(dtype)
+    # In a typed table, dates as text are text.
+    return "dates" if table.lines is not None and dtype == pl.String and has_dates(table.frame[name]) else ""
 
 
 def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list[str]) -> None:
@@ -158,6 +195,10 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
     table, names = arranged.table, settings.target
     dtypes = {name: arranged.columns[name].dtype for name in names}
     for name, dtype in dtypes.items():
+        if dtype == pl.String and (kind := _unreadable(table, name)):
+            raise DataError(
+                f"{table.name}: the target {name!r} holds {kind}. Text, whole numbers, yes/no or floats can be predicted."
+            )
         if not (dtype.is_numeric() or dtype == pl.Boolean or is_text(dtype)):
             raise DataError(
                 f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."
@@ -244,8 +285,6 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
                     f"{table.name}: the target {name!r} holds {count} different whole numbers. Are they amounts (task='number', "
                     "--task number) or classes (task='class', --task class)?"
                 )
-        if column.dtype == pl.String:
-            _decimal_commas(arranged, name, "if it is a class, say task='class' (--task class)")
         return "class"
     if all(kind == "number" for kind in kinds.values()):
         return "number"
@@ -294,16 +333,17 @@ def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int,
 
 
 def _fit_feature(
-    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, notes: list[str]
+    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, same: dict[str, str]
 ) -> NumberColumn | TokenColumn:
+    """same: takes the columns that are the same in every training row, with their value."""
     column = arranged.column(name)
     train = pl.Series(part == TRAIN)
     if is_text(column.dtype) or name in settings.categories:
         words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
-        if not words and column.dtype == pl.String and name not in settings.categories:
-            _text_among_numbers(arranged, name)
         values = token_values(column, words).filter(train).drop_nulls().alias("value")
         counted = values.value_counts().sort(["count", "value"], descending=[True, False])
+        if counted.height == 1 and not words and len(values) == int(train.sum()):
+            same[name] = repr(counted["value"][0])
         return TokenColumn(
             name,
             "words" if words else "category",
@@ -320,7 +360,7 @@ def _fit_feature(
     if not np.isfinite(std):
         raise DataError(f"{arranged.table.name}: {too_large(name)}")
     if std == 0:
-        notes.append(f"Column {name!r} is {mean:g} in every training row: it can't help.")
+        same[name] = f"{mean:g}"
     return NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))
 
 
@@ -335,30 +375,3 @@ def _mean_std(values: pl.Series) -> tuple[float, float]:
 
 def too_large(name: str) -> str:
     return f"the values of column {name!r} are too large to take their mean and spread. Divide them, or leave them out."
-
-
-def _decimal_commas(arranged: Arranged, name: str, otherwise: str) -> None:
-    column = arranged.column(name)
-    marked = column.str.contains(",").fill_null(False).arg_true()
-    if arranged.table.lines is not None and len(marked) and column.str.contains(DECIMAL_COMMA).all():
-        step = int(marked[0])
-        raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} looks like a number with a decimal comma. Read the "
-            f"file with decimal_comma=True (--decimal-comma); {otherwise}."
-        )
-
-
-def _text_among_numbers(arranged: Arranged, name: str) -> None:
-    otherwise = f"if it is a category, name it one (categories={name!r}, --categories {name})"
-    _decimal_commas(arranged, name, otherwise)
-    column = arranged.column(name)
-    parsed = column.cast(pl.Float64, strict=False)
-    present = int(column.is_not_null().sum())
-    broken = (parsed.is_null() & column.is_not_null()).arg_true()
-    # Nine in ten are numbers: the others are slips, not categories.
-    if 0 < len(broken) <= 0.1 * present:
-        step = int(broken[0])
-        raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a number, while {present - len(broken)} other "
-            f"values are. Mend it, leave the cell empty, or name the column a category (categories={name!r}, --categories {name})."
-        )

@@ -5,16 +5,17 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import math
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.tables import MISSING, separator_of
+from tidegate.data.tables import MISSING, blank_follows, separator_of
 from tidegate.errors import DataError, nearest
 
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 WHOLE = re.compile(r"-?\d+", re.ASCII)
 
 
@@ -47,6 +48,7 @@ class RowLines:
         encoding: str = "utf-8",
         row_names: bool = False,
         decimal_comma: bool = False,
+        missing: Sequence[str] = (),
         name: str = "standard input",
     ):
         try:
@@ -57,6 +59,8 @@ class RowLines:
             encoding = "utf-8"  # those can't be cut into lines; a stream of such a run is UTF-8
         self._source, self._encoding, self._name = source, encoding, name
         self._row_names, self._comma = row_names, decimal_comma
+        self._missing, self._spaced = {*MISSING, *missing}, False
+        self._formats = dict(pre.formats)
         self._numbers = {c.name for c in pre.numbers}
         self._words = {c.name for c in pre.tokens if c.kind == "words"}
         # Categories that a file's reader took for whole numbers or yes/no, and so reads 03 as 3 and True as true.
@@ -108,6 +112,13 @@ class RowLines:
 
     def _read_header(self, text: str, separator: str, number: int) -> None:
         header = next(csv.reader([text], delimiter=separator))
+        wanted = {
+            n for n in (*self._features, *self._group, *(self.key or ())) if n != n.strip()
+        }  # as earlier versions had them
+        self._spaced = blank_follows(header) and not wanted & set(header)
+        if self._spaced:
+            header = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
+        header = [name if name in wanted else name.strip() for name in header]
         where = f"{self._name}, line {number}"
         if self._comma and separator == ",":
             raise DataError(f"{where}: the separator is a comma, so a decimal comma can't be told from it.")
@@ -150,7 +161,7 @@ class RowLines:
     def _from_csv(self, text: str, separator: str) -> dict[str, Any] | str:
         assert self.header is not None
         try:
-            cells = next(csv.reader([text], delimiter=separator, strict=True))
+            cells = next(csv.reader([text], delimiter=separator, strict=True, skipinitialspace=self._spaced))
         except csv.Error as error:
             return f"not a row of CSV ({error}); a row is one line"
         if self._row_names:
@@ -165,16 +176,23 @@ class RowLines:
 
     def _value(self, name: str, cell: str) -> Any:
         """A cell as a file's reader would take it; what is no number where one is expected stays text, for the message."""
-        if not cell or (cell in MISSING and name not in self._words):
+        bare = cell.strip()
+        if not cell or (cell in self._missing and name not in self._words):
             return None
-        if name in self._numbers or name in self._codes:
-            return self._number(
-                cell
-            )  # of codes too: 03 is the code 3, as in a file whose column holds nothing but numbers
-        return cell
+        if name in self._numbers:
+            if not bare or bare in SPELLINGS or bare in self._missing:
+                return None
+            if name in self._formats:
+                number = self._formats[name].number(bare)
+                return cell if number is None else number
+            return self._number(bare, cell)
+        if name in self._codes:  # too: 03 is the code 3, as in a file whose column holds nothing but numbers
+            return self._number(bare, cell) if bare and bare not in self._missing else None
+        return bare if self._spaced else cell
 
-    def _number(self, cell: str) -> Any:
-        text = cell.replace(",", ".") if self._comma and cell.count(",") == 1 else cell
+    def _number(self, bare: str, cell: str) -> Any:
+        text = bare.replace(",", ".") if self._comma and bare.count(",") == 1 else bare
         if NUMBER.fullmatch(text):
-            return float(text)
-        return {"true": True, "false": False}.get(cell.lower(), cell)
+            number = float(text)
+            return None if math.isnan(number) else number
+        return {"true": True, "false": False}.get(bare.lower(), cell)

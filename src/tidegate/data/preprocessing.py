@@ -7,17 +7,20 @@ sequences; `Preprocessing.apply` encodes another table in the same way.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
+from tidegate.data.dates import read_time
+from tidegate.data.numerals import NumberFormat
 from tidegate.data.sequences import MISSING_CLASS, TEST, UNSEEN_CLASS, Sequences
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
+from tidegate.data.texts import read_numbers
 from tidegate.errors import DataError, RunError
 
 FORMAT, VERSION = "tidegate-preprocessing", 1
@@ -88,6 +91,11 @@ class Preprocessing:
     lists: bool
     features: tuple[NumberColumn | TokenColumn, ...]
     target: Target
+    formats: Mapping[str, NumberFormat] = field(
+        default_factory=dict
+    )  # of text columns that are numbers: how they are written
+    date_order: str = ""  # of times such as 01/02/2026: "dmy" or "mdy"
+    missing: tuple[str, ...] = ()  # further spellings of a missing value
 
     @property
     def numbers(self) -> tuple[NumberColumn, ...]:
@@ -101,8 +109,22 @@ class Preprocessing:
     def number_width(self) -> int:
         return len(self.numbers) + sum(c.mask for c in self.numbers)
 
+    @property
+    def names(self) -> list[str]:
+        """All columns that it speaks of."""
+        time = [] if self.time is None else [self.time]
+        return [*self.group, *time, *self.target.names, *(c.name for c in self.features)]
+
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        for name in (
+            "formats",
+            "date_order",
+            "missing",
+        ):  # left out where there are none, as in files of earlier versions
+            if not values[name]:
+                del values[name]
+        return json.dumps({"format": FORMAT, "version": VERSION, **values}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, name: str = "preprocessing.json") -> Preprocessing:
@@ -118,7 +140,8 @@ class Preprocessing:
                 for c in values.pop("features")
             )
             target = Target(**_tuples(values.pop("target")))
-            return Preprocessing(**_tuples(values), features=features, target=target)
+            formats = {name: NumberFormat(**f) for name, f in values.pop("formats", {}).items()}
+            return Preprocessing(**_tuples(values), features=features, target=target, formats=formats)
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{name} is damaged or was not written by Tidegate ({error}).") from error
 
@@ -135,12 +158,25 @@ class Preprocessing:
         if split is not None:
             require(table, [split], "split")
             names.append(split)
+        table = self._read_numbers(table, with_target)
+        table = read_time(table, self.time, self.date_order or "auto", otherwise="dmy")[0]
         by_items = bool(set(self.text) & set(self.target.names))
         text = [name for name in self.text if name in names and table.frame.schema[name] == pl.String]
         arranged = arrange(table, group=self.group, time=self.time, used=names, text=text, items=by_items)
         if self.lists and not arranged.lists:
             raise DataError(f"{table.name}: training had list columns, a sequence a row; here is a plain table.")
         return arranged
+
+    def _read_numbers(self, table: Table, with_target: bool) -> Table:
+        """The table with the numbers of its text columns, where training had numbers."""
+        numbers = [c.name for c in self.numbers]
+        strict = list(numbers)
+        if with_target and not (self.target.classes and isinstance(self.target.classes[0], str)):
+            numbers += self.target.names
+            strict += self.target.names if self.target.task == "number" else []
+        if self.time is not None and self.time in self.formats:
+            numbers.append(self.time)
+        return read_numbers(table, numbers, self.formats, strict=strict)
 
     def apply(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
         """Encode another table. with_target: its target columns must be there and are encoded too.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tidegate.data.arrange import ITEM, WORD
+from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import NumberColumn, Preprocessing, TokenColumn
 from tidegate.errors import DataError, nearest, of_type
 
@@ -24,6 +25,9 @@ class RowReader:
         """embeddings: the vectors of each token column's entries, [entries, dim]."""
         self.columns = [c.name for c in pre.features]
         self._missing = pre.non_finite == "missing"
+        self._formats = dict(pre.formats)
+        # What the user calls missing, as text and as the numbers that some of it is.
+        self._none: set[Any] = {*pre.missing, *(float(m) for m in pre.missing if NUMBER.fullmatch(m))}
         # How a table's reader would cut a cell of this column into words, where it does.
         items = bool(set(pre.text) & set(pre.target.names))
         self._cut = {name: re.compile(ITEM if items else WORD) for name in pre.text}
@@ -47,13 +51,13 @@ class RowReader:
         """Write what the core reads of this row to x [width], float32. Raises DataError: it begins with `where`."""
         if type(row) is not dict and not isinstance(row, Mapping):
             row = self._named(row, where)
-        encoded = [0.0] * self._number_width
+        encoded, none = [0.0] * self._number_width, self._none
         for k, (name, mean, std, mask) in enumerate(self._numbers):
             try:
                 value = row[name]
             except KeyError:
                 raise self._absent(name, row, where) from None
-            if type(value) is not float or value - value != 0.0:
+            if type(value) is not float or value - value != 0.0 or (none and value in none):
                 value = self._number(name, value, where)
                 if value is None:
                     if mask >= 0:
@@ -73,6 +77,8 @@ class RowReader:
                 value = row[column.name]
             except KeyError:
                 raise self._absent(column.name, row, where) from None
+            if none and _plain(value) in none:
+                value = None
             entry = known.get(value) if type(value) is str else None
             x[at:end] = table[self._entry(column, known, value, where) if entry is None else entry]
 
@@ -96,8 +102,12 @@ class RowReader:
 
     def _number(self, name: str, value: Any, where: str) -> float | None:
         """A value of a numeric column that is no finite float: None where it is missing."""
-        if value is None:
+        if value is None or (self._none and not isinstance(value, bool) and _plain(value) in self._none):
             return None
+        if isinstance(value, str) and name in self._formats:
+            written = self._formats[name].number(value)
+            if written is not None or value.strip() in SPELLINGS:
+                return written
         if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
             raise DataError(
                 f"{where}, column {name!r}: {told(value)} is not a number. Mend it, or give none (null) where it is missing."
@@ -139,6 +149,13 @@ class RowReader:
                 )
             text = text.lower()
         return known.get(text, 0)
+
+
+def _plain(value: Any) -> Any:
+    """A value as the spellings of missing ones are compared: text without the blanks around it, NumPy's numbers as Python's."""
+    if isinstance(value, str):
+        return value.strip()
+    return value.item() if isinstance(value, np.generic) else value if isinstance(value, int | float) else None
 
 
 def told(value: Any) -> str:

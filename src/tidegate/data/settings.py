@@ -14,24 +14,49 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+VALID_SHARE = 0.15  # of the training rows, where a split names none to validate on
+
+
 def _split(value: Any) -> Any:
-    """'0.8,0.1,0.1' and [0.8, 0.1, 0.1] are fractions; any other text is a column's name."""
-    if isinstance(value, str):
-        parts = value.split(",")
-        try:
-            return tuple(float(p) for p in parts) if len(parts) == 3 else value
-        except ValueError:
-            return value
-    return value
+    """'0.8,0.1,0.1' and [0.8, 0.1, 0.1] are fractions; any other text is a column's name. Of two fractions the first trains and
+    the second tests; rows to validate on are taken from the first."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    try:
+        shares = tuple(float(p) for p in parts)
+    except (TypeError, ValueError):
+        return value
+    if len(shares) == 2 and 0 < shares[0] < 1 and abs(sum(shares) - 1) < 1e-6:
+        valid = shares[0] * VALID_SHARE
+        return shares[0] - valid, valid, shares[1]
+    if len(shares) != 3:
+        raise ValueError(
+            "expected three fractions that sum to 1 (train, valid, test), such as 0.7,0.15,0.15, two (train, test), or a column"
+        )
+    return shares
+
+
+def _spellings(value: Any) -> Any:
+    """'n/a,-' and ['n/a', '-'] are two spellings; a number is the spelling that it has."""
+    values = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(values, list | tuple):
+        return values
+    return tuple(part.strip() for one in values for part in str(one).split(",") if part.strip())
+
+
+def _separator(value: Any) -> Any:
+    """A separator by its name, or as it is written."""
+    return {",": "comma", ".": "dot", " ": "blank", "'": "apostrophe"}.get(value, value)
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 TABLE, MODEL, TRAINING = "The table", "The model", "Training"
 
 
-def setting(default: Any, panel: str, description: str, **limits: Any) -> Any:
-    """A field with its help text and the heading under which `--help` shows it."""
-    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
+def setting(default: Any, panel: str, description: str, *, metavar: str = "", **limits: Any) -> Any:
+    """A field with its help text, the heading under which `--help` shows it, and what it calls a value."""
+    return Field(default, description=description, json_schema_extra={"panel": panel, "metavar": metavar}, **limits)
 
 
 class Settings(BaseModel):
@@ -88,9 +113,11 @@ class DataSettings(Settings):
     )
     horizon: int = setting(0, TABLE, "0: predict the target of the same row. K > 0: the target's next K values.", ge=0)
     features: Names | None = setting(
-        None, TABLE, "Columns to read. None: all that are not group, time, split, left out or, at horizon 0, target."
+        None,
+        TABLE,
+        "Columns to read, as a list (a,b) or by a pattern ('x*'). None: all that are not group, time, split, left out or, at horizon 0, target.",
     )
-    exclude: Names = setting((), TABLE, "Columns to leave out.")
+    exclude: Names = setting((), TABLE, "Columns to leave out, as a list (a,b) or by a pattern ('tmp_*').")
     categories: Names = setting(
         (), TABLE, "Columns of whole numbers that are codes, not amounts (text columns are categories anyway)."
     )
@@ -103,7 +130,7 @@ class DataSettings(Settings):
     split: Annotated[str | tuple[float, float, float], BeforeValidator(_split)] = setting(
         (0.7, 0.15, 0.15),
         TABLE,
-        "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15.",
+        "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15. Two, 0.8,0.2, are train and test, and 15% of the first validate.",
     )
     split_by: Literal["auto", "group", "time"] = setting(
         "auto",
@@ -123,7 +150,15 @@ class DataSettings(Settings):
         ge=1,
     )
     non_finite: Literal["error", "missing"] = setting(
-        "error", TABLE, "What to do with NaN and infinity: stop with an error, or take them as missing."
+        "error",
+        TABLE,
+        "What to do with NaN and infinity: stop with an error, or take them as missing. (NaN as text in a CSV file is missing anyway.)",
+    )
+    missing: Annotated[tuple[str, ...], BeforeValidator(_spellings)] = setting(
+        (),
+        TABLE,
+        "Further spellings of a missing value, in every column: 'unknown,-999'. The usual ones (NA, n/a, NaN, null, None, -) are known in columns of numbers.",
+        metavar="TEXT,...",
     )
     encoding: str = setting("utf-8", TABLE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
     row_names: bool = setting(
@@ -131,6 +166,20 @@ class DataSettings(Settings):
     )
     decimal_comma: bool = setting(
         False, TABLE, "Numbers of a CSV file are written with a comma, 1,5 (its separator is then a semicolon or tab)."
+    )
+    thousands: Annotated[
+        Literal["auto", "none", "comma", "dot", "blank", "apostrophe"], BeforeValidator(_separator)
+    ] = setting(
+        "auto",
+        TABLE,
+        "What stands between the thousands of numbers written as text: comma is 1,234, dot 1.234, blank 1 234, apostrophe 1'234; none: nothing. auto: by the whole column, and an error where it may be either.",
+        metavar="[auto|comma|dot|...]",
+    )
+
+    date_order: Literal["auto", "dmy", "mdy"] = setting(
+        "auto",
+        TABLE,
+        "How times such as 01/02/2026 are read: dmy has the day first, mdy the month. auto: as the column allows, and an error where both are possible.",
     )
 
     @model_validator(mode="after")
@@ -146,6 +195,8 @@ class DataSettings(Settings):
         shares = (1.0, 0.0, 0.0) if isinstance(self.split, str) else self.split
         if any(f < 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] <= 0:
             raise ValueError(f"split={shares}: three fractions that sum to 1 are expected, the first above 0.")
+        if self.decimal_comma and self.thousands == "comma":
+            raise ValueError("decimal_comma=True and thousands='comma' contradict each other. Leave one of them out.")
         if self.per == "sequence" and self.horizon:
             raise ValueError(
                 "per='sequence' predicts one value a group and horizon the next values of each row: use one of them."
@@ -155,4 +206,9 @@ class DataSettings(Settings):
     @property
     def reading(self) -> dict[str, Any]:
         """What `read_table` is to know of a file."""
-        return {"encoding": self.encoding, "row_names": self.row_names, "decimal_comma": self.decimal_comma}
+        return {
+            "encoding": self.encoding,
+            "row_names": self.row_names,
+            "decimal_comma": self.decimal_comma,
+            "missing": self.missing,
+        }

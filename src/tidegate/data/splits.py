@@ -7,6 +7,7 @@ import polars as pl
 
 from tidegate.data.arrange import Arranged
 from tidegate.data.sequences import NOWHERE, TEST, TRAIN, VALID
+from tidegate.data.settings import VALID_SHARE
 from tidegate.errors import DataError, SettingsError
 
 _WORDS = {
@@ -15,7 +16,6 @@ _WORDS = {
     "test": TEST, "testing": TEST,
 }  # fmt: skip
 FEW_SEQUENCES = 5  # with fewer, whole groups can't be shared out among three parts
-VALID_SHARE = 0.15  # of the training rows, where a split column names none to validate on
 
 
 def assign_parts(

@@ -11,14 +11,17 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from tidegate.data.numerals import NUMBER
+from tidegate.data.pandas_frames import from_pandas
 from tidegate.errors import DataError
 
 CSV_SUFFIXES = {".csv", ".tsv", ".txt"}
@@ -27,6 +30,8 @@ PARQUET_SUFFIXES = {".parquet", ".pq"}
 ARROW_SUFFIXES = {".arrow", ".feather", ".ipc"}
 SUFFIXES = sorted(CSV_SUFFIXES | JSON_LINES_SUFFIXES | PARQUET_SUFFIXES | ARROW_SUFFIXES)
 MISSING = ("NA", "null")  # cells of a CSV file that are missing values, beside the empty one
+_DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d")
+_MAYBE_A_TIME = re.compile(r"\d{1,4}[-/.:]\d")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -35,6 +40,8 @@ class Table:
     """A data frame and what is needed to speak about its rows.
 
     `where(i)` names row `i` (from 0) as a person would find it: the line of a CSV file, else the row from 1.
+    separator: of a CSV file. nan: the columns of numbers in which it wrote NaN for a missing value, and how often. grouped: the
+    columns whose decimal commas look like thousands separators, with a row and a cell that show it.
     """
 
     frame: pl.DataFrame
@@ -42,6 +49,9 @@ class Table:
     path: Path | None = None
     sha256: str | None = None
     lines: np.ndarray | None = None  # of a CSV file: the line (from 1) on which each row starts
+    separator: str | None = None
+    nan: Mapping[str, int] = field(default_factory=dict)
+    grouped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
         if self.lines is not None:
@@ -49,7 +59,16 @@ class Table:
         return f"{self.name}, row {row + 1}"
 
 
-def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False, decimal_comma: bool = False) -> Table:
+def read_table(
+    source: Any,
+    *,
+    encoding: str = "utf-8",
+    row_names: bool = False,
+    decimal_comma: bool = False,
+    missing: Sequence[str] = (),
+    as_text: Iterable[str] = (),
+    as_named: Iterable[str] = (),
+) -> Table:
     """Read `source` into a `Table`.
 
     source: a path (CSV/TSV, Parquet, JSON lines, Arrow by its suffix), a polars, pandas or pyarrow table,
@@ -57,13 +76,17 @@ def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False,
     encoding: of a text file; "utf-8" (a byte order mark is skipped), "latin-1", "cp1252", ...
     row_names: the first field of each CSV row is an unnamed row number (as R writes it) and is left out.
     decimal_comma: numbers of a CSV file are written 1,5 (the separator is then a semicolon, a tab or a bar).
+    missing: cells that are missing values, beside the usual ones; a number is missing wherever it has that value.
+    as_text: columns of a CSV file that stay text, whatever they hold. as_named: names that keep the blanks around them.
+
+    Blanks around the names, numbers and times of a CSV file are no part of them.
 
     Raises DataError: the message names the file, the line and the way out.
     """
     if isinstance(source, Table):
         return source
     if not isinstance(source, str | Path):
-        return _from_memory(source)
+        return _without_missing(_from_memory(source), missing)
     path = Path(source)
     name = path.name
     if path.is_dir():
@@ -78,7 +101,9 @@ def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False,
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{name} is empty. A table needs a header and at least one row.")
-        table = _read_file(path, suffix, encoding, row_names, decimal_comma)
+        kept = frozenset(n for n in as_named if n != n.strip())
+        how = _CsvOptions(row_names, decimal_comma, tuple(missing), frozenset(as_text), kept)
+        table = _without_missing(_read_file(path, suffix, encoding, how), missing)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
     if table.frame.height == 0:
@@ -86,7 +111,27 @@ def read_table(source: Any, *, encoding: str = "utf-8", row_names: bool = False,
     return table
 
 
-def _read_file(path: Path, suffix: str, encoding: str, row_names: bool, decimal_comma: bool) -> Table:
+@dataclass(frozen=True)
+class _CsvOptions:
+    row_names: bool
+    decimal_comma: bool
+    missing: tuple[str, ...]
+    as_text: frozenset[str]
+    as_named: frozenset[str]
+
+    def parse(self, text: str, separator: str, **options: Any) -> pl.DataFrame:
+        """What polars makes of a CSV file."""
+        return pl.read_csv(
+            text.encode(),
+            separator=separator,
+            infer_schema_length=None,
+            null_values=[*MISSING, *self.missing],
+            decimal_comma=self.decimal_comma,
+            **options,
+        )
+
+
+def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Table:
     name = path.name
     if suffix in PARQUET_SUFFIXES | ARROW_SUFFIXES:
         kind, read = ("Parquet", pl.read_parquet) if suffix in PARQUET_SUFFIXES else ("Arrow", pl.read_ipc)
@@ -102,12 +147,10 @@ def _read_file(path: Path, suffix: str, encoding: str, row_names: bool, decimal_
     text = _decode(raw, name, encoding)
     if not text.strip():
         raise DataError(f"{name} is empty. A table needs a header and at least one row.")
-    lines = None
+    sha256 = hashlib.sha256(raw).hexdigest()
     if suffix in CSV_SUFFIXES:
-        frame, lines = _read_csv(text, name, suffix, row_names, decimal_comma)
-    else:
-        frame = _read_json_lines(text, name)
-    return Table(frame, name, path, hashlib.sha256(raw).hexdigest(), lines)
+        return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
+    return Table(_read_json_lines(text, name), name, path, sha256)
 
 
 def _sha256(path: Path) -> str:
@@ -156,7 +199,7 @@ def _from_memory(source: Any) -> Table:
     elif isinstance(source, Mapping):
         frame = pl.DataFrame(source)
     elif type(source).__module__.split(".")[0] == "pandas":
-        frame = pl.from_pandas(source)
+        frame = from_pandas(source)
     elif type(source).__module__.split(".")[0] == "pyarrow":
         arrow = pl.from_arrow(source)
         frame = arrow if isinstance(arrow, pl.DataFrame) else arrow.to_frame()
@@ -203,21 +246,23 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
         ) from None
 
 
-def _read_csv(
-    text: str, name: str, suffix: str, row_names: bool, decimal_comma: bool
-) -> tuple[pl.DataFrame, np.ndarray]:
+def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     if "\x00" in text[:4096]:
         raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
     first = text.split("\n", 1)[0].rstrip("\r")
     separator = "\t" if suffix == ".tsv" else separator_of(first)
-    if decimal_comma and separator == ",":
+    if how.decimal_comma and separator == ",":
         raise DataError(
             f"{name}: its separator is a comma, so a decimal comma can't be told from it. Leave decimal_comma out, or save "
             "the table with semicolons."
         )
-    header = next(csv.reader([first], delimiter=separator))
-    widths, lines = _field_counts(text, separator)
-    expected = len(header) + (1 if row_names else 0)
+    names = next(csv.reader([first], delimiter=separator))
+    spaced = blank_follows(names) and not how.as_named & set(names)
+    if spaced:
+        names = next(csv.reader([first], delimiter=separator, skipinitialspace=True))
+    header = _all_named([n if n in how.as_named else n.strip() for n in names])
+    widths, lines = _field_counts(text, separator, spaced)
+    expected = len(header) + (1 if how.row_names else 0)
     wrong = np.flatnonzero(widths[1:] != expected)
     if wrong.size:
         _complain_about_widths(
@@ -228,28 +273,121 @@ def _read_csv(
             header=header,
             widths=widths,
             lines=lines,
-            row_names=row_names,
+            row_names=how.row_names,
         )
-    if len(lines) and lines[-1] != lines.size:
-        text = _without_blank_lines(text, separator)
-    if row_names:
-        header = ["", *header]
-        text = separator + text
     repeated = sorted({h for h in header if header.count(h) > 1})
     if repeated:
         raise DataError(f"{name}: the header names {repeated[0]!r} more than once. Rename one of the columns.")
+    if len(lines) and lines[-1] != lines.size:
+        text = _without_blank_lines(text, separator, spaced)
+    if spaced:
+        text = _without_following_blanks(text, separator)
+    if header != names or spaced:
+        text = "\n".join([_csv_line(header, separator), *text.split("\n", 1)[1:]])
+    if how.row_names:
+        header = ["", *header]
+        text = separator + text
     try:
-        frame = pl.read_csv(
-            text.encode(),
-            separator=separator,
-            infer_schema_length=None,
-            try_parse_dates=True,
-            null_values=list(MISSING),
-            decimal_comma=decimal_comma,
-        )
+        as_text = {n: pl.String for n in header if n in how.as_text}
+        frame = how.parse(text, separator, schema_overrides=as_text)
+        columns = {n: frame[n] if n in as_text else _cleaned(frame[n], how, spaced) for n in frame.columns}
+        grouped = _grouped(frame, text, separator, how) if how.decimal_comma else {}
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
-    return (frame.drop(frame.columns[0]) if row_names else frame), lines[1:]
+    if how.row_names:
+        del columns[frame.columns[0]]
+    nan = {n: int(c.is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
+    nan = {n: count for n, count in nan.items() if count}
+    columns |= {n: columns[n].fill_nan(None) for n in nan}
+    return Table(pl.DataFrame(columns), name, lines=lines[1:], separator=separator, nan=nan, grouped=grouped)
+
+
+def _all_named(header: list[str]) -> list[str]:
+    """Several columns without a name, as pandas writes an index of several levels, get the names that pandas gives them."""
+    if header.count("") < 2:
+        return header
+    return [name or f"Unnamed: {k}" for k, name in enumerate(header)]
+
+
+def blank_follows(header: Sequence[str]) -> bool:
+    """Whether a CSV file is written with a blank after each separator, as its header shows: "t, x, y"."""
+    return len(header) > 1 and all(name[:1] == " " for name in header[1:])
+
+
+def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
+    """A column of text as what it is without the blanks around its cells: numbers, yes/no or times, else the text as it came."""
+    if column.dtype != pl.String:
+        return column
+    bare = column.str.strip_chars()
+    first = column.drop_nulls().head(1)
+    if not len(first) or not (_MAYBE_A_TIME.match(first[0].strip()) or bool((bare != column).any())):
+        return column
+    bare = pl.select(pl.when(bare.alias("") != "").then(bare.alias(""))).to_series()
+    one = pl.DataFrame({"at": pl.zeros(len(column), dtype=pl.UInt8, eager=True), "cell": bare.alias("cell")})
+    try:
+        read = how.parse(one.write_csv(separator="\t"), "\t", try_parse_dates=True, columns=["cell"])["cell"]
+    except pl.exceptions.PolarsError:  # times in two forms: text, for now
+        return column
+    # polars takes 01/02/2026 for the first of February, and what it can't read for missing: both are for whoever needs the times.
+    guessed = read.dtype.is_temporal() and _DAY_OR_MONTH_FIRST.match(first[0].strip())
+    lost = read.null_count() > (bare.is_null() | bare.is_in([*MISSING, *how.missing])).sum()
+    if read.dtype == pl.String or len(read) != len(column) or guessed or lost:
+        return bare.alias(column.name) if spaced else column
+    return read.alias(column.name)
+
+
+def _grouped(frame: pl.DataFrame, text: str, separator: str, how: _CsvOptions) -> dict[str, tuple[int, str]]:
+    """Columns such as 999, 8,520: every comma has three digits behind it, and numbers below 1000 have none."""
+    floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    if not floats:
+        return {}
+    cells = how.parse(text, separator, schema_overrides=dict.fromkeys(floats, pl.String))
+    found = {}
+    for name in floats:
+        column = cells[name].alias("").str.strip_chars()
+        commas = column.str.contains(",", literal=True).fill_null(False)
+        whole = column.filter(~commas).drop_nulls()
+        if commas.sum() < 3 or not len(whole) or whole.str.contains("[0-9]{4}|[eE.]").any():
+            continue
+        if column.filter(commas).str.contains(r"^[+-]?[1-9][0-9]{0,2},[0-9]{3}$").all():
+            row = int(commas.arg_true()[0])
+            found[name] = (row, column[row])
+    return found
+
+
+def _csv_line(cells: Sequence[str], separator: str) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=separator, lineterminator="").writerow(cells)
+    return out.getvalue()
+
+
+def _without_following_blanks(text: str, separator: str) -> str:
+    """A CSV file without the blanks that follow its separators."""
+    if '"' not in text:
+        return re.sub(re.escape(separator) + " +", separator, text)
+    out = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    csv.writer(out, delimiter=separator, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _without_missing(table: Table, missing: Sequence[str]) -> Table:
+    """The table with nothing in the cells that hold one of these spellings, or that number."""
+    if not missing:
+        return table
+    numbers = [float(m) for m in missing if NUMBER.fullmatch(m)]
+    columns = {}
+    for column in table.frame.get_columns():
+        bare = column.alias("")
+        if column.dtype == pl.String:
+            wrong = bare.str.strip_chars().is_in(list(missing))
+        elif column.dtype.is_numeric() and numbers:
+            wrong = bare.cast(pl.Float64).is_in(numbers)
+        else:
+            continue
+        columns[column.name] = pl.select(pl.when(wrong.fill_null(False)).then(None).otherwise(bare)).to_series()
+    every = {c.name: columns.get(c.name, c) for c in table.frame.get_columns()}
+    return replace(table, frame=pl.DataFrame(every))
 
 
 def separator_of(header: str) -> str:
@@ -261,10 +399,10 @@ def _fields(line: str, separator: str) -> int:
     return len(next(csv.reader([line], delimiter=separator), []))
 
 
-def _field_counts(text: str, separator: str) -> tuple[np.ndarray, np.ndarray]:
+def _field_counts(text: str, separator: str, spaced: bool) -> tuple[np.ndarray, np.ndarray]:
     """How many fields each row has, and the line (from 1) on which it starts."""
     if '"' in text:  # a quoted cell may hold separators and line ends: only a CSV reader can count
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
         widths, lines, last = [], [], 0
         for row in reader:
             if row:
@@ -282,12 +420,12 @@ def _field_counts(text: str, separator: str) -> tuple[np.ndarray, np.ndarray]:
     return (np.diff(seen, prepend=0) + 1)[~blank], (np.arange(ends.size) + 1)[~blank]
 
 
-def _without_blank_lines(text: str, separator: str) -> str:
+def _without_blank_lines(text: str, separator: str, spaced: bool) -> str:
     """polars would read a blank line as a row of missing values."""
     if '"' not in text:
         return "\n".join(line for line in text.splitlines() if line)
     out = io.StringIO(newline="")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
     csv.writer(out, delimiter=separator).writerows(row for row in rows if row)
     return out.getvalue()
 

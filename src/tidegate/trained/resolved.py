@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from tidegate.data.texts import listed
 from tidegate.errors import RunError, nearest
 from tidegate.model.tasks import TASKS
 
@@ -89,7 +90,8 @@ class Resolved:
         """What was made of the table and the settings, in a few lines."""
         parts = ", ".join(f"{p['sequences']} {n} ({p['rows']:,} rows)" for n, p in self.parts.items() if p["sequences"])
         reads = [f"{len(self.numbers)} numbers"] if self.numbers else []
-        reads += [f"{name} ({size:,} known values)" for name, size in self.categories.items()]
+        if self.categories:
+            reads.append(listed([f"{name} ({size:,} known values)" for name, size in self.categories.items()]))
         predicts = TASKS[self.task].about(self.classes)
         return [
             f"{self.table_name}: sequences: {parts}; the longest has {self.longest:,} steps.",

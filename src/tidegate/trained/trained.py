@@ -102,7 +102,8 @@ class Trained:
 
     def read(self, table: Any) -> Table:
         """A table as the one of the training was read."""
-        return read_table(table, **self.settings.reading)
+        pre = self.preprocessing
+        return read_table(table, **self.settings.reading, as_text=pre.formats, as_named=pre.names)
 
 
 def open_folder(folder: str | Path) -> Trained:
