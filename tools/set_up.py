@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         print(told)
     sys.stdout.flush()
     pip = subprocess.Popen(
-        [sys.executable, "-m", "pip", "install", *arguments],
+        [sys.executable, "-u", "-m", "pip", "install", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,15 @@ def test_a_run_that_is_not_finished_is_used_with_a_note(here, capsys, arguments)
     assert main(["train", "--resume", "--out", "runs/cut", "--quiet"]) == 0
     assert main(arguments.format("runs/cut").split()) == 0
     assert "Note:" not in capsys.readouterr().err
+
+
+def test_a_run_without_a_whole_epoch_says_how_to_get_one(here, capsys):
+    Path("runs/cut/model.safetensors").unlink()
+    assert main(["evaluate", "runs/cut", "t.csv"]) == 2
+    assert (
+        "hasn't come to the end of an epoch yet; go on with: tidegate train --resume --out runs/cut"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", ["predict {} {} -o p.csv", "evaluate {} {}", "inspect {} {}"])

@@ -191,6 +191,18 @@ def test_whoever_only_looks_keeps_nobody_out(tmp_path):
     FolderLock(tmp_path).check()
 
 
+def test_two_may_look_at_once_at_a_lock_that_nobody_holds(tmp_path):
+    import fcntl
+
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        FolderLock(tmp_path).check()
+        with pytest.raises(RunError):
+            FolderLock(tmp_path).take()
+    FolderLock(tmp_path).take()
+
+
 def test_of_two_that_choose_a_name_at_once_the_second_takes_the_next_number(tmp_path, signals, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table(signals, tmp_path / "t.csv")
