@@ -12,6 +12,9 @@ MERMAID := tests/browser/node_modules/.package-lock.json
 CSRC := $(wildcard csrc/* csrc/kernels/*)
 SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 
+# pip install, with a word on what it does.
+SET_UP := $(BIN)/python tools/set_up.py
+
 .PHONY: help demo test test-all test-long test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs bench bench-peers install-all clean
 
 help:  ## show this list
@@ -19,6 +22,7 @@ help:  ## show this list
 
 demo: $(VENV)/.train  ## the whole tour: train on real data, score, label a sentence (under two minutes once installed)
 	$(BIN)/tidegate demo
+	@echo "The commands of README.md and docs/ work as they stand there after: . $(BIN)/activate"
 
 # Processes that share the tests, a core each.
 WORKERS ?= 2
@@ -118,19 +122,19 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train]'
 	@touch $@
 
 $(VENV)/.test: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test]'
 	@touch $@ $(VENV)/.train
 
 $(VENV)/.peers: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,peers]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,peers]'
 	@touch $@
 
 $(VENV)/.browser: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,browser]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,browser]'
 	@touch $@
 
 $(MERMAID): tests/browser/package.json tests/browser/package-lock.json
@@ -138,20 +142,20 @@ $(MERMAID): tests/browser/package.json tests/browser/package-lock.json
 	@touch $@
 
 $(VENV)/.bench: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,bench]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,bench]'
 	@touch $@ $(VENV)/.train $(VENV)/.test
 
 $(VENV)/.docs: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,docs]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,docs]'
 	@touch $@
 
 # One installation for all groups, which may then run side by side.
 install-all: $(VENV)/.all
 
 $(VENV)/.all: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,peers,browser,docs,dev]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,peers,browser,docs,dev]'
 	@touch $@ $(VENV)/.train $(VENV)/.test $(VENV)/.peers $(VENV)/.browser $(VENV)/.docs $(VENV)/.dev
 
 $(VENV)/.dev: $(SETUP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[train,test,dev]'
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,dev]'
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,11 @@ def no_wait_for_the_disk() -> Iterator[None]:
 @pytest.fixture
 def signals() -> pl.DataFrame:
     return signal_table()
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches the test, and what it starts, also where the tests run in the background, which ignores it (`make test &`)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -1,5 +1,10 @@
 import sys
 
-from tidegate.cli import main
+try:
+    from tidegate.cli import main
 
-sys.exit(main())
+    status = main()
+except KeyboardInterrupt:
+    print("Interrupted.", file=sys.stderr)
+    status = 130
+sys.exit(status)

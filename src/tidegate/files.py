@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ STILL = 60
 """Seconds without a change after which a temporary file of a process that isn't here is a leftover: on a shared disk, that
 process may run on another machine."""
 
+_TEMPORARY = re.compile(r"\.(?P<name>.+?)\.(?P<pid>\d+)(-[0-9a-f]{8})?(\.tmp\.mode)?\.tmp", re.DOTALL)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -50,6 +52,8 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
         yield temporaries
+        for path, temporary in zip(paths, temporaries, strict=True):
+            _give_the_usual_mode(temporary, path)
         # On the disk before the rename, so that a crash can't leave an empty file under the good name.
         for temporary in temporaries:
             with temporary.open("rb+") as file:
@@ -67,14 +71,14 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
                     if kept[path].exists():
                         kept[path].replace(path)
                     else:
-                        _remove(path)
+                        remove(path)
         reason = _reason(error)
         if reason is None:
             raise
         raise DiskError(f"{' and '.join(map(str, paths))} could not be written{reason}") from error
     finally:
         for temporary in (*temporaries, *kept.values()):
-            _remove(temporary)
+            remove(temporary)
 
 
 def _reason(error: BaseException) -> str | None:
@@ -94,23 +98,48 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _give_the_usual_mode(temporary: Path, path: Path) -> None:
+    """The permissions that any new file of this folder gets, by the umask. Some writers (safetensors) make files that only their
+    owner may read, and then a colleague can't open the run.
+    """
+    if os.name != "posix":
+        return
+    # The umask itself can only be asked for by changing it, for all threads at once.
+    probe = path.with_name(f"{temporary.name}.mode.tmp")
+    try:
+        file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            mode = stat.S_IMODE(os.fstat(file).st_mode)
+        finally:
+            os.close(file)
+    finally:
+        remove(probe)
+    if stat.S_IMODE(temporary.stat().st_mode) != mode:
+        temporary.chmod(mode)
+
+
+def temporaries_in(folder: Path) -> Iterator[tuple[Path, str, int]]:
+    """The temporary files in a folder, each with the name of the file that it is to become and the process that writes it."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder)
+    for name in names:
+        if found := _TEMPORARY.fullmatch(name):
+            yield folder / name, found["name"], int(found["pid"])
+
+
 def _remove_leftovers(path: Path) -> None:
     """Temporary files for `path` of processes that were killed. Those of an .old stay: it may be all there is."""
     if os.name != "posix":  # elsewhere nobody can be asked so simply
         return
-    names: list[str] = []
-    ending = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(-[0-9a-f]{{8}})?\.tmp")
-    with contextlib.suppress(OSError):
-        names = os.listdir(path.parent)
-    for name in names:
+    for old, name, process in temporaries_in(path.parent):
         with contextlib.suppress(OSError):  # somebody else may be removing them
-            found = ending.fullmatch(name)
-            old = path.with_name(name)
-            if found and not _runs(int(found[1])) and time.time() - old.stat().st_mtime > STILL:
-                _remove(old)
+            if name == path.name and not runs(process) and time.time() - old.stat().st_mtime > STILL:
+                remove(old)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+    """Whether there is a process of this number here. POSIX alone: elsewhere asking would end it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -120,6 +149,7 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, if it is there and can be removed."""
     with contextlib.suppress(OSError):
         path.unlink()

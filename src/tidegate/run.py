@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import time as clock_time
 from typing import TYPE_CHECKING, Any, Literal
 
 from tidegate.trained.trained import Trained, open_folder
@@ -92,14 +92,19 @@ class Run(Trained):
         self,
         *,
         probabilities: bool = False,
+        time: str | None = None,
+        late: Literal["error", "take"] = "error",
         max_keys: int | None = None,
         ttl: float | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock_time,
         on_forget: Callable[[Any], None] = lambda key: None,
     ) -> Stream:
         """The run row by row: `stream.push(row, key)` takes a row as it comes and gives its prediction. See `Stream`.
 
         probabilities: answers hold `p_CLASS` too.
+        time: the column of a row that says when it happened, a number or a date. A row whose time is not after the last one of its
+            key is late or repeated. None: rows are taken in the order in which they come.
+        late: "error": such a row raises DataError and leaves the state as it was; "take": it is taken all the same.
         max_keys: so many keys have a state; where there are more, the one not heard of for longest begins anew. None: all.
         ttl: seconds after which a key that wasn't heard of begins anew, by `clock`. None: never.
         on_forget: called with each key that goes for one of these two reasons.
@@ -108,7 +113,16 @@ class Run(Trained):
         """
         from tidegate.streaming import Stream
 
-        return Stream(self, probabilities=probabilities, max_keys=max_keys, ttl=ttl, clock=clock, on_forget=on_forget)
+        return Stream(
+            self,
+            probabilities=probabilities,
+            time=time,
+            late=late,
+            max_keys=max_keys,
+            ttl=ttl,
+            clock=clock,
+            on_forget=on_forget,
+        )
 
     def export(self, to: str, path: str | Path | None = None, **options: Any) -> Exported:
         """Write the run for another program that then needs neither Tidegate nor, but for pt2, PyTorch.

@@ -15,6 +15,8 @@ import pytest
 from tests.helpers.runs import folder_of, run_of, sensors
 from tidegate.cli import main
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 LINES = sensors().write_csv().encode().splitlines(keepends=True)
 
 

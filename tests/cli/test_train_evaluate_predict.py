@@ -19,6 +19,8 @@ from tidegate.cli import COMMANDS, main
 from tidegate.data.tables import read_table, write_table
 from tidegate.trained.settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 QUICK = ["--hidden-size", "8", "--epochs", "2", "--no-baselines", "--device", "cpu"]
 ROLES = ["--target", "label", "--group", "device", "--time", "t"]
 

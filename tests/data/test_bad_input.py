@@ -218,6 +218,8 @@ def test_a_mistyped_setting_is_answered_with_the_nearest_one(tmp_path, signals):
         ({"device": "abacus"}, "device='abacus' can't be used here"),
         ({"residual": True}, "residual=True needs a forecast of numbers"),
         ({"target": 3}, "target=3: expected a column's name or a list of them."),
+        ({"device": "gpu"}, "PyTorch has no device of that name. Say cpu, cuda (an NVIDIA or AMD GPU"),
+        ({"device": "meta"}, "This machine has: cpu"),
         ({"device": "meta"}, "device='meta' can't be used here"),
         ({"exclude": ["x", "colour"]}, "no column is left to read"),
         ({"group": ["device", "device"]}, "group names the column 'device' twice"),

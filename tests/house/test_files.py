@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.files import DiskError, replacing_all
+from tidegate.files import DiskError, replacing, replacing_all
 
 
 def state(folder: Path) -> dict[str, str]:
@@ -115,3 +115,22 @@ def test_what_killed_processes_left_of_the_same_file_is_removed_and_nothing_else
     (tmp_path / fresh).write_text("half")
     put([tmp_path / "a"])
     assert set(state(tmp_path)) == {"a", *stay, fresh}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_has_the_permissions_that_the_umask_gives_whoever_wrote_it(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        for name in ("new", "again", "again"):
+            with replacing(tmp_path / name) as temporary:
+                temporary.touch(0o600)  # as safetensors does
+                temporary.chmod(0o600)
+        put([tmp_path / "a", tmp_path / "b"])
+    finally:
+        os.umask(before)
+    assert {p.name: oct(p.stat().st_mode & 0o777) for p in tmp_path.iterdir()} == dict.fromkeys(
+        ["new", "again", "a", "b"], oct(mode)
+    )

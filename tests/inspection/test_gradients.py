@@ -34,6 +34,8 @@ from tidegate.training import Interrupted, TrainSettings, load, train
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import build, complete, model_spec
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 CELLS = ["gru", "lstm", "rnn"]
 SHAPES = [(1, False), (2, False), (1, True), (3, True)]
 TORCH = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}

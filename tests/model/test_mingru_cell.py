@@ -20,6 +20,8 @@ from tidegate.model import CoreOptions
 from tidegate.model.cells import CELLS
 from tidegate.training import Interrupted
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 SUFFIXES = {"onnx": "onnx", "keras": "keras", "pt2": "pt2", "c": "h"}
 MINGRU = {**QUICK, **ROLES, "cell": "mingru"}
 

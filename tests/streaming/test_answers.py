@@ -16,6 +16,8 @@ from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import DiskError
 from tidegate.streaming.answers import Answers
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 
 class Killed(Exception):
     pass
@@ -377,6 +379,21 @@ def test_a_stop_while_it_reads_past_old_rows_leaves_the_file_as_it_was(tmp_path)
     assert counts.stopped
     assert state.read_bytes() == kept
     assert run_answers(csv(), state=state)[1].skipped == 40
+
+
+def test_a_signal_that_the_process_was_started_to_ignore_does_not_stop_it():
+    class Interrupting(io.BytesIO):
+        def write(self, data):
+            signal.raise_signal(signal.SIGINT)
+            return super().write(data)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, counts = run_answers(csv(), out=Interrupting())
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (counts.rows, counts.stopped) == (sensors().height, False)
 
 
 def test_a_second_interrupt_ends_a_write_that_stands_still(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,34 @@ def test_a_run_folder_holds_what_the_design_names_and_no_pickle(tmp_path, signal
     markdown = (r.folder / "report.md").read_text()
     for text in ("majority class", "same head, no recurrence", "![Loss](loss.svg)", "| hidden_size | 8 |"):
         assert text in markdown
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_every_file_of_a_run_can_be_read_by_those_whom_the_umask_lets(tmp_path, signals):
+    before = os.umask(0o022)
+    try:
+        r = train(signals, out=tmp_path / "run", **(QUICK | ROLES | {"baselines": True}))
+    finally:
+        os.umask(before)
+    modes = {str(p.relative_to(r.folder)): oct(p.stat().st_mode & 0o777) for p in r.folder.rglob("*") if p.is_file()}
+    assert "no_memory/model.safetensors" in modes
+    assert set(modes.values()) == {"0o644"}, modes
+
+
+def test_a_folder_of_runs_is_no_run_and_the_message_names_those_inside(tmp_path, signals):
+    for name in ("runs/b", "runs/a", "demo/run"):
+        train(signals, out=tmp_path / name, **(QUICK | ROLES | {"epochs": 1}))
+    runs = tmp_path / "runs"
+    with pytest.raises(RunError) as caught:
+        load(runs)
+    assert (
+        str(caught.value)
+        == f"{runs} is not a run: it has no config.yaml. It holds runs: {runs}/a, {runs}/b. Name one of them."
+    )
+    with pytest.raises(RunError, match=r"It holds the run: .*/demo/run\. Name that\."):
+        load(tmp_path / "demo")
+    with pytest.raises(RunError, match=r"config\.yaml is not a run: it is a file, and a run is a folder"):
+        load(runs / "a" / "config.yaml")
 
 
 def test_a_runs_own_configuration_repeats_it(tmp_path, signals):

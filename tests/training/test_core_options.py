@@ -21,6 +21,8 @@ from tidegate.model.spec import CoreOptions
 from tidegate.model.tasks import TASKS
 from tidegate.trained import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 # An option a line: how the command line says it, and what the layer has then.
 OPTIONS = {
     "reset": (["--reset", "before"], "before"),

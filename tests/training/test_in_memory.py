@@ -14,6 +14,8 @@ from tidegate.errors import Interrupted, RunError, SettingsError
 from tidegate.trained import Trained, TrainSettings
 from tidegate.training import fit
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 SETTINGS = QUICK | ROLES | {"baselines": True}
 
 

@@ -23,6 +23,8 @@ from tidegate.training.gate_log import MOST_STEPS, SHARE, GateLog, _of_similar_l
 from tidegate.training.journal import FolderJournal
 from tidegate.training.resolve import build, complete, model_spec
 
+pytestmark = pytest.mark.usefixtures("ctrl_c")
+
 FIELDS = [
     "update_mean",
     "update_near_0",

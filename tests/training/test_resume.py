@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import signal
 import threading
 
 import pytest
@@ -13,6 +16,9 @@ from tests.helpers.training import ROLES, DieAfter, StopAfter, same_weights
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
 from tidegate.training import Interrupted, load, train
+from tidegate.training.progress import Silent
+
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path, signals):
@@ -65,6 +71,21 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_bits(tmp_path, sig
     assert same_weights(whole, train(out=tmp_path / "cut", resume=True, progress=False))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(tmp_path, signals, number):
+    class Ask(StopAfter):
+        def step(self, loss: float) -> None:
+            os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        run = train(signals, out=tmp_path / "run", **(QUICK | ROLES | {"progress": Ask(1)}))
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert run.resolved.finished
+
+
 def test_resume_refuses_other_settings_another_table_and_a_folder_that_is_no_run(tmp_path, signals):
     path = tmp_path / "t.parquet"
     write_table(signals, path)
@@ -79,6 +100,59 @@ def test_resume_refuses_other_settings_another_table_and_a_folder_that_is_no_run
         train(out=tmp_path / "none", resume=True)
     with pytest.raises(SettingsError, match="resume needs the run folder"):
         train(resume=True)
+
+
+@pytest.fixture
+def two_threads():
+    """As many as torch took when the run began."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_that_a_run_began_with_can_be_said_on_resume_and_another_one_not(
+    tmp_path, signals, two_threads
+):
+    path = tmp_path / "t.parquet"
+    write_table(signals, path)
+    for name in ("a", "b"):
+        with pytest.raises(Interrupted):
+            train(path, out=tmp_path / name, **(QUICK | ROLES | {"progress": StopAfter(1)}))
+    message = (
+        r"threads can't change on resume: the run began with 2, and on a CPU another number rounds some sums otherwise.*"
+        r"Say threads=2 \(--threads\), leave it out"
+    )
+    with pytest.raises(SettingsError, match=message):
+        train(out=tmp_path / "a", resume=True, threads=3)
+    with pytest.raises(SettingsError, match="hidden_size can't change on resume"):
+        train(out=tmp_path / "a", resume=True, threads=2, hidden_size=9)
+    assert train(out=tmp_path / "a", resume=True, threads=2, progress=False).resolved.threads == 2
+    torch.set_num_threads(1)
+    assert train(out=tmp_path / "b", resume=True, progress=False).resolved.threads == 2
+    assert torch.get_num_threads() == 1
+
+
+def test_where_a_machine_has_fewer_threads_than_the_run_began_with_that_is_told(tmp_path, signals, monkeypatch):
+    class Notes(Silent):
+        text = ""
+
+        def note(self, text: str) -> None:
+            self.text += text
+
+    path = tmp_path / "t.parquet"
+    write_table(signals, path)
+    with pytest.raises(Interrupted):
+        train(path, out=tmp_path / "run", **(QUICK | ROLES | {"progress": StopAfter(1)}))
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(re.sub(r"^  threads: \d+$", "  threads: 99", config.read_text(), flags=re.MULTILINE))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    notes = Notes()
+    run = train(out=tmp_path / "run", resume=True, progress=notes)
+    assert (
+        f"began with 99 threads, more than this machine has, and goes on with {run.resolved.threads}: its last"
+        in notes.text
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

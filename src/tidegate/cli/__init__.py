@@ -33,6 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     if debug:
         argv.remove("--debug")
     try:
+        return _main(argv, debug)
+    except KeyboardInterrupt:  # also while Python still loads what the command needs
+        if debug:
+            raise
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str], debug: bool) -> int:
+    try:
         from tidegate.cli._group import build
     except ModuleNotFoundError as error:
         print(

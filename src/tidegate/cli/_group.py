@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -30,6 +31,15 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
             real = typer.main.get_command(load(name).app)
             real.name = name
             return name, real, rest
+
+        # Ctrl-C while the arguments are read, which loads a good deal, and while the command runs: typer would end without a word.
+        def make_context(self, *args: Any, **kwargs: Any) -> Any:
+            with _interruptible():
+                return super().make_context(*args, **kwargs)
+
+        def invoke(self, ctx: Any) -> Any:
+            with _interruptible():
+                return super().invoke(ctx)
 
     app = typer.Typer(
         cls=Commands,
@@ -68,6 +78,14 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
         return 0
 
     return run
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted.") from None
 
 
 def _say(error: TidegateError, status: int, debug: bool, prefix: str = "Error: ") -> int:

@@ -64,7 +64,7 @@ def demo(
         _label(run, typed)
     steps = {
         f"tidegate inspect {run_folder} {paths[0]}": "what the gates do, word by word (writes gates.html)",
-        f"open {run_folder / 'report.html'}": "the curves, and the figures slot by slot",
+        f"{_opener()}{run_folder / 'report.html'}": "the curves, and the figures slot by slot",
         f"tidegate predict {run_folder} {paths[0]} -o labelled.parquet": "the whole table, labelled",
         f"tidegate export {run_folder} --to c -o snips.h": "the model as one C header (also for ONNX, Keras, PyTorch alone)",
         "tidegate example list": "four more real data sets",
@@ -85,6 +85,12 @@ def _program() -> str:
     if shutil.which("tidegate") or called.name != "tidegate":
         return "tidegate"
     return os.path.relpath(called)
+
+
+def _opener() -> str:
+    """What shows a page in a browser here, before its path; nothing where that is left to the reader."""
+    program = {"darwin": "open", "win32": "start"}.get(sys.platform, "xdg-open")
+    return f"{program} " if program == "start" or shutil.which(program) else ""
 
 
 def _label(run, sentence: str) -> None:

@@ -27,9 +27,9 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a run on a table, beside the naive baselines on the same rows."""
-    from tidegate.run import load
+    from tidegate.cli._runs import open_run
 
-    result = load(run).evaluate(table, rows=rows, batch_size=batch_size)
+    result = open_run(run, table).evaluate(table, rows=rows, batch_size=batch_size)
     if json_:
         import json
 

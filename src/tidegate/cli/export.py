@@ -63,7 +63,7 @@ def export(
 
     Example: tidegate export runs/sensors --to onnx -o sensors.onnx
     """
-    from tidegate.run import load
+    from tidegate.cli._runs import open_run
 
     options: dict[str, Any] = {}
     if codes:
@@ -72,4 +72,4 @@ def export(
         options["int8"] = True
     if table is not None:
         options["table"] = table
-    typer.echo(load(run).export(to, out, **options))
+    typer.echo(open_run(run).export(to, out, **options))

@@ -87,12 +87,12 @@ def inspect(
 
     Example: tidegate inspect runs/sensors sensors.csv --sequence pump-7 -o gates.html
     """
+    from tidegate.cli._runs import open_run
     from tidegate.errors import SettingsError
-    from tidegate.run import load
 
     page = out or Path("gradients.html" if gradients else "gates.html")
     _check(page, table, {"--png": png, "--json": json_, "--parquet": parquet})
-    opened = load(run)
+    opened = open_run(run, table)
     if gradients:
         for name, value in {
             "--sequence": sequence,
@@ -116,7 +116,7 @@ def inspect(
                 )
         from tidegate.inspection import write_page
 
-        views = [_look(one, table, sequence, steps, count_steps) for one in (load(compare), opened)]
+        views = [_look(one, table, sequence, steps, count_steps) for one in (open_run(compare), opened)]
         write_page(page, views)
         for view in views:
             typer.echo(view)

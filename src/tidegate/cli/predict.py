@@ -30,15 +30,15 @@ def predict(
     ] = None,
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
+    from tidegate.cli._runs import open_run
     from tidegate.data.tables import SUFFIXES, unknown_suffix, write_table
     from tidegate.data.texts import listed
     from tidegate.errors import DataError
-    from tidegate.run import load
 
     if out.suffix.lower() not in SUFFIXES:
         raise unknown_suffix(out)
     if out.exists() and Path(table).exists() and out.samefile(table):
         raise DataError(f"{out} is the table itself. Write the predictions to another file.")
-    frame = load(run).predict(table, probabilities=probabilities, batch_size=batch_size)
+    frame = open_run(run, table).predict(table, probabilities=probabilities, batch_size=batch_size)
     write_table(frame, out)
     typer.echo(f"{out}: {frame.height:,} rows with {listed([c for c in frame.columns if c.startswith('prediction')])}.")

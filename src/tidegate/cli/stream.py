@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(add_completion=False)
-_STATE = "The state"
+_STATE, _TIME = "The state", "Late rows"
 
 
 @app.command()
@@ -32,6 +32,22 @@ def stream(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad row instead of answering it with its error.")
     ] = False,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            rich_help_panel=_TIME,
+            help="Column that says when a row happened, a number or a date such as 2026-11-23 14:05:00. A row whose time is not after the last one of its key is late or repeated; answers hold the line and the time of their row.",
+        ),
+    ] = None,
+    late: Annotated[
+        str,
+        typer.Option(
+            metavar="[error|take]",
+            rich_help_panel=_TIME,
+            help="What becomes of such a row: an error, and the state stays as it was; or take it all the same.",
+        ),
+    ] = "error",
     state: Annotated[
         Path | None,
         typer.Option(
@@ -73,17 +89,17 @@ def stream(
     import os
     import sys
 
+    from tidegate.cli._runs import open_run
     from tidegate.data.lines import RowLines
     from tidegate.data.texts import listed
     from tidegate.errors import Interrupted, SettingsError
-    from tidegate.run import load
     from tidegate.streaming.answers import Answers
 
     if new_rows and state is None:
         raise SettingsError("--new-rows says how to go on from --state FILE. Name the file, or leave --new-rows out.")
-    opened = load(run)
+    opened = open_run(run)
     pre = opened.preprocessing
-    lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, **opened.settings.reading)
+    lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, time=time, **opened.settings.reading)
     answers = Answers(
         opened,
         lines,
@@ -94,6 +110,8 @@ def stream(
         only_last=only_last,
         strict=strict,
         probabilities=probabilities,
+        time=time,
+        late=late,
         max_keys=max_keys,
         ttl=ttl,
     )
@@ -114,6 +132,8 @@ def stream(
         told += f" after the {counts.skipped:,} that {state} had taken in"
     if counts.bad:
         told += f", {counts.bad:,} of them bad"
+    if counts.late:
+        told += f" ({counts.late:,} late or repeated)"
     keys = len(answers.stream)
     told += f"; {keys:,} key{'s' * (keys != 1)}." if lines.key else "."
     if counts.stopped:

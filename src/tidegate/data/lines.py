@@ -35,7 +35,7 @@ class RowLines:
     The first line says what it is: a JSON object, or else the header of a CSV file. A line that can't be read is a `Line`
     with an error; only a header that lacks a column raises DataError.
     key: the columns that say whose row it is, and after the first row `key` says which they are; None: those of `group`
-    where the first row has them, else none.
+    where the first row has them, else none. time: the column that says when a row happened.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class RowLines:
         *,
         key: Sequence[str] | None = None,
         group: Sequence[str] = (),
+        time: str | None = None,
         encoding: str = "utf-8",
         row_names: bool = False,
         decimal_comma: bool = False,
@@ -71,6 +72,7 @@ class RowLines:
         }
         self._features = [c.name for c in pre.features]
         self._group = tuple(group)
+        self._time = () if time is None else (time,)
         self.key = None if key is None else tuple(key)
         self.header: list[str] | None = None  # of a CSV file, once its first line was read
         self.head = b""  # and that line as it came
@@ -126,7 +128,7 @@ class RowLines:
         if again:
             raise DataError(f"{where}: the header names {again[0]!r} more than once. Rename one of the columns.")
         self._choose_key(header)
-        for name in [*self._features, *(self.key or ())]:
+        for name in [*self._features, *(self.key or ()), *self._time]:
             if name not in header:
                 listing = ", ".join(header[:12]) + (", ..." if len(header) > 12 else "")
                 raise DataError(

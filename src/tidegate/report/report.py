@@ -11,6 +11,7 @@ from tidegate.report.gate_curves import DEFINITIONS, gate_curves, places
 from tidegate.trained import Trained
 from tidegate.trained.comparison import comparison, nice, per_class, remarks, verdict
 
+PAGES = ("report.md", "report.html")
 MOST_ROWS = 60  # of a per-class table
 
 
@@ -47,7 +48,6 @@ def write_report(run: Trained) -> None:
     target = ", ".join(run.preprocessing.target.names)
     values: dict[str, Any] = {
         "title": f"{run.resolved.table_name}: predicting {target}",
-        "run": folder.name,
         "folder": str(folder),
         "table": run.source or "TABLE",
         "verdict": verdict(results),
@@ -69,7 +69,7 @@ def write_report(run: Trained) -> None:
         "epochs_run": run.resolved.epochs_run,
         "chosen": _chosen(run),
     }
-    for name in ("report.md", "report.html"):
+    for name in PAGES:
         write_text(folder / name, render("tidegate.report", name, values))
 
 

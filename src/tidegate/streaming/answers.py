@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 import threading
 import warnings
@@ -19,9 +20,14 @@ from tidegate.files import DiskError
 from tidegate.streaming.places import Key, plain_key
 from tidegate.streaming.state import read_states
 from tidegate.streaming.stream import Stream
+from tidegate.streaming.times import LateError
 
 if TYPE_CHECKING:
     from tidegate.trained import Trained
+
+
+FEW, MANY = 10, 1_000
+"""Good rows after which a column that was empty in all of them is told: at the end of the input, and before it."""
 
 
 class _Stop(BaseException):
@@ -30,11 +36,12 @@ class _Stop(BaseException):
 
 @dataclass
 class Counts:
-    """What `Answers.all` has done. rows: taken in by it; bad: of these, answered with an error; skipped: rows that the
-    state file had taken in already; stopped: by Ctrl-C or SIGTERM."""
+    """What `Answers.all` has done. rows: taken in by it; bad: of these, answered with an error; late: of these, because their time
+    was not after the last one; skipped: rows that the state file had taken in already; stopped: by Ctrl-C or SIGTERM."""
 
     rows: int = 0
     bad: int = 0
+    late: int = 0
     skipped: int = 0
     stopped: bool = False
 
@@ -91,7 +98,7 @@ class Answers:
     state: the file from which the states are taken up, if it is there, and to which they are written every `save_every` rows
     and at the end; of the same input, rows that it has taken in are not answered again. new_rows: the input goes on where the
     last one ended. only_last: one answer a key, its last, when the input ends or the key goes. strict: a bad row is an error.
-    The others are those of `Run.stream`.
+    The others are those of `Run.stream`; with `time` an answer holds the row's line and its time, too.
 
     An answer is out before its row counts as taken in. Ctrl-C and SIGTERM end it between two rows; a second one at once, and
     then as if the process had been killed.
@@ -115,8 +122,13 @@ class Answers:
         self._run, self._lines, self._out = run, lines, out
         self._state, self._save_every, self._new_rows = state, save_every, new_rows
         self._only_last, self._strict = only_last, strict
+        if self.stream.time is not None and self.stream.time in (lines.key or ()):
+            raise SettingsError(
+                f"time and key both name the column {self.stream.time!r}. A key's rows share its value, their times differ."
+            )
         self._last: dict[Key, dict[str, Any]] = {}  # with only_last: the answers that wait
         self._intake = Intake(lines)
+        self._empty = set(self.stream.columns)  # of those that the run reads: without a value in any row so far
         self._ready = False  # whether the states are those after the rows that `_intake` counts
         self._key: list[str] | None = None  # the key columns of the state file
         self._seen_key = False
@@ -141,6 +153,8 @@ class Answers:
                     self._write(told)
                 self._last.clear()
             self._save()
+            if self.counts.rows - self.counts.bad >= FEW:
+                self._tell_empty()
         return self.counts
 
     def _begin(self, rows: Iterator[Line]) -> None:
@@ -187,8 +201,29 @@ class Answers:
         self._intake.take(line)
         self.counts.rows += 1
         self.counts.bad += bad
+        if self._empty and not bad:
+            assert line.row is not None
+            self._empty -= {name for name in self._empty if not _is_empty(line.row[name])}
+            if self.counts.rows - self.counts.bad == MANY:
+                self._tell_empty()
         if not self.counts.rows % self._save_every:
             self._save()
+
+    def _tell_empty(self) -> None:
+        """Once: columns that had no value in any good row. A sensor that is gone is answered all the same."""
+        names = [name for name in self.stream.columns if name in self._empty]
+        self._empty.clear()
+        if not names:
+            return
+        listing = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        several = len(names) > 1
+        warnings.warn(
+            f"{'columns' if several else 'column'} {listing} {'are' if several else 'is'} empty in all "
+            f"{self.counts.rows - self.counts.bad:,} rows so far, and the run reads {'them' if several else 'it'}: its predictions do "
+            "without.",
+            DataWarning,
+            stacklevel=2,
+        )
 
     def _check_key(self) -> None:
         key = list(self._lines.key or ())
@@ -223,7 +258,7 @@ class Answers:
     def _answer(self, line: Line) -> tuple[dict[str, Any], bool]:
         """The answer to a row, and whether it is an error. Raises DataError or SettingsError for an error where strict."""
         where = f"line {line.number}"
-        told: dict[str, Any] = {}
+        told = self._time_of(line)
         try:
             if line.row is None:
                 raise DataError(f"{where}: {line.error}.")
@@ -240,16 +275,25 @@ class Answers:
                 plain_key(key)
             except SettingsError as error:
                 raise DataError(f"{where}: {error}") from None
-            told = {self._name_of_key(name): line.row[name] for name in self._lines.key or ()}
-            return told | self.stream.push_from(line.row, key, where), False
+            told |= {self._name("key", name): line.row[name] for name in self._lines.key or ()}
+            answer = self.stream.push_from(line.row, key, where)
+            return ({} if self.stream.time is None else {"line": line.number}) | told | answer, False
         except (DataError, SettingsError) as error:
             if self._strict:
                 raise
+            self.counts.late += isinstance(error, LateError)
             return {"line": line.number, **told, "error": str(error)}, True
 
-    def _name_of_key(self, name: str) -> str:
-        """A key column's name in an answer, which has names of its own."""
-        return f"key.{name}" if name in ("line", "error") or name in self.stream.predicted else name
+    def _time_of(self, line: Line) -> dict[str, Any]:
+        """The row's time as it came, by its column, where there is one."""
+        name = self.stream.time
+        value = None if name is None or line.row is None else line.row.get(name)
+        plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+        return {self._name("time", name): value} if name is not None and plain else {}
+
+    def _name(self, role: str, name: str) -> str:
+        """The name of a key or time column in an answer, which has names of its own."""
+        return f"{role}.{name}" if name in ("line", "error") or name in self.stream.predicted else name
 
     def _key_of(self, line: Line) -> Key:
         names = self._lines.key
@@ -280,6 +324,10 @@ class Answers:
         self.stream.save(self._state, more=more)
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value != value
+
+
 class _Busy:
     """Entered while a row is worked on: a signal that comes then is kept until the row is done."""
 
@@ -304,12 +352,13 @@ class _Busy:
 
 @contextmanager
 def _stoppable() -> Iterator[_Busy]:
-    """Ctrl-C and SIGTERM become `_Stop`, between two rows."""
+    """Ctrl-C and SIGTERM become `_Stop`, between two rows; one that the process was started to ignore stays ignored."""
     busy = _Busy()
     before: dict[int, Callable[..., Any] | int | None] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, busy.handle)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, busy.handle)
     try:
         yield busy
     finally:

@@ -11,21 +11,23 @@ import numpy as np
 
 from tidegate.data.rows import told
 from tidegate.errors import SettingsError, of_type
+from tidegate.streaming.times import Moment
 
 Key = Hashable  # None, or text, a number, or a tuple of these
 
 
 class Place:
-    """One key's stream: the core's state as it takes it, what is pooled so far, how many rows it has taken in, and when it was
-    last heard of."""
+    """One key's stream: the core's state as it takes it, what is pooled so far, how many rows it has taken in, when it was last
+    heard of, and the latest time of its rows."""
 
-    __slots__ = ("pooled", "rows", "seen", "state")
+    __slots__ = ("pooled", "rows", "seen", "state", "time")
 
     def __init__(self) -> None:
         self.state: Any = None
         self.pooled: np.ndarray | None = None
         self.rows = 0
         self.seen = 0.0
+        self.time: Moment | None = None
 
 
 class Places:
@@ -57,6 +59,13 @@ class Places:
         if place is None:
             plain_key(key)
         return place
+
+    def last_time(self, key: Key, now: float) -> Moment | None:
+        """The latest time of a key's rows; None where it begins with a row that comes now. Raises SettingsError for no key."""
+        place = self.find(key)
+        if place is None or (self.ttl is not None and max(now, self._latest) - place.seen > self.ttl):
+            return None
+        return place.time
 
     def take(self, key: Key, now: float) -> Place:
         """The place for a row of this key that comes now; a new one for a key that is not here, or no longer."""

@@ -15,8 +15,10 @@ from safetensors.numpy import load, save, save_file
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import DiskError, replacing
 from tidegate.streaming.places import Key, plain_key
+from tidegate.streaming.times import Moment, moment_from
 
-FORMAT, VERSION = "tidegate-stream", 1
+FORMAT, VERSION = "tidegate-stream", 2
+"""1: without the times of rows; a state that has none is still written so, and earlier versions of Tidegate read it."""
 Parts = dict[str, np.ndarray]
 """Of one key: h [layers, H], of an LSTM also c, with per="sequence" what is pooled so far [width]."""
 
@@ -26,15 +28,18 @@ class StreamState:
     """Where one stream stands: a value, to be kept, moved to another process and put back.
 
     run: the fingerprint of the run it belongs to; rows: how many it has taken in; parts: the state of the core, float32
-    [layers, H] (of an LSTM h and c), and with per="sequence" what is pooled so far. `to_bytes` is a safetensors file.
+    [layers, H] (of an LSTM h and c), and with per="sequence" what is pooled so far; time: the latest one of its rows, where the
+    stream was told their times. `to_bytes` is a safetensors file.
     """
 
     run: str
     rows: int
     parts: Parts
+    time: Moment | None = None
 
     def to_bytes(self) -> bytes:
-        return save(self.parts, _header("one", run=self.run, rows=self.rows))
+        time = {} if self.time is None else {"time": list(self.time)}
+        return save(self.parts, _header("one", timed=bool(time), run=self.run, rows=self.rows, **time))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StreamState) and self.to_bytes() == other.to_bytes()
@@ -48,18 +53,24 @@ class StreamState:
         parts, header = _read(data, "The bytes", "one")
         if not isinstance(header.get("run"), str) or not isinstance(header.get("rows"), int):
             raise _damaged("The bytes", "its header lacks the run or the number of rows")
-        return StreamState(header["run"], header["rows"], parts)
+        try:
+            time = moment_from(header.get("time"))
+        except (ValueError, TypeError) as error:
+            raise _damaged("The bytes", str(error)) from error
+        return StreamState(header["run"], header["rows"], parts, time)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file holds: of each key its rows, when it was last heard of, and its parts; more: what was kept beside them."""
+    """What a file holds: of each key its rows, when it was last heard of, its parts, and the latest time of its rows (None: not
+    known); more: what was kept beside them."""
 
     run: str
     keys: list[Key]
     rows: list[int]
     seen: list[float]
     parts: list[Parts]
+    times: list[Moment | None]
     more: dict[str, Any]
 
 
@@ -76,13 +87,17 @@ def write_states(path: Path, saved: Saved) -> None:
     tensors |= {f"{name} of": np.array(which, dtype=np.int64) for name, which in owners.items()}
     keys = json.dumps([list(k) if isinstance(k, tuple) else k for k in saved.keys], ensure_ascii=False)
     more = json.dumps(saved.more, ensure_ascii=False, allow_nan=False)
+    texts = {"keys": keys, "more": more}
+    timed = any(time is not None for time in saved.times)
+    if timed:
+        texts["times"] = json.dumps(saved.times)
     # As arrays, since a header of safetensors ends at 100 MB.
-    tensors["keys"], tensors["more"] = (np.frombuffer(text.encode(), dtype=np.uint8) for text in (keys, more))
+    tensors |= {name: np.frombuffer(text.encode(), dtype=np.uint8) for name, text in texts.items()}
     tensors["rows"] = np.array(saved.rows, dtype=np.int64)
     tensors["seen"] = np.array(saved.seen, dtype=np.float64)
     with replacing(path.resolve()) as temporary:  # where a link leads, not the link
         try:
-            save_file(tensors, str(temporary), _header("all", run=saved.run))
+            save_file(tensors, str(temporary), _header("all", timed=timed, run=saved.run))
         except SafetensorError as error:
             raise DiskError(f"{path} could not be written ({error}).") from error
 
@@ -100,16 +115,19 @@ def read_states(path: Path) -> Saved:
         for key in keys:
             plain_key(key)
         rows, seen = tensors.pop("rows").tolist(), tensors.pop("seen").tolist()
+        times: list[Moment | None] = [None] * len(keys)
+        if "times" in tensors:
+            times = [moment_from(time) for time in json.loads(tensors.pop("times").tobytes())]
         owners = {name: tensors.pop(f"{name} of").tolist() for name in [*tensors] if not name.endswith(" of")}
-        if not len(keys) == len(set(keys)) == len(rows) == len(seen):
-            raise ValueError(f"{len(keys)} keys, {len(rows)} numbers of rows")
+        if not len(keys) == len(set(keys)) == len(rows) == len(seen) == len(times):
+            raise ValueError(f"{len(keys)} keys, {len(rows)} numbers of rows, {len(times)} times")
         parts: list[Parts] = [{} for _ in keys]
         for name, which in owners.items():
             for k, part in zip(which, tensors[name], strict=True):
                 if not 0 <= k < len(keys):
                     raise ValueError(f"a part of key {k}")
                 parts[k][name] = part
-        return Saved(str(header["run"]), keys, rows, seen, parts, dict(more))
+        return Saved(str(header["run"]), keys, rows, seen, parts, times, dict(more))
     except (KeyError, ValueError, TypeError, SettingsError) as error:
         raise _damaged(str(path), str(error)) from error
 
@@ -124,8 +142,8 @@ def check_parts(parts: Parts, shapes: Mapping[str, Sequence[int]], what: str) ->
         raise _damaged(what, f"it holds {found}, and a state of this run {dict(shapes)}")
 
 
-def _header(kind: str, **values: Any) -> dict[str, str]:
-    text = {"format": FORMAT, "version": VERSION, "kind": kind, **values}
+def _header(kind: str, *, timed: bool, **values: Any) -> dict[str, str]:
+    text = {"format": FORMAT, "version": VERSION if timed else 1, "kind": kind, **values}
     return {"tidegate": json.dumps(text, ensure_ascii=False, allow_nan=False)}
 
 
@@ -137,7 +155,7 @@ def _read(data: bytes, name: str, kind: str) -> tuple[Parts, dict[str, Any]]:
         header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["tidegate"])
         if header["format"] != FORMAT or header["kind"] != kind:
             raise KeyError("format")
-        newer = header["version"] != VERSION
+        newer = header["version"] not in range(1, VERSION + 1)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise _damaged(name, str(error) or type(error).__name__) from error
     if newer:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import time as now_of_clock
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tidegate.model.tasks import TASKS, predicted_columns
 from tidegate.ops.affine import one_row
 from tidegate.streaming.places import Key, Place, Places
 from tidegate.streaming.state import Parts, Saved, StreamState, check_parts, read_states, write_states
+from tidegate.streaming.times import Moment, check_after, moment_of
 from tidegate.trained.predict import check_probabilities
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Stream:
         scores_t   = W pool(y_1 .. y_t) + b     per="sequence": what the sequence would get if it ended here
 
     Each key (a device, a user, a session) has a state of its own: 4 bytes a unit and layer, and some 700 of Python's. Rows of a
-    key come in the order of their time; a group or time column in the row is not looked at. Values are checked as `predict` checks
+    key come in the order of their time; with time="COLUMN" that is checked, and a row whose time is not after the last one of its key
+    is refused (late="take": taken all the same). A group column in the row is not looked at. Values are checked as `predict` checks
     them, a word or category that training never saw is read as the unknown one, columns that the run doesn't read are left alone.
     Keys that Python takes for equal are one: 1, 1.0 and True, but not "1".
 
@@ -48,9 +50,11 @@ class Stream:
         run: Trained,
         *,
         probabilities: bool = False,
+        time: str | None = None,
+        late: Literal["error", "take"] = "error",
         max_keys: int | None = None,
         ttl: float | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = now_of_clock,
         on_forget: Callable[[Key], None] = lambda key: None,
     ):
         pre, spec = run.preprocessing, run.model.spec
@@ -60,6 +64,12 @@ class Stream:
                 "Train with bidirectional=False (--no-bidirectional) to stream, or use predict."
             )
         check_probabilities(pre, probabilities)
+        if late not in ("error", "take"):
+            raise SettingsError(f"late={late!r}: expected 'error' or 'take'.")
+        if late == "take" and time is None:
+            raise SettingsError(
+                "late='take' is for rows whose time is not after the last one. Name the column of the times (time, --time), or leave late out."
+            )
         if max_keys is not None and (isinstance(max_keys, bool) or not isinstance(max_keys, int) or max_keys < 1):
             raise SettingsError(f"max_keys={max_keys!r}: expected a whole number of at least 1, or None.")
         if ttl is not None and not (isinstance(ttl, int | float) and ttl > 0):
@@ -68,6 +78,8 @@ class Stream:
         self.run = run
         self.fingerprint = run.fingerprint
         self.probabilities = probabilities
+        self.time, self.late = time, late
+        self._comma = run.settings.decimal_comma
         self._clock, self._on_forget = clock, on_forget
         self._core, self._spec, self._target = model.core, spec, pre.target
         self._row, self._task = CELLS[spec.cell], TASKS[pre.target.task]
@@ -120,11 +132,11 @@ class Stream:
         """Take in one row and give its prediction: the columns that `run.predict` adds, as a dict.
 
         row: a dict of the run's columns (others are left alone), or a list of values in the order of `columns`. A missing
-            value is None.
+            value is None. With `time` it is a dict that has this column, too: a number, a date, or the text of one (the year first).
         key: whose row it is; each key begins with its first row.
 
-        Raises DataError: a column is absent, a value is none that the column can have; SettingsError: no key. The state is as
-        it was then.
+        Raises DataError: a column is absent, a value is none that the column can have, the row is late; SettingsError: no key. The
+        state is as it was then.
         """
         return self.push_from(row, key, "The row")
 
@@ -132,9 +144,15 @@ class Stream:
         """`push` of a row that messages call by this name, such as "line 17"."""
         with self._lock:
             self._reader.read(row, self._x_row, where)
-            place = self._places.take(key, self._clock())
+            now = self._clock()
+            moment = None if self.time is None else self._moment(row, where)
+            if moment is not None:
+                moment = self._in_order(moment, self._places.last_time(key, now), where, key)
+            place = self._places.take(key, now)
             scores = self._advance(place)
             place.rows += 1
+            if moment is not None:
+                place.time = moment
             answer = self._answers(scores[None], self._x_row[None])[0]
         if self._places.gone:
             self._tell()
@@ -164,13 +182,44 @@ class Stream:
                     raise SettingsError(f"Row {number}: {error}") from None
             answers: list[Any] = [None] * len(rows)
             now = self._clock()
+            moments = {} if self.time is None else self._moments(rows, keys, now)
             waves = [[k] for k in range(len(rows))] if self._places.crowded_by(set(keys)) else _waves(keys)
             for wave in waves:
                 self._take(wave, x, keys, now, answers)
             self._places.heard(keys)  # in this order, whichever went together
+            for key, moment in moments.items():
+                if (place := self._places.find(key)) is not None:
+                    place.time = moment
         if self._places.gone:
             self._tell()
         return answers
+
+    def _moment(self, row: Row, where: str) -> Moment:
+        """When a row happened."""
+        name = self.time
+        assert name is not None
+        if not isinstance(row, Mapping) and name in self._reader.columns:
+            return self._moment({name: row[self._reader.columns.index(name)]}, where)
+        if not isinstance(row, Mapping) or name not in row:
+            raise DataError(
+                f"{where}: there is no column {name!r}, which holds the time. Give the row as a dict that has it."
+            )
+        return moment_of(row[name], f"{where}, column {name!r}", decimal_comma=self._comma)
+
+    def _in_order(self, moment: Moment, last: Moment | None, where: str, key: Key) -> Moment:
+        """The latest time of a key after a row. Raises DataError where the row comes late."""
+        if last is None:
+            return moment
+        check_after(moment, last, f"{where}, column {self.time!r}", key, take=self.late == "take")
+        return max(moment, last)
+
+    def _moments(self, rows: Sequence[Row], keys: Sequence[Key], now: float) -> dict[Key, Moment]:
+        """The latest time of each key after these rows. Raises DataError where one of them comes late."""
+        after: dict[Key, Moment] = {}
+        for number, (row, key) in enumerate(zip(rows, keys, strict=True), 1):
+            last = after[key] if key in after else self._places.last_time(key, now)
+            after[key] = self._in_order(self._moment(row, f"Row {number}"), last, f"Row {number}", key)
+        return after
 
     def _tell(self) -> None:
         """Call on_forget for the keys that went. Not under the lock: it may want to ask this stream something."""
@@ -260,7 +309,7 @@ class Stream:
         """Where a key stands, as a value that no later row changes; None where it hasn't begun."""
         with self._lock:
             place = self._places.find(key)
-            return None if place is None else StreamState(self.fingerprint, place.rows, self._parts(place))
+            return None if place is None else StreamState(self.fingerprint, place.rows, self._parts(place), place.time)
 
     def put(self, state: StreamState, key: Key = None) -> None:
         """Let a key go on from a state that `state` gave, here or in another process.
@@ -269,6 +318,7 @@ class Stream:
         """
         self._check_run(state.run, "The state")
         place = self._place_of(state.parts, state.rows, self._clock(), "The state")
+        place.time = state.time
         with self._lock:
             self._places.find(key)
             self._places.put(key, place)
@@ -321,6 +371,7 @@ class Stream:
                 [place.rows for _, place in items],
                 [place.seen for _, place in items],
                 [self._parts(place) for _, place in items],
+                [place.time for _, place in items],
                 dict(more or {}),
             )
         with self._saving:  # two threads would share a temporary name
@@ -343,6 +394,8 @@ class Stream:
             self._place_of(parts, rows, seen, name)
             for parts, rows, seen in zip(saved.parts, saved.rows, saved.seen, strict=True)
         ]
+        for place, moment in zip(places, saved.times, strict=True):
+            place.time = moment
         with self._lock:
             self._places.clear()
             for key, place in zip(saved.keys, places, strict=True):

@@ -14,6 +14,7 @@ from tidegate.trained.comparison import Evaluation
 
 CONFIG, MODEL, PREPROCESSING, RESULTS = "config.yaml", "model.safetensors", "preprocessing.json", "results.json"
 METRICS = "metrics.csv"
+MOST_NAMED = 12  # runs in a message
 NO_MEMORY = "no_memory"  # the folder of the baseline without a recurrence, within the run
 
 
@@ -22,8 +23,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not folder.exists():
         raise RunError(f"There is no run folder {folder}.")
+    if folder.is_file():
+        raise RunError(f"{folder} is not a run: it is a file, and a run is a folder.")
     if not path.is_file():
-        raise RunError(f"{folder} is not a run: it has no {CONFIG}.")
+        raise RunError(f"{folder} is not a run: it has no {CONFIG}.{_runs_in(folder)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -31,6 +34,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not isinstance(values.get("resolved"), dict):
         raise RunError(f"{path} was not written by Tidegate.")
     return values
+
+
+def _runs_in(folder: Path) -> str:
+    """For a message: the runs that lie in a folder which is none."""
+    inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
+    if not inside:
+        return ""
+    more = f" and {len(inside) - MOST_NAMED} more" if len(inside) > MOST_NAMED else ""
+    one = len(inside) == 1
+    return f" It holds {'the run' if one else 'runs'}: {', '.join(inside[:MOST_NAMED])}{more}. Name {'that' if one else 'one of them'}."
 
 
 def read_preprocessing(folder: Path) -> tuple[str, str]:

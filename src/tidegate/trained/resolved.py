@@ -89,9 +89,10 @@ class Resolved:
     def lines(self) -> list[str]:
         """What was made of the table and the settings, in a few lines."""
         parts = ", ".join(f"{p['sequences']} {n} ({p['rows']:,} rows)" for n, p in self.parts.items() if p["sequences"])
-        reads = [f"{len(self.numbers)} numbers"] if self.numbers else []
+        reads = [f"{len(self.numbers)} number{'s' * (len(self.numbers) != 1)}"] if self.numbers else []
         if self.categories:
-            reads.append(listed([f"{name} ({size:,} known values)" for name, size in self.categories.items()]))
+            known = [f"{name} ({size:,} known value{'s' * (size != 1)})" for name, size in self.categories.items()]
+            reads.append(listed(known))
         predicts = TASKS[self.task].about(self.classes)
         return [
             f"{self.table_name}: sequences: {parts}; the longest has {self.longest:,} steps.",

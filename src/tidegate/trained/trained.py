@@ -113,6 +113,11 @@ def open_folder(folder: str | Path) -> Trained:
     """
     folder = Path(folder)
     settings, resolved, source = read_settings(folder)
+    if not resolved.finished and not (folder / files.MODEL).is_file():
+        raise RunError(
+            f"{folder / files.MODEL} is missing: the run is not complete. Its training hasn't come to the end of an epoch yet; go on with: "
+            f"tidegate train --resume --out {folder}"
+        )
     return Trained(
         settings=settings,
         resolved=resolved,

@@ -18,14 +18,17 @@ import numpy as np
 import yaml
 
 from tidegate.errors import RunError
-from tidegate.files import write_text
+from tidegate.files import remove, temporaries_in, write_text
 from tidegate.model import SequenceModel
 from tidegate.report import write_report
+from tidegate.report.report import PAGES as REPORTS
 from tidegate.trained import Trained
 from tidegate.trained.folder import CONFIG, METRICS, MODEL, NO_MEMORY, PREPROCESSING, RESULTS
 from tidegate.trained.weights import load_model, save_model, weights_of
 from tidegate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tidegate.training.lock import LOCK, FolderLock
 
+CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
 History = list[dict[str, float]]
 
 
@@ -67,23 +70,71 @@ class Journal:
     def finish(self, trained: Trained) -> None:
         """Training is over; results and resolved are whole."""
 
+    def close(self) -> None:
+        """Nothing more will be written, whether training ended well or not."""
+
 
 class FolderJournal(Journal):
-    """Writes a run's folder. overwrite: replace a run that is there."""
+    """Writes a run's folder, which is locked from `begin` to `close`: nobody else trains into it.
+
+    overwrite: replace a run that is there; resume: go on with it. numbered: the name is one of our choosing, so that another is as
+    good where somebody else was faster; the table it is named after.
+    """
 
     folder: Path
     kept = "; the best epoch so far is kept"
 
-    def __init__(self, folder: Path, *, overwrite: bool = False):
-        self.folder, self.overwrite = folder, overwrite
-        self._last = folder / "checkpoints" / "last.safetensors"
+    def __init__(self, folder: Path, *, overwrite: bool = False, resume: bool = False, numbered: Any = None):
+        self.folder, self.overwrite, self.resume, self.numbered = folder, overwrite, resume, numbered
+        self._lock = FolderLock(folder)
+
+    @property
+    def _last(self) -> Path:
+        return self.folder / CHECKPOINTS / LAST
 
     def begin(self, trained: Trained) -> None:
         with contextlib.ExitStack() as undo:
-            if self.overwrite or not (self.folder / CONFIG).exists():
-                _begin(self.folder, self.overwrite, undo)
+            if self.resume:
+                undo.callback(self._lock.release)
+                self._lock.take()
+            else:
+                self._claim(undo)
+            _remove_leftovers(self.folder)
+            trained.folder = self.folder
             self._write_settings(trained)
             undo.pop_all()  # from here on there is something to resume
+
+    def _claim(self, undo: contextlib.ExitStack) -> None:
+        """Make the folder ours, and empty; `undo` removes what was begun until its callbacks are popped."""
+        made: list[Path] = []
+
+        def remove_folders() -> None:
+            for path in made:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+        undo.callback(remove_folders)
+        while True:
+            made[:] = [p for p in [self.folder, *self.folder.parents] if not p.exists()]
+            try:
+                self.folder.mkdir(parents=True, exist_ok=self.numbered is None)
+                break
+            except FileExistsError as error:
+                if self.numbered is None:
+                    raise RunError(f"{self.folder} is a file; a run needs a folder.") from error
+                self.folder = choose(None, self.numbered, False)  # somebody took that name a moment ago
+                self._lock = FolderLock(self.folder)
+            except OSError as error:
+                raise RunError(f"{self.folder} can't be made ({error.strerror}).") from error
+        undo.callback(self._lock.release)
+        self._lock.take()
+        _check_content(self.folder, self.overwrite)  # again: somebody may have trained here since `choose`
+        _empty(self.folder)
+        for name in (CONFIG, PREPROCESSING):  # nothing half-written stays when the first files can't be written
+            undo.callback(remove, self.folder / name)
+
+    def close(self) -> None:
+        self._lock.release()
 
     def _write_settings(self, trained: Trained) -> None:
         write_config(self.folder, trained)
@@ -114,7 +165,7 @@ class FolderJournal(Journal):
         write_text(self.folder / METRICS, out.getvalue())
 
     def interrupted(self) -> str:
-        return f"Interrupted; all is saved in {self.folder / 'checkpoints'}. Go on with: tidegate train --resume --out {self.folder}"
+        return f"Interrupted; all is saved in {self.folder / CHECKPOINTS}. Go on with: tidegate train --resume --out {self.folder}"
 
     def finish(self, trained: Trained) -> None:
         assert trained.results is not None
@@ -134,7 +185,7 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
     check_free(folder, overwrite)
     journal = FolderJournal(folder, overwrite=overwrite)
     no_memory = trained.no_memory  # read while the old folder, if there is one, is still its own
-    before, trained.folder = trained.folder, folder  # the report shows the commands to go on with
+    before = trained.folder
     try:
         journal.begin(trained)
         for part, own in ((trained, journal), (no_memory, journal.part(NO_MEMORY))):
@@ -145,6 +196,8 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
     except BaseException:
         trained.folder = before
         raise
+    finally:
+        journal.close()
     if no_memory is not None:
         no_memory.folder = folder / NO_MEMORY
 
@@ -164,34 +217,59 @@ def check_free(folder: Path, overwrite: bool) -> Path:
     """The folder, where a run may be written to it. Raises RunError."""
     if folder.is_file():
         raise RunError(f"{folder} is a file; a run needs a folder.")
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / CONFIG).exists():
-            raise RunError(f"{folder} exists and is not a run; nothing in it is touched. Choose another folder.")
-        if not overwrite:
-            raise RunError(
-                f"{folder} already holds a run. Choose another folder, go on with it (resume), or replace it (overwrite)."
-            )
+    if folder.exists():
+        FolderLock(folder).check()
+        _check_content(folder, overwrite)
     return folder
 
 
-def _begin(folder: Path, overwrite: bool, undo: contextlib.ExitStack) -> None:
-    """Make the folder, replacing a run that may be; `undo` removes what was begun until its callbacks are popped."""
-    if overwrite and (folder / CONFIG).exists():
-        shutil.rmtree(folder)
-    made = [p for p in [folder, *folder.parents] if not p.exists()]
+def _check_content(folder: Path, overwrite: bool) -> None:
+    if not _content(folder):
+        return
+    if not (folder / CONFIG).exists():
+        raise RunError(f"{folder} exists and is not a run; nothing in it is touched. Choose another folder.")
+    if not overwrite:
+        raise RunError(
+            f"{folder} already holds a run. Choose another folder, go on with it (resume), or replace it (overwrite)."
+        )
+
+
+def _content(folder: Path) -> list[Path]:
+    """All that is in the folder, but for its lock and what a killed training left half-written."""
+    half = set(_leftovers(folder))
+    return [path for path in folder.iterdir() if path.name != LOCK and path not in half]
+
+
+def _empty(folder: Path) -> None:
+    """Remove the run in the folder, its settings last: cut off halfway, it can still be told from what is none of ours."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for lock in folder.rglob(LOCK):  # another cell of `inspect --gradients`, which is a run of its own
+            if lock.parent != folder:
+                FolderLock(lock.parent).check()
+        for path in sorted(_content(folder), key=lambda path: path.name == CONFIG):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     except OSError as error:
-        raise RunError(f"{folder} can't be made ({error.strerror}).") from error
+        raise RunError(f"{folder} can't be replaced ({error.filename}: {error.strerror}).") from error
 
-    def remove() -> None:  # nothing half-written stays when the first files can't be written
-        for name in (CONFIG, PREPROCESSING):
-            (folder / name).unlink(missing_ok=True)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
-    undo.callback(remove)
+def _leftovers(folder: Path) -> list[Path]:
+    """The files of a training that were being written when its process was killed."""
+    return [
+        path
+        for path, name, _ in temporaries_in(folder)
+        if Path(name).suffix == ".svg" or name in {CONFIG, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST}
+    ]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Where the folder is locked, whoever wrote these is gone."""
+    for run in (folder, folder / NO_MEMORY):
+        for place in (run, run / CHECKPOINTS):
+            for path in _leftovers(place):
+                remove(path)
 
 
 def write_config(folder: Path, trained: Trained) -> None:

@@ -278,7 +278,10 @@ def _cuda(source: BatchSource) -> list[int]:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once, as usual."""
+    """An event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once, as usual.
+
+    A signal that the process was started to ignore (`nohup`, `make &`) stays ignored.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # signals reach the main thread only: whoever runs us elsewhere has their own way to stop
@@ -291,6 +294,8 @@ def _stop_signal() -> Iterator[threading.Event]:
             signal.signal(one, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            continue
         previous[number] = signal.signal(number, stop)
     try:
         yield event

@@ -155,9 +155,23 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(
+            f"device={name!r} can't be used here: PyTorch has no device of that name. Say cpu, cuda (an NVIDIA or AMD GPU; the "
+            "second one is cuda:1), mps (a GPU of Apple), or auto."
+        ) from None
+    try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"device={name!r} can't be used here ({str(error).splitlines()[0][:120]}).") from None
+        there = [
+            kind
+            for kind, is_there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
+            if is_there
+        ]
+        raise SettingsError(
+            f"device={name!r} can't be used here ({str(error).splitlines()[0][:120].rstrip('.')}). This machine has: "
+            f"{', '.join(['cpu', *there])}."
+        ) from None
     return device
 
 

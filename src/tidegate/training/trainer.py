@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
-from tidegate.trained import Trained
+from tidegate.trained import Resolved, Trained
 from tidegate.trained.evaluation import check_choice, evaluate_rows
 from tidegate.trained.folder import NO_MEMORY
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
 from tidegate.trained.trained import read_settings
 from tidegate.training.journal import FolderJournal, Journal, choose
+from tidegate.training.lock import FolderLock
 from tidegate.training.loop import Loop
 from tidegate.training.progress import Silent, make
 from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, resolve
@@ -55,7 +57,8 @@ def train(
         return fit(source, chosen, progress=shown)
     if out is True:
         raise SettingsError("out=True: expected the run folder, None for one named after the table, or False for none.")
-    journal = FolderJournal(choose(out, source, overwrite), overwrite=overwrite)
+    folder = choose(out, source, overwrite)
+    journal = FolderJournal(folder, overwrite=overwrite, numbered=source if out is None else None)
     return fit(source, chosen, journal=journal, progress=shown)
 
 
@@ -67,13 +70,17 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
             "resume goes on with the settings of the run; it can't be combined with overwrite or config."
         )
     folder = Path(out)
+    FolderLock(folder).check()  # before the table is read, which may take its time
     chosen, resolved, stored = read_settings(folder)
     source = table if table is not None else stored
     asked = TrainSettings.make(**(chosen.model_dump() | settings))
     changed = [name for name in TrainSettings.model_fields if getattr(asked, name) != getattr(chosen, name)]
-    if changed:
+    if changed == ["threads"]:
+        _check_threads(asked, resolved)
+    elif changed:
+        name = next(name for name in changed if name != "threads")
         raise SettingsError(
-            f"{changed[0]} can't change on resume (the run began with {getattr(chosen, changed[0])!r}). Leave it out, or start a new run."
+            f"{name} can't change on resume (the run began with {getattr(chosen, name)!r}). Leave it out, or start a new run."
         )
     if source is None:
         raise SettingsError(f"{folder} was trained on a table in memory: pass the same table again to resume.")
@@ -86,7 +93,33 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
         raise RunError(
             f"{read.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
         )
-    return fit(read, chosen, journal=FolderJournal(folder), progress=shown)
+    with threads_at_most(None if asked.threads else _threads_of(resolved, shown)):
+        return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown)
+
+
+def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
+    """Raises SettingsError where other threads would make other weights: on a CPU, PyTorch cuts products over many rows (the
+    head's gradient, an LSTM's) into as many sums as there are threads, and those round otherwise.
+    """
+    if resolved.device == "cpu" and asked.threads != resolved.threads:
+        raise SettingsError(
+            f"threads can't change on resume: the run began with {resolved.threads}, and on a CPU another number rounds some sums "
+            f"otherwise, so that it would not be one training to the last bit. Say threads={resolved.threads} (--threads), leave it out, "
+            "or start a new run."
+        )
+
+
+def _threads_of(resolved: Resolved, shown: Silent) -> int | None:
+    """With how many threads a run goes on that left them to torch: as it began, where this machine has as many."""
+    if resolved.device != "cpu" or resolved.threads == torch.get_num_threads():
+        return None
+    if resolved.threads <= (os.cpu_count() or 1):
+        return resolved.threads
+    shown.note(
+        f"Note: the run began with {resolved.threads} threads, more than this machine has, and goes on with {torch.get_num_threads()}: its "
+        "last bits may be others than those of one training."
+    )
+    return None
 
 
 def fit(
@@ -120,7 +153,7 @@ def fit(
         data.notes.append(f"No validation row has {why}: the weights of the last epoch are kept.")
     if data.unseen and (data.part == TEST).any() and not batches.has_targets(TEST):
         data.notes.append("No test row has a class that training saw: other rows are scored.")
-    with threads_at_most(settings.threads), _enough_memory(full):
+    with threads_at_most(settings.threads), _enough_memory(full), contextlib.closing(journal):
         model = build(spec, pre, full, device)
         trained = Trained(
             settings=settings,

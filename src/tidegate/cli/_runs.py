@@ -1,0 +1,32 @@
+"""How a command opens the run that it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from tidegate.run import Run
+
+
+def open_run(folder: Path, table: str | None = None) -> Run:
+    """The run, with a note on standard error where its training isn't finished.
+
+    table: the argument after the run, where the command has one. Raises SettingsError where the two were swapped.
+    """
+    from tidegate.errors import SettingsError
+    from tidegate.run import load
+    from tidegate.trained.folder import CONFIG
+
+    if table is not None and not folder.is_dir() and (Path(table) / CONFIG).is_file():
+        raise SettingsError(f"{table} is the run and {folder} the table: name the run first, {table} {folder}.")
+    run = load(folder)
+    if not run.resolved.finished:
+        typer.echo(
+            f"Note: {folder} is not finished: it has the best weights of {len(run.history)} of at most {run.resolved.epochs} epochs. "
+            f"Go on with: tidegate train --resume --out {folder}",
+            err=True,
+        )
+    return run
