@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 
 import polars as pl
 import pytest
@@ -382,3 +383,76 @@ def test_the_command_line_takes_missing_values_and_thousands(tmp_path, capsys):
     assert "Reads 1 numbers" in shown
     assert "read as numbers: x ('1," in shown
     assert load(tmp_path / "run").settings.missing == ("n/a", "off", "-1")
+    again = [
+        "train",
+        str(path),
+        "--target",
+        "y",
+        "--time",
+        "t",
+        "--missing",
+        "-",
+        "--missing",
+        "-999",
+        "--missing=off",
+        *quick,
+    ]
+    assert main([*again, "--thousands", ",", "--out", str(tmp_path / "again")]) == 0
+    assert load(tmp_path / "again").settings.missing == ("-", "-999", "off")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (
+            lambda k: f"{k + 0.5} kg" if k % 3 else f"{k * 1000} g",
+            "'0 g'|'1.5 kg' has another sign or unit than '1.5 kg'",
+        ),
+        (lambda k: f"{k + 0.5}k" if k % 2 else f"{k + 0.5}M", "has another sign or unit than"),
+        (
+            lambda k: f"${k}.50" if k % 5 else f"€{k}.50",
+            r"line 2, column 'x': '€0.50' has another sign or unit than '\$1.50' \(line 3\)",
+        ),
+    ],
+)
+def test_two_units_in_a_column_are_told_of(tmp_path, cell, message):
+    path = write(tmp_path / "t.csv", cell, ",", list(range(100)))
+    pre, data = prepare(path)
+    assert [c.kind for c in pre.features] == ["category"]
+    (note,) = [n for n in data.notes if re.search(message, n)]
+    assert "Write all values in one unit" in note
+    assert len(data.notes) == 2, "beside the split"
+    assert "--categories x" in note
+
+
+def test_one_cell_in_another_unit_stops_training(tmp_path):
+    path = write(tmp_path / "t.csv", lambda k: "500 g" if k == 7 else f"{k + 0.5} kg", ",", list(range(100)))
+    with pytest.raises(
+        DataError, match=r"line 9, column 'x': '500 g' has another sign or unit than '0.5 kg' \(line 2\) and most other"
+    ):
+        prepare(path)
+
+
+def test_a_sign_may_be_that_of_any_country_and_a_unit_of_two_words(tmp_path):
+    for cell in ("R$ {:,.2f}", "₹{:,.2f}", "{:.2f} zł", "SEK {:.2f}", "{:.2f} sq ft", "{:.2f} kWh/m²"):
+        pre, _ = prepare(write(tmp_path / "t.csv", cell.format))
+        assert mean_of(pre) == pytest.approx(MEAN, rel=1e-3)
+
+
+def test_dots_between_thousands_ask_for_the_decimal_comma_that_goes_with_them(tmp_path):
+    path = write(tmp_path / "t.csv", lambda v: swap(f"{v * 1000:,.0f}"), ";")
+    with pytest.raises(
+        DataError, match=r"looks like a number with dots between thousands, and so a decimal comma.*--decimal-comma"
+    ):
+        prepare(path)
+
+
+def test_padded_numbers_are_keys_without_the_blanks():
+    pre, _ = prepare(
+        pl.DataFrame(
+            {"t": range(40), "g": [k % 4 for k in range(40)], "x": [k / 8 for k in range(40)], "y": list("pq") * 20}
+        ),
+        group="g",
+    )
+    lines = RowLines(io.BytesIO(b"g,x\n  7,1\n 12,2\n  a,3\n"), pre, group=pre.group)
+    assert [line.row["g"] for line in lines] == ["7", "12", "  a"]

@@ -188,7 +188,8 @@ class RowLines:
             return self._number(bare, cell)
         if name in self._codes:  # too: 03 is the code 3, as in a file whose column holds nothing but numbers
             return self._number(bare, cell) if bare and bare not in self._missing else None
-        return bare if self._spaced else cell
+        padded = name in (self.key or ()) and NUMBER.fullmatch(bare)  # "  7" and "  12" are keys 7 and 12
+        return bare if self._spaced or padded else cell
 
     def _number(self, bare: str, cell: str) -> Any:
         text = bare.replace(",", ".") if self._comma and bare.count(",") == 1 else bare
