@@ -7,6 +7,7 @@ import json
 import random
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -16,6 +17,7 @@ from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.lines import RowLines
 from tidegate.data.numerals import PLAIN, NumberFormat
 from tidegate.data.preprocessing import NumberColumn, Preprocessing
+from tidegate.data.rows import RowReader
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
 from tidegate.errors import DataError, SettingsError
@@ -297,17 +299,31 @@ def test_a_run_reads_later_tables_and_streams_as_it_read_its_own(tmp_path):
         stream.push({"x": "5 kg"})
 
 
-def test_a_column_without_a_mark_is_still_text_to_a_run_that_knows_its_format(tmp_path):
-    path = write(tmp_path / "t.csv", GERMAN["some of each"], ";")
-    run = train(path, target="y", time="t", decimal_comma=True, out=False, **QUICK)
+@pytest.mark.parametrize(("separator", "settings"), [(";", {"decimal_comma": True}), (",", {"thousands": "dot"})])
+def test_a_column_without_a_mark_is_still_text_to_a_run_that_knows_its_format(tmp_path, separator, settings):
+    cell = GERMAN["some of each"] if separator == ";" else lambda v: swap(f"{v * 10:,.0f}")
+    path = write(tmp_path / "t.csv", cell, separator)
+    run = train(path, target="y", time="t", out=False, **QUICK, **settings)
+    assert run.preprocessing.formats == {"x": NumberFormat(",", ".")}
     later = tmp_path / "later.csv"
-    later.write_text("t;x\n0;12.345\n1;8.520\n")
+    later.write_text("t;x\n0;12.345\n1;8.520\n".replace(";", separator))
     plain = pl.DataFrame({"t": range(2), "x": [12345.0, 8520.0]})
-    assert run.predict(later)["prediction"].to_list() == run.predict(plain)["prediction"].to_list()
-    assert (
-        run.preprocessing.apply(run.read(later), with_target=False).numbers
-        == run.preprocessing.apply(read_table(plain), with_target=False).numbers
-    ).all()
+    right = run.preprocessing.apply(read_table(plain), with_target=False).numbers
+    assert (run.preprocessing.apply(run.read(later), with_target=False).numbers == right).all()
+    lines = RowLines(io.BytesIO(later.read_bytes()), run.preprocessing, **run.settings.reading)
+    for line, expected in zip(lines, right, strict=True):
+        found = np.zeros(1, dtype=np.float32)
+        RowReader(run.preprocessing, []).read(line.row, found, "here")
+        assert found == expected
+
+
+def test_dots_between_thousands_are_read_on_request_where_they_can_be(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("t,a,b,y\n" + "".join(f"{t},{t + 1}.{t:03d},{t}.25,{'pq'[t % 2]}\n" for t in range(40)))
+    pre, _ = prepare(path, thousands="dot")
+    assert mean_of(pre, "a") == pytest.approx(1001 * 19.5 + 1000)
+    assert mean_of(pre, "b") == 19.75
+    assert mean_of(prepare(path)[0], "a") == pytest.approx(1.001 * 19.5 + 1)
 
 
 def test_the_missing_values_of_a_run_are_missing_in_its_streams_too(tmp_path):
