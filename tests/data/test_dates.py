@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.tables import QUICK
 from tidegate.cli import main
 from tidegate.data.arrange import arrange
+from tidegate.data.dates import read_dates
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.settings import DataSettings
@@ -170,3 +171,20 @@ def test_the_command_line_takes_the_order(tmp_path, capsys):
     assert main(arguments) == 2
     assert "--date-order dmy" in capsys.readouterr().err
     assert main([*arguments, "--date-order", "mdy"]) == 0
+
+
+def test_the_time_of_day_is_read_too():
+    cells = ["31/12/2025 11:59 PM", "01/01/2026 12:00 am", "01/01/2026 12:05 PM", "1/1/26 9:30:15.25 pm", "02/01/26"]
+    table = read_table(pl.DataFrame({"when": cells}))
+    times, order, _ = read_dates(table, "when", "auto")
+    assert order == "dmy"
+    assert times.to_list() == [
+        dt.datetime(2025, 12, 31, 23, 59),
+        dt.datetime(2026, 1, 1, 0, 0),
+        dt.datetime(2026, 1, 1, 12, 5),
+        dt.datetime(2026, 1, 1, 21, 30, 15, 250_000),
+        dt.datetime(2026, 1, 2),
+    ]
+    for wrong in ("31/12/2025 24:00", "31/12/2025 9:75", "31/12/2025 9"):
+        with pytest.raises(DataError, match="row 2, column 'when'"):
+            read_dates(read_table(pl.DataFrame({"when": [cells[0], wrong]})), "when", "auto")

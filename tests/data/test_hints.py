@@ -88,7 +88,9 @@ def test_a_text_whose_values_hardly_repeat_is_told_of():
     frame = FRAME.with_columns(code=pl.format("c{}", pl.int_range(N) % 57), few=pl.format("c{}", pl.int_range(N) % 9))
     names, notes = names_and_notes(frame)
     assert names == ["x", "code", "few"]
-    assert "Read as a category, although almost every value is another one: code (57 in 60 rows)." in notes
+    assert (
+        "Read as a category, although almost every value is another one: code (57 in 60 rows, such as 'c0')." in notes
+    )
 
 
 def test_columns_that_stay_the_same_are_told_of_in_one_note():

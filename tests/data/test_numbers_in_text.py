@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -15,6 +17,7 @@ from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.lines import RowLines
 from tidegate.data.numerals import PLAIN, NumberFormat
 from tidegate.data.preprocessing import NumberColumn, Preprocessing
+from tidegate.data.rows import RowReader
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
 from tidegate.errors import DataError, SettingsError
@@ -296,17 +299,31 @@ def test_a_run_reads_later_tables_and_streams_as_it_read_its_own(tmp_path):
         stream.push({"x": "5 kg"})
 
 
-def test_a_column_without_a_mark_is_still_text_to_a_run_that_knows_its_format(tmp_path):
-    path = write(tmp_path / "t.csv", GERMAN["some of each"], ";")
-    run = train(path, target="y", time="t", decimal_comma=True, out=False, **QUICK)
+@pytest.mark.parametrize(("separator", "settings"), [(";", {"decimal_comma": True}), (",", {"thousands": "dot"})])
+def test_a_column_without_a_mark_is_still_text_to_a_run_that_knows_its_format(tmp_path, separator, settings):
+    cell = GERMAN["some of each"] if separator == ";" else lambda v: swap(f"{v * 10:,.0f}")
+    path = write(tmp_path / "t.csv", cell, separator)
+    run = train(path, target="y", time="t", out=False, **QUICK, **settings)
+    assert run.preprocessing.formats == {"x": NumberFormat(",", ".")}
     later = tmp_path / "later.csv"
-    later.write_text("t;x\n0;12.345\n1;8.520\n")
+    later.write_text("t;x\n0;12.345\n1;8.520\n".replace(";", separator))
     plain = pl.DataFrame({"t": range(2), "x": [12345.0, 8520.0]})
-    assert run.predict(later)["prediction"].to_list() == run.predict(plain)["prediction"].to_list()
-    assert (
-        run.preprocessing.apply(run.read(later), with_target=False).numbers
-        == run.preprocessing.apply(read_table(plain), with_target=False).numbers
-    ).all()
+    right = run.preprocessing.apply(read_table(plain), with_target=False).numbers
+    assert (run.preprocessing.apply(run.read(later), with_target=False).numbers == right).all()
+    lines = RowLines(io.BytesIO(later.read_bytes()), run.preprocessing, **run.settings.reading)
+    for line, expected in zip(lines, right, strict=True):
+        found = np.zeros(1, dtype=np.float32)
+        RowReader(run.preprocessing, []).read(line.row, found, "here")
+        assert found == expected
+
+
+def test_dots_between_thousands_are_read_on_request_where_they_can_be(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("t,a,b,y\n" + "".join(f"{t},{t + 1}.{t:03d},{t}.25,{'pq'[t % 2]}\n" for t in range(40)))
+    pre, _ = prepare(path, thousands="dot")
+    assert mean_of(pre, "a") == pytest.approx(1001 * 19.5 + 1000)
+    assert mean_of(pre, "b") == 19.75
+    assert mean_of(prepare(path)[0], "a") == pytest.approx(1.001 * 19.5 + 1)
 
 
 def test_the_missing_values_of_a_run_are_missing_in_its_streams_too(tmp_path):
@@ -382,3 +399,76 @@ def test_the_command_line_takes_missing_values_and_thousands(tmp_path, capsys):
     assert "Reads 1 numbers" in shown
     assert "read as numbers: x ('1," in shown
     assert load(tmp_path / "run").settings.missing == ("n/a", "off", "-1")
+    again = [
+        "train",
+        str(path),
+        "--target",
+        "y",
+        "--time",
+        "t",
+        "--missing",
+        "-",
+        "--missing",
+        "-999",
+        "--missing=off",
+        *quick,
+    ]
+    assert main([*again, "--thousands", ",", "--out", str(tmp_path / "again")]) == 0
+    assert load(tmp_path / "again").settings.missing == ("-", "-999", "off")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (
+            lambda k: f"{k + 0.5} kg" if k % 3 else f"{k * 1000} g",
+            "'0 g'|'1.5 kg' has another sign or unit than '1.5 kg'",
+        ),
+        (lambda k: f"{k + 0.5}k" if k % 2 else f"{k + 0.5}M", "has another sign or unit than"),
+        (
+            lambda k: f"${k}.50" if k % 5 else f"€{k}.50",
+            r"line 2, column 'x': '€0.50' has another sign or unit than '\$1.50' \(line 3\)",
+        ),
+    ],
+)
+def test_two_units_in_a_column_are_told_of(tmp_path, cell, message):
+    path = write(tmp_path / "t.csv", cell, ",", list(range(100)))
+    pre, data = prepare(path)
+    assert [c.kind for c in pre.features] == ["category"]
+    (note,) = [n for n in data.notes if re.search(message, n)]
+    assert "Write all values in one unit" in note
+    assert len(data.notes) == 2, "beside the split"
+    assert "--categories x" in note
+
+
+def test_one_cell_in_another_unit_stops_training(tmp_path):
+    path = write(tmp_path / "t.csv", lambda k: "500 g" if k == 7 else f"{k + 0.5} kg", ",", list(range(100)))
+    with pytest.raises(
+        DataError, match=r"line 9, column 'x': '500 g' has another sign or unit than '0.5 kg' \(line 2\) and most other"
+    ):
+        prepare(path)
+
+
+def test_a_sign_may_be_that_of_any_country_and_a_unit_of_two_words(tmp_path):
+    for cell in ("R$ {:,.2f}", "₹{:,.2f}", "{:.2f} zł", "SEK {:.2f}", "{:.2f} sq ft", "{:.2f} kWh/m²"):
+        pre, _ = prepare(write(tmp_path / "t.csv", cell.format))
+        assert mean_of(pre) == pytest.approx(MEAN, rel=1e-3)
+
+
+def test_dots_between_thousands_ask_for_the_decimal_comma_that_goes_with_them(tmp_path):
+    path = write(tmp_path / "t.csv", lambda v: swap(f"{v * 1000:,.0f}"), ";")
+    with pytest.raises(
+        DataError, match=r"looks like a number with dots between thousands, and so a decimal comma.*--decimal-comma"
+    ):
+        prepare(path)
+
+
+def test_padded_numbers_are_keys_without_the_blanks():
+    pre, _ = prepare(
+        pl.DataFrame(
+            {"t": range(40), "g": [k % 4 for k in range(40)], "x": [k / 8 for k in range(40)], "y": list("pq") * 20}
+        ),
+        group="g",
+    )
+    lines = RowLines(io.BytesIO(b"g,x\n  7,1\n 12,2\n  a,3\n"), pre, group=pre.group)
+    assert [line.row["g"] for line in lines] == ["7", "12", "  a"]

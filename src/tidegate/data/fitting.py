@@ -85,7 +85,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     target = _fit_target(arranged, settings, part, notes)
     same: dict[str, str] = {}
     features = tuple(_fit_feature(arranged, name, settings, part, same) for name in names)
-    notes += [*hints(table, names, settings), *constant(same)]
+    notes += [*hints(table, names, settings, notes), *constant(same)]
     pre = Preprocessing(
         group=settings.group,
         time=settings.time,

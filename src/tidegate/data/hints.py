@@ -42,12 +42,14 @@ def _is_empty(column: pl.Series) -> bool:
     return bool((bare.is_in(list(SPELLINGS)) | (bare == "")).all())
 
 
-def hints(table: Table, names: Sequence[str], settings: DataSettings) -> list[str]:
-    """A sentence for all features that look like identifiers, for those that are almost all different, and for sentences."""
+def hints(table: Table, names: Sequence[str], settings: DataSettings, before: Sequence[str]) -> list[str]:
+    """A sentence for all features that look like identifiers, for those that are almost all different, and for sentences. Of columns
+    that a sentence in `before` speaks of, enough is said.
+    """
     ids, texts, sentences = [], [], []
     for name in names:
         column = table.frame[name].alias("")
-        if name in settings.target or name in settings.text:
+        if name in settings.target or name in settings.text or any(f"column {name!r}: " in note for note in before):
             continue
         present = len(column) - column.null_count()
         if present < _FEW_ROWS:
@@ -62,7 +64,7 @@ def hints(table: Table, names: Sequence[str], settings: DataSettings) -> list[st
         elif present == len(column) == different:
             ids.append(name)
         elif different >= _ALMOST_ALL * present:
-            texts.append(f"{name} ({different:,} in {present:,} rows)")
+            texts.append(f"{name} ({different:,} in {present:,} rows, such as {column.drop_nulls()[0][:40]!r})")
     notes = []
     if ids:
         which = ids[0] if len(ids) == 1 else ",".join(ids[:10])

@@ -50,6 +50,7 @@ class RowLines:
         row_names: bool = False,
         decimal_comma: bool = False,
         missing: Sequence[str] = (),
+        dots: bool = False,  # of files: here the run knows which columns are so
         name: str = "standard input",
     ):
         try:
@@ -61,7 +62,7 @@ class RowLines:
         self._source, self._encoding, self._name = source, encoding, name
         self._row_names, self._comma = row_names, decimal_comma
         self._missing, self._spaced = {*MISSING, *missing}, False
-        self._formats = dict(pre.formats)
+        self._formats = set(pre.formats)
         self._numbers = {c.name for c in pre.numbers}
         self._words = {c.name for c in pre.tokens if c.kind == "words"}
         # Categories that a file's reader took for whole numbers or yes/no, and so reads 03 as 3 and True as true.
@@ -185,12 +186,12 @@ class RowLines:
             if not bare or bare in SPELLINGS or bare in self._missing:
                 return None
             if name in self._formats:
-                number = self._formats[name].number(bare)
-                return cell if number is None else number
+                return bare  # which RowReader reads
             return self._number(bare, cell)
         if name in self._codes:  # too: 03 is the code 3, as in a file whose column holds nothing but numbers
             return self._number(bare, cell) if bare and bare not in self._missing else None
-        return bare if self._spaced else cell
+        padded = name in (self.key or ()) and NUMBER.fullmatch(bare)  # "  7" and "  12" are keys 7 and 12
+        return bare if self._spaced or padded else cell
 
     def _number(self, bare: str, cell: str) -> Any:
         text = bare.replace(",", ".") if self._comma and bare.count(",") == 1 else bare

@@ -22,14 +22,15 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|
 _BLANK = "[ \u00a0\u2009\u202f]"  # also those that don't break a line, as French and Swiss tables have them
 _THOUSANDS = {",": ",", ".": r"\.", " ": _BLANK, "'": "['’]"}
 NAMES = {"comma": ",", "dot": ".", "blank": " ", "apostrophe": "'"}  # of the setting `thousands`
-_CURRENCY = r"(?:US|A|C|HK|NZ)?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CHF"
+_CURRENCY = r"(?:US|A|C|HK|NZ|R|S)?\$|\p{Sc}|USD|EUR|GBP|JPY|CNY|CHF|SEK|NOK|DKK|AUD|CAD|BRL|INR|Rs\.?|kr\.?|Fr\.?"
 _SIGN = r"[+\-−]?"
 # Anything that may be a number: before it a currency sign, behind it a sign or a unit.
 _LOOSE = (
     rf"^\(?{_SIGN}\s*(?P<before>{_CURRENCY})?\s*{_SIGN}"
     r"(?P<body>[0-9](?:[0-9.,'’ \x{a0}\x{2009}\x{202f}]*[0-9])?[.,]?|[.,][0-9]+)(?:[eE][+\-]?[0-9]+)?"
-    r"(?P<gap>\s*)(?P<after>[%‰°µ$€£¥₹₩₽\p{L}][^\s)]{0,11})?\s*\)?$"
+    r"(?P<gap>\s*)(?P<after>[%‰°µ\p{Sc}\p{L}][^\s)]{0,11}(?: [\p{L}/²³]{1,8})?)?\s*\)?$"
 )
+_UNITS = 4
 _FEW = 20  # with so few different values, "2D" and "3D" are names, not numbers with a unit
 MOSTLY = 0.9  # a column of which so much is numbers is one of numbers, and the rest are slips
 
@@ -108,7 +109,7 @@ class Finding:
     format: theirs. numbers, others: how many cells are and aren't, the missing ones not counted. other: the first row that
     isn't. distinct: how many different numbers. decimals: whether some have a decimal mark. example: a row that shows the format.
     odd: whether it isn't what every program takes for a number.
-    missing: how often each spelling of a missing value occurs. doubt: "comma" or "dot" where that mark may as well be a
+    missing: how often each spelling of a missing value occurs. mixed: whether the first row that isn't has another sign or unit. doubt: "comma" or "dot" where that mark may as well be a
     decimal one; sure: whether more than the kind of the file speaks for the format.
     """
 
@@ -121,6 +122,7 @@ class Finding:
     example: int
     odd: bool
     missing: dict[str, int]
+    mixed: bool = False
     doubt: str = ""
     sure: bool = True
 
@@ -154,11 +156,15 @@ def look(column: pl.Series, *, decimal_comma: bool, thousands: str, separator: s
     signs = alike.group_by("before", "after", maintain_order=True).agg(pl.col("count").sum())
     before, after, _ = signs.sort("count", descending=True, maintain_order=True).row(0)
     alike = alike.filter((pl.col("before") == before) & (pl.col("after") == after))
+    # Some amounts in one unit and some in another: no numbers that can be compared, and no category.
+    units = signs.filter(pl.col("count") >= 0.05 * present)
+    mixed = 1 < units.height <= _UNITS and int(units["count"].sum()) >= MOSTLY * present
     share = int(alike["count"].sum()) / present
     marks = bool(alike["body"].str.contains("[.,]").any())
     if after and after[0].isalpha():
         glued = bool((alike["gap"] == "").all())
-        if share < MOSTLY or (glued and not marks and alike.height <= _FEW):
+        few = alike.height <= _FEW and not marks
+        if (share < MOSTLY and (not mixed or few)) or (glued and few):
             return None
     found = _reading(alike, before, after, decimal_comma=decimal_comma, thousands=thousands, separator=separator)
     if found is None:
@@ -168,17 +174,22 @@ def look(column: pl.Series, *, decimal_comma: bool, thousands: str, separator: s
     right = cells.filter(pl.col("number").is_not_null())
     wrong = cells.filter(pl.col("number").is_null())
     numbers, others = int(right["count"].sum()), int(wrong["count"].sum())
-    if numbers < present / 2:
+    if numbers < present / 2 and not mixed:
         return None
-    odd = right.filter(pl.col("cell").str.contains(r"[^0-9.+\-eE]" if format_.decimal == "." else r"[^0-9+\-eE]"))
+    first = wrong.sort("row").head(1)
+    mark = format_.decimal
+    odd = right.filter(pl.col("cell").str.contains(r"[^0-9.+\-eE]" if mark == "." else r"[^0-9+\-eE]"))
+    shown = odd.filter(pl.col("cell").str.contains(mark, literal=True)) if mark == "," else odd
+    shown = next(rows for rows in (shown, odd, right) if rows.height)
     return Finding(
         format=format_,
         numbers=numbers,
         others=others,
-        other=int(wrong["row"].min()) if others else None,  # type: ignore[arg-type]
+        other=int(first["row"][0]) if others else None,
+        mixed=bool(first["body"].is_not_null().any()) and (first["before"][0], first["after"][0]) != (before, after),
         distinct=right["number"].n_unique(),
         decimals=bool(right["body"].str.contains(format_.decimal, literal=True).any()),
-        example=int((odd if odd.height else right)["row"].min()),  # type: ignore[arg-type]
+        example=int(shown["row"].min()),  # type: ignore[arg-type]
         odd=odd.height > 0,
         missing=missing,
         doubt=doubt,

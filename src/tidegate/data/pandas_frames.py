@@ -37,6 +37,7 @@ def from_pandas(source: Any) -> pl.DataFrame:
 
 
 def _column(name: str, values: Any) -> pl.Series:
+    read: Any = pl.from_pandas
     values = (
         values.to_series()
         if hasattr(values, "to_series") and values.ndim == 1 and not hasattr(values, "iloc")
@@ -45,7 +46,7 @@ def _column(name: str, values: Any) -> pl.Series:
     if str(values.dtype).startswith("period["):
         values = values.dt.to_timestamp()
     try:
-        return pl.from_pandas(values.reset_index(drop=True)).alias(name)
+        return read(values.reset_index(drop=True)).alias(name)
     except Exception as error:  # of pyarrow, pandas and polars, each in its own kind
         if not _has_pyarrow():
             raise PackageMissingError(

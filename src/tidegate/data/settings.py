@@ -211,4 +211,5 @@ class DataSettings(Settings):
             "row_names": self.row_names,
             "decimal_comma": self.decimal_comma,
             "missing": self.missing,
+            "dots": self.thousands == "dot",
         }

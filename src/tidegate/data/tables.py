@@ -66,6 +66,7 @@ def read_table(
     row_names: bool = False,
     decimal_comma: bool = False,
     missing: Sequence[str] = (),
+    dots: bool = False,
     as_text: Iterable[str] = (),
     as_named: Iterable[str] = (),
 ) -> Table:
@@ -77,6 +78,7 @@ def read_table(
     row_names: the first field of each CSV row is an unnamed row number (as R writes it) and is left out.
     decimal_comma: numbers of a CSV file are written 1,5 (the separator is then a semicolon, a tab or a bar).
     missing: cells that are missing values, beside the usual ones; a number is missing wherever it has that value.
+    dots: a dot in a number of a CSV file stands between thousands, where the column allows it: such a column stays text.
     as_text: columns of a CSV file that stay text, whatever they hold. as_named: names that keep the blanks around them.
 
     Blanks around the names, numbers and times of a CSV file are no part of them.
@@ -102,7 +104,7 @@ def read_table(
         if path.stat().st_size == 0:
             raise DataError(f"{name} is empty. A table needs a header and at least one row.")
         kept = frozenset(n for n in as_named if n != n.strip())
-        how = _CsvOptions(row_names, decimal_comma, tuple(missing), frozenset(as_text), kept)
+        how = _CsvOptions(row_names, decimal_comma, tuple(missing), dots, frozenset(as_text), kept)
         table = _without_missing(_read_file(path, suffix, encoding, how), missing)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
@@ -116,6 +118,7 @@ class _CsvOptions:
     row_names: bool
     decimal_comma: bool
     missing: tuple[str, ...]
+    dots: bool
     as_text: frozenset[str]
     as_named: frozenset[str]
 
@@ -291,6 +294,8 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
         as_text = {n: pl.String for n in header if n in how.as_text}
         frame = how.parse(text, separator, schema_overrides=as_text)
         columns = {n: frame[n] if n in as_text else _cleaned(frame[n], how, spaced) for n in frame.columns}
+        if how.dots:
+            columns |= _dotted(frame, text, separator, how)
         grouped = _grouped(frame, text, separator, how) if how.decimal_comma else {}
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
@@ -334,6 +339,16 @@ def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
     if read.dtype == pl.String or len(read) != len(column) or guessed or lost:
         return bare.alias(column.name) if spaced else column
     return read.alias(column.name)
+
+
+def _dotted(frame: pl.DataFrame, text: str, separator: str, how: _CsvOptions) -> dict[str, pl.Series]:
+    """The text of columns such as 999, 8.520: every dot has three digits behind it."""
+    floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    if not floats:
+        return {}
+    cells = how.parse(text, separator, schema_overrides=dict.fromkeys(floats, pl.String))
+    dotted = r"^\s*[+-]?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+|[0-9]+)\s*$"
+    return {name: cells[name] for name in floats if cells[name].alias("").str.contains(dotted).all()}
 
 
 def _grouped(frame: pl.DataFrame, text: str, separator: str, how: _CsvOptions) -> dict[str, tuple[int, str]]:

@@ -87,8 +87,9 @@ def _is_numbers(table: Table, name: str, finding: Finding, settings: DataSetting
     mostly = finding.numbers >= MOSTLY * (finding.numbers + finding.others)
     where, cell = f"{table.where(finding.example)}, column {name!r}", column[finding.example]
     if finding.format.decimal == "," and csv and table.separator != "," and not settings.decimal_comma and mostly:
+        comma = "a decimal comma" if "," in cell else "dots between thousands, and so a decimal comma"
         raise DataError(
-            f"{where}: {cell!r} looks like a number with a decimal comma. Read the file with decimal_comma=True "
+            f"{where}: {cell!r} looks like a number with {comma}. Read the file with decimal_comma=True "
             f"(--decimal-comma); {otherwise}."
         )
     if finding.doubt and mostly:
@@ -108,6 +109,12 @@ def _is_numbers(table: Table, name: str, finding: Finding, settings: DataSetting
     other = column[finding.other]
     where = f"{table.where(finding.other)}, column {name!r}"
     missing = f"missing={other!r} (--missing {_shell(other)})"
+    if finding.mixed and finding.amounts:
+        told = f"{where}: {other!r} has another sign or unit than {cell!r} ({table.where(finding.example).rsplit(', ', 1)[-1]})"
+        if mostly:
+            raise DataError(f"{told} and most other values. Write all of them in one; {otherwise}.")
+        notes.append(f"{told}, so the column is read as a category. Write all values in one unit; {otherwise}.")
+        return False
     if mostly:
         raise DataError(
             f"{where}: {other!r} is not a number, while {finding.numbers} other values are. Mend it, leave the cell empty, "
