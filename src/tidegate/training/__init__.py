@@ -5,7 +5,7 @@
 | `trainer.py` | `fit` in memory, `train` with a run folder, `--resume` |
 | `resolve.py` | every setting that was left open, the sizes of the model, the device |
 | `loop.py` | epochs, updates, validation, the best weights |
-| `journal.py` | everything that is written |
+| `journal.py`, `lock.py` | everything that is written; that nobody else writes there |
 | `checkpoint.py`, `gate_log.py`, `progress.py` | where a training stands; the gates after every epoch; what a person sees |
 
 Lazy, so that the command line can show every setting without loading torch.
