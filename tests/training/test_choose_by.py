@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -265,6 +267,25 @@ def test_a_rare_class_that_is_never_right_is_told_in_print_and_report(tmp_path, 
     assert sentence.replace("'", "&#39;") in (folder / "report.html").read_text()
     assert main(["evaluate", str(folder), str(path)]) == 0
     assert sentence in capsys.readouterr().out
+
+
+def test_a_figure_that_is_not_there_is_null_in_json(tmp_path, capsys):
+    path, other, folder = tmp_path / "t.csv", tmp_path / "zeros.csv", tmp_path / "run"
+    write_table(table(), path)
+    write_table(table().with_columns(p=pl.lit(0), q=pl.lit(0)), other)
+    train(path, target=["p", "q"], out=folder, **(STEADY | {"epochs": 1}))
+    assert main(["evaluate", str(folder), str(other), "--json"]) == 0
+    shown = capsys.readouterr().out
+    summary = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["model"]["summary"]
+    assert (summary["auroc"], summary["auprc"]) == (None, None)
+    assert summary["nll"] > 0
+
+
+def test_the_curve_of_the_figure_that_chose_stands_in_the_report(tmp_path):
+    train(table(), target="a", out=tmp_path / "run", choose_by="r2", **(STEADY | {"epochs": 2}))
+    (name,) = re.findall(r"!\[Validation R²\]\((\w+\.svg)\)", (tmp_path / "run/report.md").read_text())
+    assert name.isascii()
+    assert (tmp_path / "run" / name).is_file()
 
 
 def test_each_target_is_printed_in_its_own_unit(capsys):

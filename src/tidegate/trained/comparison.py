@@ -51,7 +51,7 @@ def nice(name: str) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits that mean something: 0.9134, 2.5, 1.2e-05, or a dash for what is not there."""
+    """Four digits that mean something: 0.9134, 2.5, 1.2e-05, ∞, or a dash for what is not there."""
     if isinstance(value, int):
         return f"{value:,}"
     if not math.isfinite(value):
