@@ -299,9 +299,11 @@ def test_a_run_reads_later_tables_and_streams_as_it_read_its_own(tmp_path):
         stream.push({"x": "5 kg"})
 
 
-@pytest.mark.parametrize(("separator", "settings"), [(";", {"decimal_comma": True}), (",", {"thousands": "dot"})])
+@pytest.mark.parametrize(
+    ("separator", "settings"), [(";", {"decimal_comma": True}), (",", {"thousands": "dot"}), (",", {})]
+)
 def test_a_column_without_a_mark_is_still_text_to_a_run_that_knows_its_format(tmp_path, separator, settings):
-    cell = GERMAN["some of each"] if separator == ";" else lambda v: swap(f"{v * 10:,.0f}")
+    cell = GERMAN["some of each"] if separator == ";" else lambda v: swap(f"{v * 1000:,.0f}")
     path = write(tmp_path / "t.csv", cell, separator)
     run = train(path, target="y", time="t", out=False, **QUICK, **settings)
     assert run.preprocessing.formats == {"x": NumberFormat(",", ".")}
