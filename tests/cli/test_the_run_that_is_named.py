@@ -99,17 +99,25 @@ class Break:
         if name == at:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Break())
-import runpy
-runpy.run_module("tidegate", run_name="__main__", alter_sys=True)
 """
+AS_A_MODULE = 'import runpy; runpy.run_module("tidegate", run_name="__main__", alter_sys=True)'
+AS_A_PROGRAM = "from tidegate.cli import main; sys.exit(main())"
 
 
 @pytest.mark.parametrize(
-    "module", ["tidegate.cli", "typer", "pydantic", "tidegate.cli.train", "tidegate.run", "torch", "polars"]
+    ("program", "module"),
+    [
+        (AS_A_MODULE, "tidegate.cli"),
+        (AS_A_PROGRAM, "typer"),
+        (AS_A_PROGRAM, "pydantic"),
+        (AS_A_PROGRAM, "tidegate.cli.train"),
+        (AS_A_PROGRAM, "torch"),
+        (AS_A_PROGRAM, "polars"),
+    ],
 )
-def test_ctrl_c_while_python_still_loads_ends_without_a_traceback(tmp_path, module):
+def test_ctrl_c_while_python_still_loads_ends_without_a_traceback(tmp_path, program, module):
     done = subprocess.run(
-        [sys.executable, "-c", BREAK, module, "train", "t.csv", "--target", "y"],
+        [sys.executable, "-c", BREAK + program, module, "train", "t.csv", "--target", "y"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stderr, done.stdout) == (130, "Interrupted.\n", "")
