@@ -99,6 +99,9 @@ struct Strided {
   }
 };
 
+// At how much of the weights a call looks.
+enum class Look : int { few = 0, lines = 1, all = 2 };
+
 struct Handle {  // the packed weights of every direction of a layer, float32 or float64
   std::vector<std::unique_ptr<Packed<float>>> f32;
   std::vector<std::unique_ptr<Packed<double>>> f64;
@@ -109,7 +112,17 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   Handle() = default;
   Handle(const Handle&) = delete;
 
-  // A few values of every weight, as they were: see `looks_changed`.
+  // A digest of all weights, a value of each of their rows and columns, and a few values, as they were: see `looks_changed`.
+  struct Matrix {
+    const unsigned char* at;
+    int64_t rows, columns;
+    size_t value;  // bytes
+    int64_t bytes() const { return rows * columns * static_cast<int64_t>(value); }
+  };
+  std::vector<Matrix> matrices;
+  std::vector<uint64_t> lines;
+  Digest then;
+  bool shared = false;  // other processes may write to them
   struct Sample {
     const unsigned char* now;
     uint64_t then;
@@ -117,7 +130,13 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   };
   std::vector<Sample> samples;
 
-  void sample(Address weight, int64_t values, size_t bytes) {
+  void sample(Address weight, int64_t rows, int64_t columns, size_t bytes) {
+    const int64_t values = rows * columns;
+    matrices.push_back({reinterpret_cast<const unsigned char*>(weight), rows, columns, bytes});
+    each_line(matrices.back(), [this](uint64_t value) {
+      lines.push_back(value);
+      return true;
+    });
     constexpr int64_t most = 8;
     for (int64_t i = 0; i < values && i < most; ++i) {
       const int64_t which = values <= most ? i : i * (values - 1) / (most - 1);
@@ -127,17 +146,57 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
     }
   }
 
+  // A value of every row and every column, along diagonals, so that no unit can be silenced unseen; `take` is given them until
+  // it says false.
+  template <class Take>
+  static bool each_line(const Matrix& m, const Take& take) {
+    int64_t row = 0, column = 0, left = m.columns;
+    for (int64_t i = m.rows > m.columns ? m.rows : m.columns; i > 0; --i) {
+      uint64_t value = 0;
+      if (m.value == 4) std::memcpy(&value, m.at + static_cast<size_t>(row * m.columns + column) * 4, 4);
+      else std::memcpy(&value, m.at + static_cast<size_t>(row * m.columns + column) * 8, 8);
+      if (!take(value)) return false;
+      if (++row == m.rows) row = 0;
+      if (++column == m.columns) column = 0;
+      if (--left == 0) left = m.columns, column = (column + 3) % m.columns;  // not the same diagonal of every gate
+    }
+    return true;
+  }
+  bool lines_changed() const {
+    const uint64_t* then = lines.data();
+    for (const Matrix& m : matrices) {
+      if (!each_line(m, [&](uint64_t value) { return value == *then++; })) return true;
+    }
+    return false;
+  }
+
+  Digest digest() const {
+    Digest d;
+    for (const Matrix& m : matrices) tidegate::digest(m.at, m.bytes(), d);
+    return d;
+  }
+  int64_t bytes() const {
+    int64_t sum = 0;
+    for (const Matrix& m : matrices) sum += m.bytes();
+    return sum;
+  }
+
   // Whether the weights are no longer those that were packed. Python compares PyTorch's version counters, which tell
-  // of every change but one made through `.data`, NumPy or a raw pointer: whoever scales or replaces a whole weight in
-  // that way shows here. The tensors are alive: Python holds them.
-  bool looks_changed() const {
+  // of every change but one made through `.data`, NumPy, a raw pointer, or by another process. Of these a few values
+  // show whoever scales or replaces a whole weight, the lines whoever changes a row or a column, and the digest everybody.
+  // The tensors are alive: Python holds them.
+  bool looks_changed(Look look) const {
     if (isa != isa_name()) return true;  // or, in tests, another instruction set was chosen since
     for (const Sample& s : samples) {
       uint64_t value = 0;
       std::memcpy(&value, s.now, s.bytes);
       if (value != s.then) return true;
     }
-    return false;
+    if (shared) look = Look::all;
+    if (look == Look::few) return false;
+    if (look == Look::lines && bytes() > 4096 * static_cast<int64_t>(sizeof(float))) return lines_changed();
+    const Digest now = digest();
+    return std::memcmp(&now, &then, sizeof now) != 0;
   }
 
   template <class Real>
@@ -180,15 +239,16 @@ void pack(Handle& handle, const std::vector<Address>& weights, const Kind& kind,
   }
 }
 
-// ... to be kept, and so with samples of what was packed.
+// ... to be kept, and so with samples and the digest of what was packed. shared: other processes may change the weights.
 template <class Real>
-std::unique_ptr<Handle> keep(const std::vector<Address>& weights, const Kind& kind, int threads) {
+std::unique_ptr<Handle> keep(const std::vector<Address>& weights, const Kind& kind, bool shared, int threads) {
   auto handle = std::make_unique<Handle>();
   for (size_t first = 0; first < weights.size(); first += kind.each()) {
-    handle->sample(weights[first], 3 * kind.H * kind.I, sizeof(Real));
-    handle->sample(weights[first + 1], 3 * kind.H * kind.H, sizeof(Real));
-    for (size_t v = 2; v < kind.each(); ++v) handle->sample(weights[first + v], 3 * kind.H, sizeof(Real));
+    handle->sample(weights[first], 3 * kind.H, kind.I, sizeof(Real));
+    handle->sample(weights[first + 1], 3 * kind.H, kind.H, sizeof(Real));
+    for (size_t v = 2; v < kind.each(); ++v) handle->sample(weights[first + v], 3 * kind.H, 1, sizeof(Real));
   }
+  handle->shared = shared, handle->then = handle->digest();
   pack<Real>(*handle, weights, kind, threads);  // after: whoever changes them meanwhile is noticed
   return handle;
 }
@@ -232,6 +292,12 @@ void ask_for_large_pages(Address address, int64_t bytes) {
   static_cast<void>(address);
   static_cast<void>(bytes);
 #endif
+}
+
+// Whether a state is none, or zeros, as far as its first value tells: what a sequence begins with.
+bool is_beginning(Address state, bool wide) {
+  if (state == 0) return true;
+  return wide ? *at<double>(state) == 0 : *at<float>(state) == 0;
 }
 
 // What no step wrote: the output of padding is 0.
@@ -428,18 +494,21 @@ class QuickStep {
     int64_t x_shape[2], h_shape[3];
     if (!shape(x, 2, x_shape) || !shape(h, 3, h_shape)) return nb::none();
     const int64_t B = x_shape[0];
-    if (x_shape[1] != I || h_shape[0] != layers || h_shape[1] != B || h_shape[2] != H || !unchanged(parameters)) return nb::none();
-    nb::object y = empty(x, {B, H}), h_n = empty(x, {layers, B, H});
-    const Address to = address_of(y), next = address_of(h_n);
+    if (x_shape[1] != I || h_shape[0] != layers || h_shape[1] != B || h_shape[2] != H) return nb::none();
     Strided from, state;
     from.address = address_of(x), from.row = I;
     state.address = address_of(h), state.outer = B * H, state.row = H;
+    const bool wide = layers_[0]->f32.empty();
+    const Look look = is_beginning(state.address, wide) ? Look::lines : Look::few;
+    if (!unchanged(parameters, look)) return nb::none();
+    nb::object y = empty(x, {B, H}), h_n = empty(x, {layers, B, H});
+    const Address to = address_of(y), next = address_of(h_n);
     const int threads = static_cast<int>(integer(nb::steal(checked(PyObject_CallNoArgs(threads_.ptr())))));
     {
       // Giving the GIL away for a microsecond's work would cost a tenth of it, and waiting to get it back far more.
       std::optional<nb::gil_scoped_release> free;
       if (layers * B * H * (I + H) > 100000) free.emplace();
-      (layers_[0]->f32.empty() ? run_step<double> : run_step<float>)(layers_, zone_rate_, B, from, state, to, next, threads);
+      (wide ? run_step<double> : run_step<float>)(layers_, zone_rate_, B, from, state, to, next, threads);
     }
     return nb::make_tuple(y, h_n);
   }
@@ -491,7 +560,7 @@ class QuickStep {
     return nb::steal(checked(PyObject_VectorcallMethod(new_empty_.ptr(), arguments + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr)));
   }
   // The same parameters, of the same versions, at the same addresses, as when they were packed.
-  bool unchanged(nb::handle parameters) const {
+  bool unchanged(nb::handle parameters, Look look) const {
     PyObject *key, *value;
     Py_ssize_t at = 0;
     size_t i = 0;
@@ -505,7 +574,7 @@ class QuickStep {
       if (integer(get(w, version_)) != marks_[i].version || static_cast<int64_t>(address_of(w)) != marks_[i].address) return false;
     }
     for (const Handle* layer : layers_) {
-      if (layer->looks_changed()) return false;
+      if (layer->looks_changed(look)) return false;
     }
     return true;
   }
@@ -535,7 +604,11 @@ bool share_openmp() {
 NB_MODULE(_native, m) {
   m.doc() = "The C++ kernels of the native back end. Takes addresses and checks nothing: use tidegate.ops.gru.native.";
   nb::set_leak_warnings(false);  // Python's modules keep constants of these types until the very end
-  nb::class_<Handle>(m, "Handle").def("looks_changed", &Handle::looks_changed);
+  nb::class_<Handle>(m, "Handle").def("looks_changed", [](const Handle& handle, int look) {
+    std::optional<nb::gil_scoped_release> free;  // as in QuickStep
+    if (look == 2 && handle.bytes() > 1000000) free.emplace();
+    return handle.looks_changed(static_cast<Look>(look));
+  }, "look"_a);
   nb::class_<Kind>(m, "Kind").def("__init__", [](Kind* kind, int64_t I, int64_t H, bool bias, bool norm, bool before, bool wide) {
     new (kind) Kind{I, H, bias, norm, before, wide};
   }, nb::kw_only(), "I"_a, "H"_a, "bias"_a, "norm"_a, "before"_a, "wide"_a);
@@ -552,11 +625,12 @@ NB_MODULE(_native, m) {
      "norms"_a.none() = nb::none(), "d_saved"_a.none() = nb::none(), "d_fresh"_a.none() = nb::none(),
      // cppcheck-suppress assignBoolToPointer ; what it takes for a pointer is a literal of nanobind's
      "again"_a = false);
-  m.def("pack", [](nb::handle weights, const Kind& kind, int threads) {
+  m.def("pack", [](nb::handle weights, const Kind& kind, bool shared, int threads) {
     const std::vector<Address> addresses = addresses_of(weights);
     nb::gil_scoped_release free;
-    return (kind.wide ? keep<double> : keep<float>)(addresses, kind, threads).release();
-  }, "weights"_a, "kind"_a, nb::kw_only(), "threads"_a, nb::rv_policy::take_ownership);
+    return (kind.wide ? keep<double> : keep<float>)(addresses, kind, shared, threads).release();
+  }, "weights"_a, "kind"_a, nb::kw_only(), "shared"_a, "threads"_a, nb::rv_policy::take_ownership);
+  m.def("is_beginning", [](nb::handle state, bool wide) { return is_beginning(address_of(state), wide); }, "state"_a.none(), "wide"_a);
   m.def("forward", [](Handle& handle, int64_t T, int64_t B, int64_t rows, nb::handle x, nb::handle h_0, nb::handle batch_sizes,
                       nb::handle output, nb::handle h_n, nb::handle saved, const More& more, int threads) {
     const ForwardCall call{T, B, rows, Strided(x, handle.I), Strided(h_0, handle.H), address_of(batch_sizes), address_of(output),

@@ -218,6 +218,8 @@ void affine(const Affine<Real>& job, int threads) {
   of<Real>(*chosen().load()).affine(job, threads);
 }
 
+void digest(const void* memory, int64_t bytes, Digest& d) { chosen().load()->digest(memory, bytes, d); }
+
 const char* const* isa_names() {
   static const char* names[4] = {};
   int n = 0;

@@ -2,5 +2,6 @@
 #include "kernels.inl"
 
 namespace tidegate {
-const Kernels kernels_baseline = {"baseline", baseline::kernels_of<float>, baseline::kernels_of<double>, baseline::burn};
+const Kernels kernels_baseline = {"baseline", baseline::kernels_of<float>, baseline::kernels_of<double>, baseline::burn,
+                               baseline::digest};
 }

@@ -39,6 +39,7 @@ struct Kernels {
   KernelsOf<float> f32;
   KernelsOf<double> f64;
   double (*burn)(int64_t rounds, float* out);
+  void (*digest)(const void*, int64_t bytes, Digest&);
 };
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;

@@ -12,6 +12,9 @@
 #include <pthread.h>
 #include <sched.h>
 #endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 namespace tidegate {
 
@@ -104,6 +107,43 @@ const int at_fork = pthread_atfork(nullptr, nullptr, [] {
 });
 #endif
 
+// How a thread computes: rounding, and whether numbers below the smallest normal one become 0 (torch.set_flush_denormal).
+// A mode is a thread's own, so a team takes over that of the thread that called it, for as long as it works.
+class Mode {
+ public:
+#if defined(__SSE__)
+  static uint64_t now() { return _mm_getcsr() & ~flags; }
+  static void set(uint64_t mode) { _mm_setcsr((_mm_getcsr() & flags) | static_cast<unsigned>(mode)); }
+
+ private:
+  static constexpr unsigned flags = 0x3f;  // what happened so far: no part of the mode
+#elif defined(__aarch64__)
+  static uint64_t now() {
+    uint64_t mode;
+    asm volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+  }
+  static void set(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+  static uint64_t now() { return 0; }
+  static void set(uint64_t) {}
+#endif
+};
+
+struct CallInMode {
+  Work work;
+  void* context;
+  uint64_t mode;
+};
+
+void member_in_mode(void* call, int member, int members) {
+  const auto& c = *static_cast<CallInMode*>(call);
+  const uint64_t own = Mode::now();
+  if (own != c.mode) Mode::set(c.mode);
+  c.work(c.context, member, members);
+  if (own != c.mode) Mode::set(own);
+}
+
 struct OmpCall {
   Work work;
   void* context;
@@ -128,6 +168,8 @@ void run_team(int threads, Work work, void* context) {
     Inside() { inside = true; }
     ~Inside() { inside = false; }
   } now;
+  CallInMode call_in_mode{work, context, Mode::now()};
+  work = member_in_mode, context = &call_in_mode;
   // An OpenMP runtime that was used before a fork hangs in the child; our own pool does not.
   if (omp_parallel != nullptr && !forked.load(std::memory_order_acquire)) {
     OmpCall call{work, context, threads};

@@ -92,3 +92,34 @@ void pack(const Weights<Real>& weights, int64_t I, int64_t H, Reset reset, bool 
   PackJob<Real> job{&weights, Layout<Real>(I, H, reset, norm), to};
   run_team(3 * H * (I + H) < 100000 ? 1 : threads, PackJob<Real>::work, &job);
 }
+
+// Adds memory to a digest. Of each lane the sum of its words, and the sum of these sums, so that places count; a word first
+// takes its upper half into its lower one, as the low bits of a round number are all 0.
+inline void digest(const void* memory, int64_t bytes, Digest& d) {
+  typedef uint32_t Words __attribute__((vector_size(vector_bytes)));
+  constexpr int n = 4;
+  static_assert(sizeof(d.words) >= 2 * n * sizeof(Words), "the sums of every instruction set have room");
+  const unsigned char* from = static_cast<const unsigned char*>(memory);
+  Words sum[n], sums[n];
+  __builtin_memcpy(sum, d.words, sizeof sum);
+  __builtin_memcpy(sums, d.words + sizeof sum / 4, sizeof sums);
+  constexpr int64_t step = n * sizeof(Words);
+  for (; bytes >= step; bytes -= step, from += step) {
+    UNROLL for (int k = 0; k < n; ++k) {
+      Words v;
+      __builtin_memcpy(&v, from + k * sizeof v, sizeof v);
+      sum[k] += v ^ (v >> 16);
+      sums[k] += sum[k];
+    }
+  }
+  if (bytes > 0) {
+    Words rest[n] = {};
+    __builtin_memcpy(rest, from, static_cast<size_t>(bytes));
+    UNROLL for (int k = 0; k < n; ++k) {
+      sum[k] += rest[k] ^ (rest[k] >> 16);
+      sums[k] += sum[k];
+    }
+  }
+  __builtin_memcpy(d.words, sum, sizeof sum);
+  __builtin_memcpy(d.words + sizeof sum / 4, sums, sizeof sums);
+}

@@ -22,11 +22,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state as tracing
+from torch.compiler import is_compiling
 
 from tidegate.errors import BackendUnavailableError, SettingsError, nearest
+from tidegate.ops.gru import in_onnx
 from tidegate.ops.gru.backend import BACKENDS, IN_ORDER, Backend
 from tidegate.ops.gru.extras import WISHES
-from tidegate.ops.gru.modes import transformed
+from tidegate.ops.gru.modes import transformed, writes_onnx
 
 NAMES: tuple[str, ...] = ("auto", *BACKENDS)
 """Every name that a `backend=` argument knows, whether or not it can run here."""
@@ -61,7 +64,8 @@ def check(backend: str) -> None:
 def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> Backend:
     """The module whose `gru`, `step` and `gru_cell` run for `backend` and an input like x (its device and dtype count).
 
-    wishes: what of the call `torch.nn.GRU` does not have; `Extras.wishes` names it.
+    wishes: what of the call `torch.nn.GRU` does not have; `Extras.wishes` names it. While `torch.onnx.export` writes a file it
+    is `in_onnx` for every name.
 
     >>> choose("reference", torch.zeros(1)).__name__
     'tidegate.ops.gru.reference'
@@ -69,6 +73,8 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> Backend:
     Raises `BackendUnavailableError` for one that is known but can't run here, and `SettingsError` (a
     `ValueError`) for an unknown name. Cost: well below a microsecond, so a layer asks again at every call.
     """
+    if (tracing() is not None or is_compiling()) and writes_onnx():
+        return in_onnx  # (the numbers are the same; only the operator has another name)
     if backend == "auto":
         for back_end in IN_ORDER:
             if back_end.why_not(x, wishes) is None and (back_end.in_transforms or not transformed()):

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
+import tidegate
 from tests.helpers.layers import BACKENDS, FORMS, OURS, assert_at_most_twice, error, jagged, layer_of, pair
+from tidegate.errors import SettingsError, ShapeError
 
 # ------------------------------------------------------------------------------------------- lengths
 
@@ -197,3 +199,31 @@ def test_resets_in_chunks_with_the_state_carried_give_the_bits_of_one_call():
         parts.append(part)
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(state, h_n)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("make", [tidegate.GRU, tidegate.MinGRU])
+def test_a_mask_says_the_same_as_lengths(make, batch_first):
+    layer = make(3, 5, batch_first=batch_first)
+    x, lengths = torch.randn(4, 4, 3), torch.tensor([4, 0, 2, 1])
+    x = torch.randn(*((4, 6) if batch_first else (6, 4)), 3)
+    mask = torch.arange(6) < lengths.unsqueeze(1)
+    assert all(map(torch.equal, layer(x, mask=mask), layer(x, lengths=lengths)))
+
+
+def test_what_is_no_mask_is_told_with_the_way_out():
+    layer, x = tidegate.GRU(3, 5, batch_first=True), torch.randn(2, 4, 3)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    hole = mask.clone()
+    hole[1, 1] = False
+    for given, kind, said in (
+        ({"mask": mask, "lengths": [4, 4]}, SettingsError, "Give one of them"),
+        ({"mask": mask.T}, ShapeError, r"mask is \[4, 2\], torch.bool; expected \[B=2, T=4\]"),
+        ({"mask": mask.int()}, ShapeError, "torch.int32; expected"),
+        ({"mask": hole}, ShapeError, r"steps after padding \(sequence 1\).* resets="),
+        ({"mask": [True]}, TypeError, "mask is of type list"),
+    ):
+        with pytest.raises(kind, match=said):
+            layer(x, **given)
+    with pytest.raises(SettingsError, match="no batch of padded sequences"):
+        layer(x[0], mask=mask)

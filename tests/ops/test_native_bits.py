@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.native import examples, gradients, layer_of, on_threads
+from tidegate.ops.gru import native
 
 # Every test of this file runs on every instruction set of this machine.
 pytestmark = pytest.mark.usefixtures("every_isa")
@@ -92,3 +93,19 @@ def test_a_training_run_repeats_to_the_bit():
 
     for a, b in zip(on_threads(1, lambda: trained(1)), on_threads(2, lambda: trained(2)), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"num_layers": 2, "bidirectional": True}, {"reset": "before", "zoneout": 0.2}], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_avx2_and_avx512_give_the_same_bits_where_there_is_no_layer_norm(every_isa, dtype, form):
+    if every_isa == "baseline":
+        return  # it has no fused multiply-add
+    found = []
+    for isa in ("avx2", every_isa):  # (a machine with AVX-512 has AVX2)
+        assert native.set_isa(isa)
+        for B, H in ((1, 7), (5, 70), (32, 33)):
+            layer = layer_of(13, H, dtype=dtype, **form).eval()
+            found.append(gradients(layer, torch.randn(9, B, 13, dtype=dtype)))
+    assert all(all(map(torch.equal, a, b)) for a, b in zip(found[:3], found[3:], strict=True))

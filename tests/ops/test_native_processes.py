@@ -13,6 +13,7 @@ import threading
 import pytest
 import torch
 
+import tidegate
 from tests.helpers.native import ISAS, gradients, layer_of, on_threads
 from tidegate.ops.gru import native, reference
 
@@ -59,6 +60,50 @@ def test_a_forked_child_gets_the_same_bits():
     hung = child.is_alive()
     child.kill()
     assert not hung
+    assert queue.get() is True
+
+
+def _tiny():
+    """A layer and an input whose states lie below the smallest normal number."""
+    torch.manual_seed(0)
+    return tidegate.GRU(16, 64, bias=False, backend="native"), torch.randn(300, 64, 16) * 1e-39
+
+
+def _alike_in_both_modes(layer, x):
+    """Whether 1 and 2 threads give the same bits, numbers below the smallest normal one kept and flushed to zero."""
+    found = []
+    for flush in (False, True):
+        assert torch.set_flush_denormal(flush)
+        with torch.no_grad():
+            found.append([on_threads(n, lambda: layer(x)[0]) for n in (1, 2)])
+    torch.set_flush_denormal(False)
+    kept, flushed = found
+    assert not torch.equal(kept[0], flushed[0])
+    return torch.equal(*kept) and torch.equal(*flushed) and torch.equal(on_threads(2, lambda: layer(x)[0]), kept[0])
+
+
+def test_threads_take_over_the_floating_point_mode_of_their_caller_and_give_it_back():
+    layer, x = _tiny()
+    with torch.no_grad():
+        on_threads(2, lambda: layer(x))  # the threads are there before the mode changes
+    assert _alike_in_both_modes(layer, x)
+
+
+def _modes_in_child(layer, x, queue):
+    with torch.no_grad():
+        on_threads(2, lambda: layer(x))
+    queue.put(_alike_in_both_modes(layer, x))
+
+
+def test_the_threads_of_a_forked_child_take_over_the_floating_point_mode_too():
+    layer, x = _tiny()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_modes_in_child, args=(layer, x, queue))
+    child.start()
+    child.join(60)
+    child.kill()
+    assert not queue.empty()
     assert queue.get() is True
 
 

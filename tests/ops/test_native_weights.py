@@ -79,6 +79,142 @@ def test_weights_are_packed_once_while_they_stay_the_same(monkeypatch):
     assert len(packs) == 2
 
 
+def without_a_version(layer, name, index):
+    getattr(layer, name).data[index] += 1
+
+
+def through_numpy(layer, name, index):
+    getattr(layer, name).detach().numpy()[index] += 1
+
+
+@pytest.mark.parametrize("change", [without_a_version, through_numpy])
+@pytest.mark.parametrize("begin", ["nothing", "zeros", "a state, and 16 steps"])
+def test_a_call_that_begins_a_sequence_or_is_long_sees_every_changed_value(begin, change):
+    H = 24
+    T = 16 if begin == "a state, and 16 steps" else 2
+    state = None if begin == "nothing" else torch.zeros(1, 2, H) if begin == "zeros" else torch.ones(1, 2, H)
+    x = torch.randn(T, 2, 5)
+    layer = layer_of(5, H)
+    for name, parameter in layer.named_parameters():
+        for row in range(3 * H):
+            index = (row, (7 * row) % parameter.size(1)) if parameter.dim() == 2 else row
+            with torch.no_grad():
+                layer(x, state), layer.step(x[0], state)
+                change(layer, name, index)
+                fresh = tidegate.GRU(5, H, backend="native")
+                fresh.load_state_dict(layer.state_dict())
+                assert torch.equal(layer(x, state)[0], fresh(x, state)[0])
+                if T == 2:
+                    assert torch.equal(layer.step(x[0], state)[0], fresh.step(x[0], state)[0])
+
+
+@pytest.mark.parametrize("begin", ["nothing", "zeros", "a state, and 16 steps"])
+def test_a_large_layer_whose_units_are_silenced_or_whose_rows_change_is_the_one_that_runs(begin):
+    H = 48
+    T = 16 if begin == "a state, and 16 steps" else 2
+    state = None if begin == "nothing" else torch.zeros(1, 2, H) if begin == "zeros" else torch.ones(1, 2, H)
+    layer, x = layer_of(200, H), torch.randn(T, 2, 200)
+    changes = [("weight_hh_l0", (slice(None), unit)) for unit in range(H)]
+    changes += [("weight_ih_l0", (slice(None), feature)) for feature in range(200)]
+    changes += [
+        (name, row) for name in ("weight_hh_l0", "weight_ih_l0", "bias_ih_l0", "bias_hh_l0") for row in range(3 * H)
+    ]
+    with torch.no_grad():
+        fresh = tidegate.GRU(200, H, backend="native")
+        for name, index in changes:
+            layer(x, state), layer.step(x[0], state)
+            getattr(layer, name).data[index] *= 0.5
+            fresh.load_state_dict(layer.state_dict())
+            assert torch.equal(layer(x, state)[0], fresh(x, state)[0])
+            if T == 2:
+                assert torch.equal(layer.step(x[0], state)[0], fresh.step(x[0], state)[0])
+
+
+def test_a_call_of_many_rows_sees_every_changed_value_of_a_large_layer():
+    layer, x = layer_of(40, 48), torch.randn(32, 32, 40)
+    with torch.no_grad():
+        fresh = tidegate.GRU(40, 48, backend="native")
+        for row in range(144):
+            layer(x)
+            layer.weight_hh_l0.data[row, (11 * row + 5) % 48] += 0.5
+            fresh.load_state_dict(layer.state_dict())
+            assert torch.equal(layer(x)[0], fresh(x)[0])
+
+
+def test_a_cell_whose_unit_is_silenced_through_data_is_the_cell_with_that_unit_silenced():
+    torch.manual_seed(0)
+    cell, x = tidegate.GRUCell(8, 32, backend="native"), torch.randn(5, 2, 8)
+    for unit in range(32):
+        with torch.no_grad():
+            cell.weight_hh.data[:, unit] = 0
+            fresh = tidegate.GRUCell(8, 32, backend="native")
+            fresh.load_state_dict(cell.state_dict())
+            h = wanted = torch.zeros(2, 32)
+            for x_t in x:
+                h, wanted = cell(x_t, h), fresh(x_t, wanted)
+            assert torch.equal(h, wanted)
+
+
+def test_weights_in_shared_memory_are_looked_at_wholly_at_every_call():
+    layer = layer_of(5, 24).share_memory()
+    x, state = torch.randn(1, 2, 5), torch.randn(1, 2, 24)
+    for row in range(72):
+        with torch.no_grad():
+            layer(x, state), layer.step(x[0], state)
+            layer.weight_hh_l0.data[row] += 0.1  # as another process would
+            fresh = tidegate.GRU(5, 24, backend="native")
+            fresh.load_state_dict(layer.state_dict())
+            assert torch.equal(layer.step(x[0], state)[0], fresh.step(x[0], state)[0])
+            assert torch.equal(layer(x, state)[0], fresh(x, state)[0])
+
+
+def test_a_loop_over_single_steps_with_gradients_packs_the_weights_at_most_twice_an_update(monkeypatch):
+    layer, cell = layer_of(5, 9), tidegate.GRUCell(5, 9, backend="native")
+    packs = []
+    real = native.weights.pack
+    monkeypatch.setattr(native.weights, "pack", lambda *args: (packs.append(1), real(*args))[1])
+    for module, call in ((cell, cell), (layer, lambda x_t, h: layer.step(x_t, h[None])[0])):
+        optimiser = torch.optim.SGD(module.parameters(), 0.1)
+        for _ in range(3):
+            packs.clear()
+            h = torch.zeros(2, 9)
+            for _ in range(12):
+                h = call(torch.randn(2, 5), h)
+            h.sum().backward()
+            optimiser.step()
+            assert len(packs) == 1
+
+
+def test_a_loop_over_single_steps_with_gradients_sees_every_change_of_a_weight():
+    torch.manual_seed(0)
+    cell, x = tidegate.GRUCell(5, 24, backend="native"), torch.randn(2, 5)
+    h = torch.randn(2, 24)
+    for row in range(72):
+        cell(x, h), cell(x, h), cell(x, h)
+        cell.weight_hh.data[row] += 0.1
+        fresh = tidegate.GRUCell(5, 24, backend="native")
+        fresh.load_state_dict(cell.state_dict())
+        found, expected = cell(x, h), fresh(x, h)
+        assert torch.equal(found, expected)
+        assert all(
+            map(
+                torch.equal,
+                torch.autograd.grad(found.sum(), list(cell.parameters())),
+                torch.autograd.grad(expected.sum(), list(fresh.parameters())),
+            )
+        )
+
+
+def test_weights_that_are_computed_of_others_are_not_kept_alive_by_a_loop_over_steps():
+    cell = torch.nn.utils.parametrizations.weight_norm(tidegate.GRUCell(5, 9, backend="native"), "weight_hh")
+    with torch.nn.utils.parametrize.cached():
+        h = torch.zeros(2, 9)
+        for _ in range(4):
+            h = cell(torch.randn(2, 5), h)
+    kept = [value for value in cell._kept.values() if isinstance(value, native.weights.Pack)]
+    assert not kept
+
+
 def test_weights_made_in_inference_mode_are_never_kept():
     with torch.inference_mode():
         layer = layer_of(5, 9)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tidegate import backends
 from tidegate.nn import checks
+from tidegate.nn.capture import as_leaf, not_scriptable
 from tidegate.nn.kept import Kept
 from tidegate.ops.gru.backend import PREFERRED
 
@@ -90,6 +91,8 @@ class GRUCell(nn.Module):
 
         Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device.
         """
+        if type(input) is not Tensor and (leaf := as_leaf(self, input, hx)) is not None:
+            return cast(Tensor, leaf)
         preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
         quick_step = None if preferred is None else preferred.quick_step
         if quick_step is not None and type(hx) is Tensor:
@@ -113,6 +116,12 @@ class GRUCell(nn.Module):
 
         h = backends.choose(self.backend, x).gru_cell(x, h, w_ih, w_hh, b_ih, b_hh, kept=self._kept)
         return h if axes == 2 else h.squeeze(0)
+
+    def __prepare_scriptable__(self) -> Any:
+        raise not_scriptable(
+            self,
+            "In a copy of the model put a torch.nn.GRUCell that loads its state_dict in its place, or use torch.jit.trace.",
+        )
 
     def extra_repr(self) -> str:
         said = [f"{self.input_size}, {self.hidden_size}"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate.errors import SettingsError, ShapeError, nearest
-from tidegate.ops.gru.modes import unwrapped
+from tidegate.ops.gru.modes import unwrapped, values_are_hidden
 from tidegate.ops.gru.reference import are_steps
 
 # ---------------------------------------------------------------------------------------------- constructor
@@ -163,6 +163,34 @@ def lengths(layer: Any, given: Any, x: Tensor, kind: str) -> Tensor:
                 f"{me}: {which} is {least if least < 0 else most}, expected 0 ... {T}, as x has T={T} steps."
             )
     return given
+
+
+def lengths_of(layer: Any, mask: Any, lengths: Any, input: Any) -> Tensor:
+    """The lengths that a mask [B, T] stands for. `ShapeError` for what can't be one of a batch of sequences."""
+    me = _me(layer)
+    if lengths is not None:
+        raise SettingsError(
+            f"{me}: lengths and mask were given, and both say how many steps there are. Give one of them."
+        )
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{me}: mask is {_a(mask)}, expected a tensor of True and False.")
+    if not isinstance(input, Tensor) or input.is_nested or input.dim() != 3:
+        raise SettingsError(
+            f"{me}: mask was given, but x is no batch of padded sequences. Give x with 3 axes, or no mask."
+        )
+    B, T = (input.size(0), input.size(1)) if layer.batch_first else (input.size(1), input.size(0))
+    if mask.shape != (B, T) or mask.dtype != torch.bool:
+        raise ShapeError(
+            f"{me}: mask is {list(mask.shape)}, {mask.dtype}; expected [B={B}, T={T}] for this x, whatever batch_first says, torch.bool."
+        )
+    if not values_are_hidden():
+        gap = (unwrapped(mask)[..., 1:] & ~unwrapped(mask)[..., :-1]).any(-1)
+        if bool(gap.any()):
+            raise ShapeError(
+                f"{me}: mask has steps after padding (sequence {int(gap.flatten().nonzero()[0])}); expected all of a sequence's steps "
+                "first. Move the steps to the front, or begin anew within a sequence with resets=."
+            )
+    return mask.sum(1)
 
 
 def resets(layer: Any, given: Any, T: int, B: int, one: bool, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from tidegate import backends
 from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
+from tidegate.nn.capture import as_leaf, not_scriptable
 from tidegate.nn.kept import Kept
 from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops.gru.backend import IN_ORDER, PREFERRED
@@ -105,6 +106,15 @@ class GRU(RecurrentLayer):
     # What code written for torch.nn.RNNBase asks about; fixed for a GRU.
     mode = "GRU"
     proj_size = 0
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        """The names of the weights, as `torch.nn.RNNBase` keeps them, for programs (TorchRL) that compute `torch.nn.GRU`'s
+        equations from them themselves. A layer with other equations has none.
+        """
+        if self._extended() or self.learn_initial_state:
+            raise AttributeError("_all_weights")
+        return self._weight_names
 
     _said = (
         *RecurrentLayer._said,
@@ -204,14 +214,20 @@ class GRU(RecurrentLayer):
 
     @overload
     def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Any = None, resets: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
         self, input: PackedSequence, hx: Tensor | None = None, *, resets: Tensor | None = None
     ) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input, hx=None, *, lengths=None, resets=None):
+    def forward(self, input, hx=None, *, lengths=None, resets=None, mask=None):
         """Run the stack over `input` from the state `hx`; return every step's output and the last states.
 
         input: x, one of
@@ -226,6 +242,9 @@ class GRU(RecurrentLayer):
             anew, from `initial_state()`, and no gradient passes. Episodes or sessions one after the other give what each
             gives alone; backwards in time a sequence begins anew at the step before a mark. (hx is what the first piece
             starts from, unless its own first step is marked.)
+
+        mask: [B, T] bool, whatever `batch_first` says: lengths in the words of TorchRL and Keras. True for a sequence's steps,
+            False for the padding behind them.
 
         Returns `(output, h_n)`: output is like x, with D·H features, the last layer's h_t; packed or nested if x
         was; 0 past a sequence's length. h_n has the shape of h_0: the state of every layer and direction after its
@@ -242,6 +261,13 @@ class GRU(RecurrentLayer):
         tidegate.errors.ShapeError: GRU(input_size=3, hidden_size=8): x has 5 features, expected 3. \
 x is [T=20, B=4, I=5] (batch_first=False).
         """
+        if (
+            type(input) is not Tensor
+            and (leaf := as_leaf(self, input, hx, lengths=lengths, resets=resets, mask=mask)) is not None
+        ):
+            return leaf
+        if mask is not None:
+            lengths = checks.lengths_of(self, mask, lengths, input)
         x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
         back_end = backends.choose(self.backend, x, () if extras is None else extras.wishes(self.training))
         output, h_n = back_end.gru(
@@ -417,6 +443,13 @@ x is [T=20, B=4, I=5] (batch_first=False).
         cuDNN wants the weights in one block of memory. This layer sees to that by itself whenever it is made,
         moved, converted, loaded, copied or unpickled.
         """
+
+    def __prepare_scriptable__(self) -> Any:
+        raise not_scriptable(
+            self,
+            "In a copy of the model put tidegate.convert.to_torch(layer), a torch.nn.GRU with the same weights, in its place, "
+            "or use torch.jit.trace.",
+        )
 
     def _join_weights(self) -> None:
         own: dict[str, Any] = self._parameters

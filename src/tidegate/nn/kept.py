@@ -8,8 +8,8 @@ from typing import Any
 class Kept(dict[Any, Any]):
     """A dictionary that no copy, pickle or `torch.save` of the layer takes along: it begins empty there.
 
-    The native back end keeps the packed weights in it for calls without gradients. `clear()` it after changing a single
-    value through `.data` or NumPy, which nobody can notice.
+    The native back end keeps the packed weights in it. `clear()` it after changing a single value through `.data` or NumPy
+    in the midst of a stream, which is noticed at the next sequence only.
     """
 
     def __copy__(self) -> Kept:

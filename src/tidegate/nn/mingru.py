@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
+from tidegate.nn.capture import as_leaf, not_scriptable
 from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops import mingru
 from tidegate.ops.affine import affine
@@ -122,18 +123,24 @@ class MinGRU(RecurrentLayer):
 
     @overload
     def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, lengths: Any = None, resets: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
         self, input: PackedSequence, hx: Tensor | None = None, *, resets: Tensor | None = None
     ) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, input, hx=None, *, lengths=None, resets=None):
+    def forward(self, input, hx=None, *, lengths=None, resets=None, mask=None):
         """Run the stack over `input` from the state `hx`; return every step's output and the last states.
 
         Arguments, results and errors are those of `GRU.forward`: x [T, B, I], [B, T, I] if `batch_first`, [T, I], a
-        `PackedSequence` or a jagged nested tensor; hx h_0 [layers·D, B, H], of any sign; lengths [B]; resets [B, T].
+        `PackedSequence` or a jagged nested tensor; hx h_0 [layers·D, B, H], of any sign; lengths [B]; resets [B, T]; mask [B, T].
 
         With gradients all steps are computed at once, without them (`torch.no_grad()`) one after the other. Then, with
         the native back end, the bits of a sequence's outputs depend on nothing but its own x and h_0: in a batch, in
@@ -146,6 +153,13 @@ class MinGRU(RecurrentLayer):
         tidegate.errors.ShapeError: MinGRU(input_size=3, hidden_size=8): x has 5 features, expected 3. \
 x is [T=20, B=4, I=5] (batch_first=False).
         """
+        if (
+            type(input) is not Tensor
+            and (leaf := as_leaf(self, input, hx, lengths=lengths, resets=resets, mask=mask)) is not None
+        ):
+            return leaf
+        if mask is not None:
+            lengths = checks.lengths_of(self, mask, lengths, input)
         weights = self._weights()
         x, h_0, batch_sizes, lengths, starts, marks, fresh, kind = self._sequences(
             input, hx, lengths, resets, weights[0]
@@ -263,6 +277,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
             training=self.training,
         )
         return (y, h) if input.dim() == 2 else (y.squeeze(0), h.squeeze(1))
+
+    def __prepare_scriptable__(self) -> Any:
+        raise not_scriptable(self, "torch.jit.trace takes it for one number of steps.")
 
 
 def _unchanged(v: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state as tracing
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import linear
 
@@ -48,7 +49,7 @@ def gates(
 
     Without gradients the bits of a row depend on nothing but its own x.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if _together():
         k, v = linear(x, w, b).chunk(2, dim=-1)
         z, not_z, shut = torch.sigmoid(k), torch.sigmoid(-k), torch.sigmoid(v)
     else:
@@ -59,6 +60,11 @@ def gates(
         shut = e / (1 + e)  # looked at below 0 only
     n = torch.where(v >= 0, v + 0.5, shut)
     return Gates(z, n, not_z * n)
+
+
+def _together() -> bool:
+    """Whether all steps are computed at once. (A traced call must not depend on whether gradients are wanted.)"""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or tracing() is not None
 
 
 def _sigmoids(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +91,7 @@ def states(
     """
     if len(write) == 0:
         return write
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if _together():
         first = write[:1] + keep[:1] * h_0
         return scan(keep, torch.cat([first, write[1:]]))
     h, all_h = h_0, []

@@ -9,7 +9,15 @@ from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrap
 from torch._C._functorch import peek_interpreter_stack as functorch_level
 from torch.autograd import forward_ad
 
-__all__ = ["forward_mode", "functorch_level", "innermost_is_vmap", "transformed", "unwrapped", "values_are_hidden"]
+__all__ = [
+    "forward_mode",
+    "functorch_level",
+    "innermost_is_vmap",
+    "transformed",
+    "unwrapped",
+    "values_are_hidden",
+    "writes_onnx",
+]
 
 
 def forward_mode() -> bool:
@@ -48,13 +56,19 @@ def _constant(question: _Question) -> _Question:
     return question
 
 
-# Both are to be asked, not traced, while `torch.compile` captures a graph: it guards these levels by itself, and what it
+# These are to be asked, not traced, while `torch.compile` captures a graph: it guards these levels by itself, and what it
 # makes of `functorch_level()` is never None.
 
 
 @_constant
 def _inside_functorch() -> bool:
     return functorch_level() is not None
+
+
+@_constant
+def writes_onnx() -> bool:
+    """Whether `torch.onnx.export` is at work."""
+    return torch.onnx.is_in_onnx_export()
 
 
 @_constant

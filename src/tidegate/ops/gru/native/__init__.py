@@ -2,7 +2,8 @@
 
 What they promise beyond the equations: the bits of a row's output don't depend on the batch it is in, on where its
 sequence is cut into calls, or on the number of threads; gradients don't depend on the number of threads. This
-holds on one instruction set: AVX-512, AVX2 and the baseline round differently. `TIDEGATE_ISA` in the environment
+holds on one instruction set. AVX-512 and AVX2 give the same bits as each other too, but for layer norm, whose sums run
+across a vector; the baseline of x86 rounds differently, as it has no fused multiply-add. `TIDEGATE_ISA` in the environment
 (`avx512`, `avx2`, `baseline`) chooses a lower one than the best of the machine.
 
 Two roads lead to them. A plain call in eager mode goes straight into C++, as the dispatcher would cost more than
@@ -17,9 +18,11 @@ A file a road, each standing on those before it:
     kernels          the C++ module: is it here, what can it run
     weights          checking, packing and keeping weights
     layer            sizes and results of one layer, forwards and backwards
+    overwritten      an output that was changed in place before backward
     double_backward  gradients of gradients, by the reference
     eager            the autograd road
     transforms       vmap and grad of torch.func
+    flops            how many operations a layer is
     registered       the operators of torch.library
     roads            which of these a layer takes
     sequence         gru, trace

@@ -11,9 +11,21 @@ from torch import Tensor
 from tidegate.ops.gru.extras import LayerExtras
 from tidegate.ops.gru.native import layer
 from tidegate.ops.gru.native.double_backward import differentiable_gradients, in_memory
+from tidegate.ops.gru.native.overwritten import output_to_save, saved_tensors
 
-How: TypeAlias = tuple[bool, Tensor | None, LayerExtras | None, bool]
-"""bias, batch_sizes, the extras, and whether somebody wants to see the gates."""
+How: TypeAlias = tuple[bool, Tensor | None, LayerExtras | None, bool, dict[Any, Any] | None, int]
+"""bias, batch_sizes, the extras, whether somebody wants to see the gates; and where packed weights are kept, under which number."""
+_OUTPUT = 2
+"""The place of the output among what is saved."""
+
+
+def _output_again(ctx: Any, saved: tuple[Any, ...]) -> Tensor:
+    bias, _, extras, *_ = ctx.how
+    x, h_0, _, _, batch_sizes, *weights = saved
+    if extras is not None:
+        _, *rest = weights
+        extras, weights = LayerExtras(*rest[:6], *extras[6:]), rest[6:]
+    return layer.forward(x, h_0, weights, bias, batch_sizes, False, extras=extras)[0]
 
 
 class _Layer(torch.autograd.Function):
@@ -21,25 +33,25 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h_0: Tensor | None, fresh: Tensor | None, how: How, *weights: Tensor) -> Any:
-        ctx.how = bias, batch_sizes, extras, traces = how
+        ctx.how = bias, batch_sizes, extras, traces, kept, place = how
         ctx.set_materialize_grads(False)
         if extras is None:
-            output, h_n, saved, _ = layer.forward(x, h_0, weights, bias, batch_sizes, True)
-            ctx.save_for_backward(x, h_0, output, saved, batch_sizes, *weights)
+            output, h_n, saved, _ = layer.forward(x, h_0, weights, bias, batch_sizes, True, kept, place)
+            ctx.save_for_backward(x, h_0, output_to_save(output), saved, batch_sizes, *weights)
         else:
             save = traces or not extras.checkpoint_every
             output, h_n, saved, norms = layer.forward(
-                x, h_0, weights, bias, batch_sizes, save, extras=extras, shown=traces
+                x, h_0, weights, bias, batch_sizes, save, kept, place, extras, shown=traces
             )
-            ctx.save_for_backward(x, h_0, output, saved, batch_sizes, norms, *extras[:6], *weights)
+            ctx.save_for_backward(x, h_0, output_to_save(output), saved, batch_sizes, norms, *extras[:6], *weights)
         return (output, h_n, saved) if traces else (output, h_n)
 
     @staticmethod
     def backward(
         ctx: Any, d_output: Tensor | None, d_h_n: Tensor | None, d_saved: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
-        bias, _, extras, _ = ctx.how
-        x, h_0, output, saved, batch_sizes, *weights = ctx.saved_tensors
+        bias, _, extras, *_ = ctx.how
+        x, h_0, output, saved, batch_sizes, *weights = saved_tensors(ctx, _OUTPUT, _output_again)
         norms = None
         if extras is not None:
             norms, *rest = weights

@@ -16,7 +16,7 @@ from tidegate.ops.gru.modes import forward_mode, functorch_level
 from tidegate.ops.gru.native import kernels
 from tidegate.ops.gru.native.roads import is_mixed, is_plain
 from tidegate.ops.gru.native.sequence import gru
-from tidegate.ops.gru.native.weights import Pack, packed, per_direction
+from tidegate.ops.gru.native.weights import FEW, LINES, Pack, begins, packed, per_direction
 
 
 def step(
@@ -61,8 +61,9 @@ def step(
     form = _FORM if extras is None else (extras.reset, extras.layer_norm, extras.zoneout)
     before, norm, zone_rate = form[0] == "before", form[1], form[2]
     per = per_direction(bias, norm)
+    look = LINES if begins(h) else FEW
     handles = [
-        packed(weights[k * per : (k + 1) * per], bias, norm, before, H if k else I, H, threads, kept, k)
+        packed(weights[k * per : (k + 1) * per], bias, norm, before, H if k else I, H, threads, kept, k, look)
         for k in range(num_layers)
     ]
     places = [(k, bias, norm, before) for k in range(num_layers)]

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from tidegate.errors import ShapeError
 from tidegate.ops.gru import reference
 from tidegate.ops.gru.extras import LayerExtras
-from tidegate.ops.gru.native import kernels, layer
+from tidegate.ops.gru.native import flops, kernels, layer
 from tidegate.ops.gru.native.double_backward import differentiable_gradients, in_memory
 from tidegate.ops.gru.native.kernels import REAL_TYPES
 from tidegate.ops.gru.native.layer import sizes_of
+from tidegate.ops.gru.native.overwritten import saved_tensors
 from tidegate.ops.gru.native.weights import check, per_direction
 
 _library = torch.library.Library("tidegate", "DEF")
@@ -187,10 +189,17 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
+def _output_again(ctx: Any, saved: tuple[Any, ...]) -> Tensor:
+    x, h_0, _, _, _, batch_sizes, *more = saved
+    extras, weights = LayerExtras(*more[:6], *ctx.rest), more[6:]
+    output: Tensor = torch.ops.tidegate.gru_layer(x, h_0, weights, ctx.bias, batch_sizes, *extras, False)[0]
+    return output
+
+
 def _autograd(
     ctx: Any, d_output: Tensor | None, d_h_n: Tensor | None, d_saved: Tensor | None, _: Tensor | None
 ) -> tuple[Any, ...]:
-    x, h_0, output, saved, norms, batch_sizes, *more = ctx.saved_tensors
+    x, h_0, output, saved, norms, batch_sizes, *more = saved_tensors(ctx, 2, _output_again)
     weights, extras = more[6:], LayerExtras(*more[:6], *ctx.rest)
     if torch.is_grad_enabled() or not in_memory(d_output, d_h_n, d_saved):
         needs = (*ctx.needs_input_grad[:2], ctx.needs_input_grad[8], *(w.requires_grad for w in weights))
@@ -215,3 +224,5 @@ if kernels.missing() is None:
     torch.library.register_autograd("tidegate::gru_layer", _autograd, setup_context=_setup_context, lib=_library)
     # Autocast never narrows the recurrence: whatever comes in runs in float32.
     torch.library.register_autocast("tidegate::gru_layer", "cpu", torch.float32, lib=_library)
+    register_flop_formula(torch.ops.tidegate.gru_layer, get_raw=True)(flops.forward)
+    register_flop_formula(torch.ops.tidegate.gru_layer_backward, get_raw=True)(flops.backward)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch._C import _get_tracing_state as tracing
 from torch._C import _len_torch_dispatch_stack as dispatch_modes
+from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from tidegate.ops.gru.extras import LayerExtras
@@ -19,6 +20,7 @@ from tidegate.ops.gru.native.eager import apply_layer
 from tidegate.ops.gru.native.kernels import REAL_TYPES
 from tidegate.ops.gru.native.layer import NO_EXTRAS, zeros
 from tidegate.ops.gru.native.transforms import Transformed
+from tidegate.ops.gru.native.weights import seen_before
 
 _PLAIN = frozenset((Tensor, Parameter))
 
@@ -35,7 +37,7 @@ def is_plain(x: Tensor, h_0: Tensor | None, weights: Sequence[Tensor], others: S
 
 
 def _wants_grad(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
-    if not torch.is_grad_enabled():
+    if not is_grad_enabled():
         return False
     return x.requires_grad or (h_0 is not None and h_0.requires_grad) or any(w.requires_grad for w in weights)
 
@@ -55,7 +57,7 @@ def run_layer(
 
     place: which layer of its stack it is; its packed weights are in `kept` under that number.
     """
-    if functorch_level() is not None and not torch.compiler.is_compiling():
+    if functorch_level() is not None and not is_compiling():
         all_extras = extras or NO_EXTRAS
         if h_0 is None:
             h_0 = zeros(x, weights, bias, batch_sizes, all_extras)
@@ -63,21 +65,25 @@ def run_layer(
         output, h_n, saved, _ = Transformed.apply(bias, all_extras[6:], *tensors)  # type: ignore[no-untyped-call]  # (torch's)
         return output, h_n, saved
     wants_grad = _wants_grad(x, h_0, weights)
-    if extras is not None and extras.fresh is not None and torch.is_grad_enabled():
+    if extras is not None and extras.fresh is not None and is_grad_enabled():
         wants_grad |= extras.fresh.requires_grad
-    if torch.compiler.is_compiling() or not is_plain(x, h_0, weights, () if extras is None else extras[:6]):
+    if is_compiling() or not is_plain(x, h_0, weights, () if extras is None else extras[:6]):
         all_extras = extras or NO_EXTRAS
         if h_0 is None:
             h_0 = zeros(x, weights, bias, batch_sizes, all_extras)
-        save = traces or (wants_grad and not all_extras.checkpoint_every)
+        # (A traced call must not depend on whether gradients are wanted: without what was saved, backward computes it again.)
+        save = traces or (wants_grad and not all_extras.checkpoint_every and (is_compiling() or tracing() is None))
         output, h_n, saved, _ = torch.ops.tidegate.gru_layer(x, h_0, weights, bias, batch_sizes, *all_extras, save)
         return output, h_n, saved
+    if is_grad_enabled() and kept is not None:
+        # Whoever trains changes the weights before the next call. But a loop over single steps does so after all of them.
+        one_step = x.dim() == 3 and x.size(0) == 1 and (extras is None or not extras.checkpoint_every)
+        if not one_step or not seen_before(weights, kept, place):
+            kept = None
     if wants_grad:
         fresh = None if extras is None else extras.fresh
-        output, h_n, *gates = apply_layer(x, h_0, fresh, (bias, batch_sizes, extras, traces), *weights)
+        output, h_n, *gates = apply_layer(x, h_0, fresh, (bias, batch_sizes, extras, traces, kept, place), *weights)
         return output, h_n, gates[0] if traces else None
-    if torch.is_grad_enabled():
-        kept = None  # weights that nobody trains, given by someone who did not say that this is inference
     output, h_n, saved, _ = layer.forward(x, h_0, weights, bias, batch_sizes, traces, kept, place, extras, shown=traces)
     return output, h_n, saved
 

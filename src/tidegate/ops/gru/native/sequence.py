@@ -60,8 +60,7 @@ def gru(
 
     `kept` is a dictionary of the caller's in which the packed weights stay between calls without gradients.
     They are packed anew when a weight is another tensor, has another version (PyTorch counts every in-place
-    change), lies elsewhere or, looked at in a few places, holds other values. A single value changed through
-    `.data` or NumPy can go unnoticed: `kept.clear()` is for those who do that.
+    change), lies elsewhere or, as far as a call has the time to look, holds other values (`weights.look_of`).
     """
     if (
         num_layers == 1 and extras is None and not is_mixed(x, h_0, weights)

@@ -54,7 +54,31 @@ def check(weights: Sequence[Tensor], per: int, I: int, H: int, dtype: torch.dtyp
 def pack(weights: Sequence[Tensor], kind: Any, threads: int) -> Any:
     """A handle of C++ on a copy of the weights in the kernel's order."""
     weights = tight(weights)
-    return kernels.cpp.pack(weights, kind, threads=threads)
+    # (In shared memory, or in a mapped file, another process may change them, and no version tells.)
+    return kernels.cpp.pack(weights, kind, shared=any(map(Tensor.is_shared, weights)), threads=threads)
+
+
+FEW, LINES, ALL = 0, 1, 2
+"""At how much of the weights a call looks: eight values of each; one of every row and every column, and all biases; all."""
+_LONG, _MANY = 16, 1024
+"""From so many steps on a call has the time for `LINES`, from so many rows on for `ALL`: a hundredth of it, or less."""
+
+
+def look_of(T: int, rows: int, state: Tensor | None) -> int:
+    """At how much of the weights a call without gradients looks. One of a few steps that goes on from a state, as in a stream,
+    has no time for more than `FEW`.
+    """
+    if rows >= _MANY:
+        return ALL
+    return LINES if T >= _LONG or begins(state) else FEW
+
+
+def begins(state: Tensor | None) -> bool:
+    """Whether a call begins a sequence, from no state or from zeros."""
+    if state is None:
+        return True
+    found: bool = kernels.cpp.is_beginning(state, state.dtype is torch.float64)
+    return found
 
 
 class Pack:
@@ -72,13 +96,15 @@ class Pack:
         self.versions: list[int] = [*map(_version, weights)]
         self.addresses = [*map(Tensor.data_ptr, weights)]
 
-    def fits(self, weights: Sequence[Tensor]) -> bool:
-        """Whether these are the weights that were packed, as they were."""
+    def fits(self, weights: Sequence[Tensor], look: int) -> bool:
+        """Whether these are the weights that were packed, as they were. look: `FEW`, `LINES` or `ALL`, for changes that have no
+        version. (Of weights in shared memory, and of 16 KiB or less where `LINES` is asked for, C++ looks at all.)
+        """
         return (
             all(map(is_, weights, self.weights))
             and [*map(_version, weights)] == self.versions
             and [*map(Tensor.data_ptr, weights)] == self.addresses
-            and not self.handle.looks_changed()
+            and not self.handle.looks_changed(look)
         )
 
 
@@ -92,17 +118,19 @@ def packed(
     threads: int,
     kept: dict[Any, Any] | None,
     layer: int,
+    look: int,
 ) -> Any:
-    """The handle of these weights: the one in `kept`, where nothing has changed since it was made."""
+    """The handle of these weights: the one in `kept`, where nothing has changed since it was made (`look`: see `Pack.fits`)."""
     place = (layer, bias, norm, before)
     pack_before = None if kept is None else kept.get(place)
-    if pack_before is not None and pack_before.fits(weights):
+    if pack_before is not None and pack_before.fits(weights, look):
         return pack_before.handle
     dtype = weights[0].dtype
     check(weights, per_direction(bias, norm), I, H, dtype)
     kind = kind_of(I, H, bias, norm, before, dtype == torch.float64)
-    # A tensor that was made in inference mode has no version: nobody can tell whether it changed.
-    if kept is None or any(w.is_inference() or not w.is_contiguous() for w in weights):
+    # A tensor that was made in inference mode has no version: nobody can tell whether it changed. What was computed of
+    # others is another tensor at the next call, and would be kept alive with all that it was computed from.
+    if kept is None or any(w.is_inference() or not w.is_contiguous() or not w.is_leaf for w in weights):
         if kept is not None:
             kept.pop(place, None)
         return pack(weights, kind, threads)
@@ -110,3 +138,14 @@ def packed(
     entry.handle = pack(weights, kind, threads)
     kept[place] = entry
     return entry.handle
+
+
+def seen_before(weights: Sequence[Tensor], kept: dict[Any, Any], layer: int) -> bool:
+    """Whether the call before this one was asked the same of weights of the same versions, so that it pays to keep them."""
+    if any(map(Tensor.is_inference, weights)):
+        return False
+    versions = [*map(_version, weights)]
+    place = ("versions", layer)
+    same: bool = kept.get(place) == versions
+    kept[place] = versions
+    return same
