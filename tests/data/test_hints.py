@@ -125,6 +125,6 @@ def test_no_line_lists_hundreds_of_columns(tmp_path, capsys):
     targets = [word for k in range(40) for word in ("--target", f"o{k:03d}")]
     quick = ["--hidden-size", "8", "--epochs", "1", "--no-baselines", "--device", "cpu"]
     assert main(["train", str(path), *targets, "--time", "t", "--out", str(tmp_path / "run"), *quick]) == 0
-    assert "k08 (1 known values) and 31 more" in capsys.readouterr().err
+    assert "k08 (1 known value) and 31 more" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "run"), str(path), "-o", str(out)]) == 0
     assert capsys.readouterr().out.endswith("prediction_o008, prediction_o009 and 30 more.\n")

@@ -398,7 +398,7 @@ def test_the_command_line_takes_missing_values_and_thousands(tmp_path, capsys):
     ]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().err
-    assert "Reads 1 numbers" in shown
+    assert "Reads 1 number;" in shown
     assert "read as numbers: x ('1," in shown
     assert load(tmp_path / "run").settings.missing == ("n/a", "off", "-1")
     again = [

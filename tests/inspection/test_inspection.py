@@ -433,7 +433,7 @@ def test_the_most_probable_classes_of_many_are_found_a_few_steps_at_a_time(train
 
     run, table = trained("classes")
     whole = run.inspect(table, "d3").outputs
-    monkeypatch.setattr(tasks, "_PROBABILITIES_AT_ONCE", 5)
+    monkeypatch.setattr(tasks, "BLOCK", 5)
     assert run.inspect(table, "d3").outputs == whole
 
 
