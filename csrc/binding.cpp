@@ -113,14 +113,8 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
   Handle(const Handle&) = delete;
 
   // A digest of all weights, a value of each of their rows and columns, and a few values, as they were: see `looks_changed`.
-  struct Matrix {
-    const unsigned char* at;
-    int64_t rows, columns;
-    size_t value;  // bytes
-    int64_t bytes() const { return rows * columns * static_cast<int64_t>(value); }
-  };
   std::vector<Matrix> matrices;
-  std::vector<uint64_t> lines;
+  std::vector<uint64_t> lines;  // one after the other, room for 8 bytes each
   Digest then;
   bool shared = false;  // other processes may write to them
   struct Sample {
@@ -132,11 +126,10 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
 
   void sample(Address weight, int64_t rows, int64_t columns, size_t bytes) {
     const int64_t values = rows * columns;
-    matrices.push_back({reinterpret_cast<const unsigned char*>(weight), rows, columns, bytes});
-    each_line(matrices.back(), [this](uint64_t value) {
-      lines.push_back(value);
-      return true;
-    });
+    matrices.push_back({reinterpret_cast<const void*>(weight), rows, columns, static_cast<int64_t>(bytes)});
+    const size_t had = lines.size();
+    lines.resize(had + static_cast<size_t>(matrices.back().lines()));
+    copy_lines(matrices.back(), lines.data() + had);
     constexpr int64_t most = 8;
     for (int64_t i = 0; i < values && i < most; ++i) {
       const int64_t which = values <= most ? i : i * (values - 1) / (most - 1);
@@ -146,26 +139,11 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
     }
   }
 
-  // A value of every row and every column, along diagonals, so that no unit can be silenced unseen; `take` is given them until
-  // it says false.
-  template <class Take>
-  static bool each_line(const Matrix& m, const Take& take) {
-    int64_t row = 0, column = 0, left = m.columns;
-    for (int64_t i = m.rows > m.columns ? m.rows : m.columns; i > 0; --i) {
-      uint64_t value = 0;
-      if (m.value == 4) std::memcpy(&value, m.at + static_cast<size_t>(row * m.columns + column) * 4, 4);
-      else std::memcpy(&value, m.at + static_cast<size_t>(row * m.columns + column) * 8, 8);
-      if (!take(value)) return false;
-      if (++row == m.rows) row = 0;
-      if (++column == m.columns) column = 0;
-      if (--left == 0) left = m.columns, column = (column + 3) % m.columns;  // not the same diagonal of every gate
-    }
-    return true;
-  }
   bool lines_changed() const {
-    const uint64_t* then = lines.data();
+    const uint64_t* was = lines.data();
     for (const Matrix& m : matrices) {
-      if (!each_line(m, [&](uint64_t value) { return value == *then++; })) return true;
+      if (lines_differ(m, was)) return true;
+      was += m.lines();
     }
     return false;
   }

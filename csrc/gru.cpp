@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <new>
 #include <vector>
@@ -216,6 +217,56 @@ void activations(const Real* x, Real* sigmoid, Real* tanh, int64_t n) {
 template <class Real>
 void affine(const Affine<Real>& job, int threads) {
   of<Real>(*chosen().load()).affine(job, threads);
+}
+
+namespace {
+
+// Calls take(first, step, from, n) for runs of n lines that lie `step` values apart; they are lines number `from` and on.
+template <class Take>
+void each_run(const Matrix& m, const Take& take) {
+  int64_t row = 0, column = 0, left = m.columns;
+  for (int64_t from = 0; from < m.lines();) {
+    int64_t n = m.lines() - from;
+    for (int64_t most : {m.rows - row, m.columns - column, left}) n = most < n ? most : n;
+    take(row * m.columns + column, m.columns + 1, from, n);
+    from += n, row = (row + n) % m.rows, column = (column + n) % m.columns, left -= n;
+    if (left == 0) left = m.columns, column = (column + 3) % m.columns;  // not the same diagonal of every gate
+  }
+}
+
+template <class Value>
+void copy_lines_of(const Matrix& m, Value* to) {
+  const Value* values = static_cast<const Value*>(m.at);
+  each_run(m, [=](int64_t first, int64_t step, int64_t from, int64_t n) {
+    for (int64_t k = 0; k < n; ++k) to[from + k] = values[first + k * step];
+  });
+}
+
+template <class Value>
+bool lines_of_differ(const Matrix& m, const Value* then) {
+  const Value* values = static_cast<const Value*>(m.at);
+  Value difference = 0;
+  each_run(m, [&](int64_t first, int64_t step, int64_t from, int64_t n) {
+    const Value *now = values + first, *was = then + from;
+    Value d = 0;
+    for (int64_t k = 0; k < n; ++k) d |= now[k * step] ^ was[k];
+    difference |= d;
+  });
+  return difference != 0;
+}
+
+}  // namespace
+
+void copy_lines(const Matrix& m, void* to) {
+  if (m.columns == 1) std::memcpy(to, m.at, static_cast<size_t>(m.bytes()));
+  else if (m.value_bytes == 4) copy_lines_of(m, static_cast<uint32_t*>(to));
+  else copy_lines_of(m, static_cast<uint64_t*>(to));
+}
+
+bool lines_differ(const Matrix& m, const void* then) {
+  if (m.columns == 1) return std::memcmp(then, m.at, static_cast<size_t>(m.bytes())) != 0;
+  if (m.value_bytes == 4) return lines_of_differ(m, static_cast<const uint32_t*>(then));
+  return lines_of_differ(m, static_cast<const uint64_t*>(then));
 }
 
 void digest(const void* memory, int64_t bytes, Digest& d) { chosen().load()->digest(memory, bytes, d); }

@@ -88,6 +88,19 @@ struct Digest {
 };
 void digest(const void* memory, int64_t bytes, Digest&);  // adds this memory
 
+// A matrix of numbers of 4 or 8 bytes, row-major, and its lines: a value of every row and of every column, along diagonals, so that
+// whoever writes to a whole row or column is seen. A column alone is its own lines.
+struct Matrix {
+  const void* at;
+  int64_t rows, columns;
+  int64_t value_bytes;
+
+  int64_t bytes() const { return rows * columns * value_bytes; }
+  int64_t lines() const { return rows > columns ? rows : columns; }
+};
+void copy_lines(const Matrix&, void* to);          // lines() values
+bool lines_differ(const Matrix&, const void* then);  // from those that were copied
+
 // What changes the recurrence of a direction; see above. All of it may be null or zero.
 template <class Real>
 struct Extras {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tidegate.ops.gru.extras import LayerExtras
 from tidegate.ops.gru.native import kernels
-from tidegate.ops.gru.native.weights import ALL, check, kind_of, look_of, packed, per_direction, tight
+from tidegate.ops.gru.native.weights import ALL, LINES, MANY, check, kind_of, look_of, packed, per_direction, tight
 
 NO_EXTRAS = LayerExtras()
 _More: Any = getattr(kernels.cpp, "More", None)
@@ -101,7 +101,8 @@ def forward(
             more=more, threads=threads,
         )  # fmt: skip
     else:
-        look = ALL if save else look_of(T, rows, h_0)
+        # (`look_of` from the second line on: a call of it is a hundredth of a small layer's)
+        look = ALL if save or rows >= MANY else LINES if h_0 is None else look_of(T, rows, h_0)
         handle = packed(weights, bias, norm, before, I, H, threads, kept, key, look)
         kernels.cpp.forward(
             handle, T=T, B=B, rows=rows, x=x, h_0=h_0, batch_sizes=batch_sizes, output=output, h_n=h_n, saved=saved,

@@ -60,7 +60,7 @@ def pack(weights: Sequence[Tensor], kind: Any, threads: int) -> Any:
 
 FEW, LINES, ALL = 0, 1, 2
 """At how much of the weights a call looks: eight values of each; one of every row and every column, and all biases; all."""
-_LONG, _MANY = 16, 1024
+LONG, MANY = 16, 1024
 """From so many steps on a call has the time for `LINES`, from so many rows on for `ALL`: a hundredth of it, or less."""
 
 
@@ -68,9 +68,9 @@ def look_of(T: int, rows: int, state: Tensor | None) -> int:
     """At how much of the weights a call without gradients looks. One of a few steps that goes on from a state, as in a stream,
     has no time for more than `FEW`.
     """
-    if rows >= _MANY:
+    if rows >= MANY:
         return ALL
-    return LINES if T >= _LONG or begins(state) else FEW
+    return LINES if T >= LONG or begins(state) else FEW
 
 
 def begins(state: Tensor | None) -> bool:
