@@ -11,7 +11,7 @@ from torch import Tensor
 from tidegate.ops.gru.extras import LayerExtras
 from tidegate.ops.gru.native import layer
 from tidegate.ops.gru.native.double_backward import differentiable_gradients, in_memory
-from tidegate.ops.gru.native.overwritten import output_to_save, saved_tensors
+from tidegate.ops.gru.native.overwritten import saved_tensors
 
 How: TypeAlias = tuple[bool, Tensor | None, LayerExtras | None, bool, dict[Any, Any] | None, int]
 """bias, batch_sizes, the extras, whether somebody wants to see the gates; and where packed weights are kept, under which number."""
@@ -37,13 +37,13 @@ class _Layer(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if extras is None:
             output, h_n, saved, _ = layer.forward(x, h_0, weights, bias, batch_sizes, True, kept, place)
-            ctx.save_for_backward(x, h_0, output_to_save(output), saved, batch_sizes, *weights)
+            ctx.save_for_backward(x, h_0, output, saved, batch_sizes, *weights)
         else:
             save = traces or not extras.checkpoint_every
             output, h_n, saved, norms = layer.forward(
                 x, h_0, weights, bias, batch_sizes, save, kept, place, extras, shown=traces
             )
-            ctx.save_for_backward(x, h_0, output_to_save(output), saved, batch_sizes, norms, *extras[:6], *weights)
+            ctx.save_for_backward(x, h_0, output, saved, batch_sizes, norms, *extras[:6], *weights)
         return (output, h_n, saved) if traces else (output, h_n)
 
     @staticmethod

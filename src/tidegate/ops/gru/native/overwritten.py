@@ -11,14 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _top_saved_tensors_default_hooks as saved_tensors_hooks
-
-
-def output_to_save(output: Tensor) -> Tensor:
-    """What of the output is to be saved for backward. Under hooks for saved tensors (checkpoints, offloading) PyTorch doesn't look
-    whether it was changed since, so it must be a copy.
-    """
-    return output if saved_tensors_hooks(False) is None else output.clone()
+from torch.compiler import is_compiling
 
 
 def saved_tensors(ctx: Any, place: int, output_again: Callable[[Any, tuple[Any, ...]], Tensor]) -> tuple[Any, ...]:
@@ -28,12 +21,15 @@ def saved_tensors(ctx: Any, place: int, output_again: Callable[[Any, tuple[Any, 
     """
     try:
         found: tuple[Any, ...] = ctx.saved_tensors
-        return found
     except RuntimeError:
         mine = [torch.empty(0)]
         # Hooks take the place of PyTorch's look at what was saved: from now on it hands out what lies here. (This itself
         # raises where the graph is freed, or where it is not the output that was changed and there are hooks already.)
         ctx._raw_saved_tensors[place].register_hooks(lambda _: None, lambda _: mine[0])
         found = ctx.saved_tensors
-    mine[0] = output_again(ctx, found)
-    return (*found[:place], mine[0], *found[place + 1 :])
+        mine[0] = output_again(ctx, found)
+        return (*found[:place], mine[0], *found[place + 1 :])
+    # Under hooks for saved tensors (checkpoints, offloading) PyTorch doesn't look. A fresh output has version 0.
+    if is_compiling() or found[place]._version == 0:
+        return found
+    return (*found[:place], output_again(ctx, found), *found[place + 1 :])
