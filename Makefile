@@ -68,13 +68,13 @@ sanitize: $(CMAKE_SETUP)  ## the same under the sanitizers: addresses and undefi
 	build/address/test_gru
 	$(CMAKE) -S . -B build/thread -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=thread
 	$(CMAKE) --build build/thread -j 2
-	setarch $(shell uname -m) -R build/thread/test_gru  # its shadow memory needs addresses that are not randomised
+	setarch $(shell uname -m) -R build/thread/test_gru 2  # its shadow memory needs addresses that are not randomised
 
 test-aarch64: $(CMAKE_SETUP)  ## the same for 64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu and qemu-user)
 	$(CMAKE) -S . -B build/aarch64 -DTIDEGATE_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(CMAKE) --build build/aarch64 -j 2
-	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru 2
 
 test-no-compiler: $(VENV)/bin/python  ## that the package installs without a C++ compiler, as a pure one
 	rm -rf build/pure

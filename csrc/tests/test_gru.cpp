@@ -807,14 +807,14 @@ void test_affine(int64_t rows, int64_t I, int64_t O, bool bias) {
 }
 
 template <class Real>
-void test_all() {
+void test_all(int draws) {
   for (int64_t H : {1, 2, 7, 9, 33, 64}) {
     for (int64_t B : {1, 2, 5, 13}) {
       const int64_t T = H == 9 ? 63 : 6, I = H == 33 ? 1 : H == 7 ? 40 : 5;
-      for (int i = 0; i < 4; ++i) test_case<Real>(drawn(T, B, I, H));
+      for (int i = 0; i < draws; ++i) test_case<Real>(drawn(T, B, I, H));
     }
   }
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < draws; ++i) {
     for (int64_t T : {0, 1}) test_case<Real>(drawn(T, 3, 4, 5));
     test_case<Real>(drawn(4, 0, 4, 5));
     test_case<Real>(drawn(3, 2, 0, 5));
@@ -827,7 +827,7 @@ void test_all() {
       test_rows<Real>(drawn(5, 3, 6, 250), episodes);
     }
   }
-  for (int i = 0; i < 12; ++i) {  // steps so long that threads split them by units; with layer norm they never do
+  for (int i = 0; i < 3 * draws; ++i) {  // steps so long that threads split them by units; with layer norm they never do
     Case c = i < 2 ? drawn(52, 5, 4, 92) : drawn(4, 3, 7, 160);  // a chunk of backwards is 51 steps of 5 rows
     c.norm = false;
     test_case<Real>(c);
@@ -836,7 +836,9 @@ void test_all() {
 
 }  // namespace
 
-int main() {
+// test_gru [N]: options are drawn N times for each shape; 4 if not given. An emulator does with fewer.
+int main(int count, char** arguments) {
+  const int draws = count > 1 ? std::atoi(arguments[1]) : 4;
   for (int i = 0; i < 12; ++i) test_twin(drawn(4, 3, 2, 3));
   for (const char* const* isa = isa_names(); *isa; ++isa) {
     set_isa(*isa);
@@ -852,8 +854,8 @@ int main() {
     c.to = 2, c.norm = c.resets = true, c.h_0 = false;
     test_short_memory<float>(c);
   }
-  test_all<float>();
-  test_all<double>();
+  test_all<float>(draws);
+  test_all<double>(draws);
   // Many threads at once: one has the workers, the others go alone, and all get the same bits.
   Case c{20, 24, 16, 80};
   c.to = 2, c.resets = c.mask = true, c.zone = Zone::bytes, c.layout = Layout::padded;
