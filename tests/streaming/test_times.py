@@ -7,6 +7,7 @@ import json
 from datetime import date, datetime, timedelta, timezone
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.streaming import StreamState
 from tidegate.streaming.answers import Answers
 from tidegate.streaming.times import LateError, Moment, moment_of
+from tidegate.training import train
 
 
 def row(t: object) -> dict:
@@ -305,3 +307,34 @@ def test_a_column_with_a_value_or_a_few_rows_are_not_worth_a_word(recwarn):
     answers(b"")
     answers(gone(1, "far") + b"[]\n" * 20)
     assert list(recwarn) == []
+
+
+@pytest.mark.parametrize(
+    ("order", "text", "same"),
+    [
+        ("dmy", "31/12/2026", "2026-12-31"),
+        ("mdy", "12/31/26 2:05 PM", "2026-12-31 14:05"),
+        ("dmy", " 1.2.2026 12:00:30.5 am", "2026-02-01 00:00:30.5"),
+        ("mdy", "1/2/69", "1969-01-02"),
+        ("dmy", "2026-12-31T14:05Z", "2026-12-31T14:05Z"),
+    ],
+)
+def test_dates_are_read_in_the_order_of_the_training(order, text, same):
+    assert moment_of(text, "here", date_order=order) == moment_of(same, "here")
+
+
+def test_a_day_that_is_none_in_that_order_is_no_time():
+    with pytest.raises(DataError, match="'12/31/2026' is not a time"):
+        moment_of("12/31/2026", "here", date_order="dmy")
+
+
+def test_a_stream_reads_the_times_of_its_run_as_the_table_had_them():
+    times = [f"{1 + k % 28:02}/{1 + k // 28:02}/2026" for k in range(40)]
+    table = pl.DataFrame({"day": times, "x": np.arange(40.0) % 7, "y": np.arange(40.0) % 5})
+    run = train(table, "y", time="day", hidden_size=2, epochs=1, baselines=False, progress=False, out=False)
+    stream = run.stream(time="day")
+    stream.push({"day": "09/02/2026", "x": 1.0, "y": 0.0})
+    with pytest.raises(LateError):
+        stream.push({"day": "10/01/2026", "x": 1.0, "y": 0.0})  # the tenth of January; month first, it would come later
+    with pytest.raises(DataError, match="is not a time"):
+        run.stream(time="other").push({"other": "09/02/2026", "x": 1.0, "y": 0.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import polars as pl
@@ -103,6 +104,28 @@ def read_dates(table: Table, name: str, order: str, otherwise: str = "") -> tupl
             f"{table.where(row)}, column {name!r}: {column[row]!r} is no date that has {ORDERS[order]} (date_order={order!r})."
         )
     return times, order, why
+
+
+def as_iso(text: str, order: str) -> str:
+    """One such date with the year first, as 2026-12-31 14:05; any other text as it is. order: "dmy" or "mdy".
+
+    >>> as_iso("31/12/26 2:05 PM", "dmy"), as_iso("2026-12-31", "dmy")
+    ('2026-12-31 14:05', '2026-12-31')
+    """
+    parts = re.fullmatch(_PATTERN[1:-1], text)
+    if parts is None:
+        return text
+    day, month = ("first", "second") if order == "dmy" else ("second", "first")
+    year = parts["year"]
+    if len(year) == 2:
+        year = f"{20 if int(year) < _CENTURY else 19}{year}"
+    date = f"{year}-{parts[month]}-{parts[day]}"
+    if not parts["clock"]:
+        return date
+    hour, rest = parts["clock"].split(":", 1)
+    if parts["half"]:
+        hour = str(int(hour) % 12 + (12 if parts["half"].lower() == "pm" else 0))
+    return f"{date} {hour}:{rest}"
 
 
 def _times(parts: pl.DataFrame, order: str) -> pl.Series:

@@ -80,6 +80,7 @@ class Stream:
         self.probabilities = probabilities
         self.time, self.late = time, late
         self._comma = run.settings.decimal_comma
+        self._date_order = pre.date_order if time == pre.time else ""
         self._clock, self._on_forget = clock, on_forget
         self._core, self._spec, self._target = model.core, spec, pre.target
         self._row, self._task = CELLS[spec.cell], TASKS[pre.target.task]
@@ -204,7 +205,8 @@ class Stream:
             raise DataError(
                 f"{where}: there is no column {name!r}, which holds the time. Give the row as a dict that has it."
             )
-        return moment_of(row[name], f"{where}, column {name!r}", decimal_comma=self._comma)
+        place = f"{where}, column {name!r}"
+        return moment_of(row[name], place, decimal_comma=self._comma, date_order=self._date_order)
 
     def _in_order(self, moment: Moment, last: Moment | None, where: str, key: Key) -> Moment:
         """The latest time of a key after a row. Raises DataError where the row comes late."""

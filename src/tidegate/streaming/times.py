@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tidegate.data.dates import as_iso
 from tidegate.data.rows import told
 from tidegate.errors import DataError
 
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
-# The year first: 01/02/2026 may be two days, and is not guessed at.
+# The year first: 01/02/2026 may be two days, and is not guessed at (see `moment_of`).
 DATE = re.compile(
     r"(?P<year>\d{4})[-/.](?P<month>\d\d?)(?:[-/.](?P<day>\d\d?))?"
     r"(?:[T ]\s*(?P<hour>\d\d?):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?)?)?"
@@ -47,9 +48,16 @@ class LateError(DataError):
     """A row's time is not after the last one of its key."""
 
 
-def moment_of(value: Any, where: str, *, decimal_comma: bool = False) -> Moment:
-    """A row's time: a number, a date of Python or NumPy, or the text of one of these. Raises DataError; it begins with `where`."""
-    moment = _from_text(value.strip(), decimal_comma) if isinstance(value, str) else _from_object(value)
+def moment_of(value: Any, where: str, *, decimal_comma: bool = False, date_order: str = "") -> Moment:
+    """A row's time: a number, a date of Python or NumPy, or the text of one of these. Raises DataError; it begins with `where`.
+
+    date_order: "dmy" or "mdy" where dates as 31/12/2026 are to be read, as in the table of the training.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        moment = _from_text(as_iso(text, date_order) if date_order else text, decimal_comma)
+    else:
+        moment = _from_object(value)
     if moment is not None:
         return moment
     if _is_missing(value):
