@@ -71,10 +71,10 @@ def test_every_self_test_passes_as_cpp(tmp_path: Path, compiler: str, standard: 
 
 
 @pytest.mark.parametrize(
-    ("options", "turns"), [((), (0, 1)), (("-DTIDEGATE_NO_MATH",), (2, 3)), (("-DTIDEGATE_FLOAT_INPUT",), (0, 3))]
+    ("options", "turns"), [((), (0, 1)), (("-DTIDEGATE_NO_MATH",), (2,)), (("-DTIDEGATE_FLOAT_INPUT",), (3,))]
 )
 def test_no_self_test_leaves_its_memory_or_what_c_defines(
-    tmp_path: Path, options: tuple[str, ...], turns: tuple[int, int]
+    tmp_path: Path, options: tuple[str, ...], turns: tuple[int, ...]
 ) -> None:
     for turn in turns:
         hold(tmp_path, "gcc", "gcc", *STRICT, *SANITIZE, *options, turn=turn)
@@ -115,7 +115,7 @@ def test_every_self_test_passes_on_a_bare_cortex_m(
 def test_the_built_in_exp_and_tanh_keep_their_bounds_everywhere(
     tmp_path: Path, compiler: str, flags: tuple[str, ...]
 ) -> None:
-    assert measured_errors(headers() / "class.h", "class", tmp_path, 61, *flags, compiler=compiler) == []
+    assert measured_errors(headers() / "class.h", "class", tmp_path, 127, *flags, compiler=compiler) == []
 
 
 def test_a_self_test_that_fails_on_the_bare_cortex_m_says_so(tmp_path: Path) -> None:
