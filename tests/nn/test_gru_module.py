@@ -230,7 +230,7 @@ def test_two_processes_get_the_gradients_of_one_over_the_whole_batch(backend):
     layer = made(backend, FORMS["all"], num_layers=2)
     x, lengths = sequence(batch=4), torch.tensor([5, 2, 0, 4])
     expected = gradients(layer, x, lengths=lengths)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # gloo in a fork of a process with threads may hang
     queue = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         given = (layer, x, lengths, f"{folder}/store", queue)
