@@ -20,7 +20,7 @@ from tidegate.data.preprocessing import NumberColumn, Preprocessing
 from tidegate.data.rows import RowReader
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
-from tidegate.errors import DataError, SettingsError
+from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.run import load, train
 
 VALUES = [round(1000 + 900 * (t % 7) / 7 + random.Random(t).random() * 50, 2) for t in range(120)]
@@ -474,3 +474,23 @@ def test_padded_numbers_are_keys_without_the_blanks():
     )
     lines = RowLines(io.BytesIO(b"g,x\n  7,1\n 12,2\n  a,3\n"), pre, group=pre.group)
     assert [line.row["g"] for line in lines] == ["7", "12", "  a"]
+
+
+def test_what_an_earlier_version_would_misread_is_of_a_later_version_of_the_file(tmp_path):
+    plain, texts = (
+        train(write(tmp_path / f"{k}.csv", cell), target="y", time="t", out=False, **QUICK).preprocessing
+        for k, cell in enumerate((str, lambda v: f"{v} kg"))
+    )
+    assert [json.loads(p.to_json())["version"] for p in (plain, texts)] == [1, 2]
+    assert Preprocessing.from_json(texts.to_json()) == texts
+    with pytest.raises(RunError, match="written by a newer Tidegate"):
+        Preprocessing.from_json(texts.to_json().replace('"version": 2', '"version": 3'))
+
+
+def test_an_export_says_of_which_columns_it_takes_the_number_alone(tmp_path):
+    path = write(tmp_path / "t.csv", lambda v: f"${v:,.2f}")
+    run = train(path, target="y", time="t", out=False, bidirectional=False, **QUICK)
+    note = "The run reads numbers in text: x ('$1,234.5'). This file takes them as numbers (1234.5)."
+    assert run.export("c", tmp_path / "a.h").notes[-1] == note
+    plain = train(write(tmp_path / "u.csv", str), target="y", time="t", out=False, bidirectional=False, **QUICK)
+    assert note not in plain.export("c", tmp_path / "b.h").notes

@@ -68,6 +68,15 @@ class NumberFormat:
             rf"\s*{re.escape(self.after)}\s*(?P<close>\)?)$"
         )
 
+    @property
+    def sample(self) -> str:
+        """How it writes 1234.5.
+
+        >>> NumberFormat(decimal=",", thousands=".", after="kW").sample
+        '1.234,5 kW'
+        """
+        return f"{self.before}1{self.thousands}234{self.decimal}5 {self.after}".strip()
+
     @cached_property
     def _compiled(self) -> re.Pattern[str]:
         return re.compile(self.pattern)
@@ -108,9 +117,9 @@ class Finding:
 
     format: theirs. numbers, others: how many cells are and aren't, the missing ones not counted. other: the first row that
     isn't. distinct: how many different numbers. decimals: whether some have a decimal mark. example: a row that shows the format.
-    odd: whether it isn't what every program takes for a number.
-    missing: how often each spelling of a missing value occurs. mixed: whether the first row that isn't has another sign or unit. doubt: "comma" or "dot" where that mark may as well be a
-    decimal one; sure: whether more than the kind of the file speaks for the format.
+    odd: whether it isn't what every program takes for a number. missing: how often each spelling of a missing value occurs.
+    mixed: whether the first row that isn't one has another sign or unit. doubt: "comma" or "dot" where that mark may as well be
+    a decimal one. sure: whether more than the kind of the file speaks for the format.
     """
 
     format: NumberFormat

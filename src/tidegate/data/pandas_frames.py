@@ -38,11 +38,8 @@ def from_pandas(source: Any) -> pl.DataFrame:
 
 def _column(name: str, values: Any) -> pl.Series:
     read: Any = pl.from_pandas
-    values = (
-        values.to_series()
-        if hasattr(values, "to_series") and values.ndim == 1 and not hasattr(values, "iloc")
-        else values
-    )
+    if hasattr(values, "to_series"):  # a level of the index
+        values = values.to_series()
     if str(values.dtype).startswith("period["):
         values = values.dt.to_timestamp()
     try:

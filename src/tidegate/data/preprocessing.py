@@ -23,7 +23,8 @@ from tidegate.data.tables import Table
 from tidegate.data.texts import read_numbers
 from tidegate.errors import DataError, RunError
 
-FORMAT, VERSION = "tidegate-preprocessing", 1
+FORMAT, VERSION = "tidegate-preprocessing", 2
+_SINCE_2 = ("formats", "date_order", "missing")  # without these a file is one of version 1, which earlier versions read
 MOST_NAMED = 5  # classes told by name
 
 
@@ -91,9 +92,8 @@ class Preprocessing:
     lists: bool
     features: tuple[NumberColumn | TokenColumn, ...]
     target: Target
-    formats: Mapping[str, NumberFormat] = field(
-        default_factory=dict
-    )  # of text columns that are numbers: how they are written
+    # Of text columns that are numbers: how they are written.
+    formats: Mapping[str, NumberFormat] = field(default_factory=dict)
     date_order: str = ""  # of times such as 01/02/2026: "dmy" or "mdy"
     missing: tuple[str, ...] = ()  # further spellings of a missing value
 
@@ -117,14 +117,11 @@ class Preprocessing:
 
     def to_json(self) -> str:
         values = asdict(self)
-        for name in (
-            "formats",
-            "date_order",
-            "missing",
-        ):  # left out where there are none, as in files of earlier versions
+        for name in _SINCE_2:
             if not values[name]:
                 del values[name]
-        return json.dumps({"format": FORMAT, "version": VERSION, **values}, indent=1, ensure_ascii=False) + "\n"
+        version = VERSION if any(name in values for name in _SINCE_2) else 1
+        return json.dumps({"format": FORMAT, "version": version, **values}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, name: str = "preprocessing.json") -> Preprocessing:
@@ -133,7 +130,7 @@ class Preprocessing:
             values = json.loads(text)
             if values.pop("format") != FORMAT:
                 raise KeyError("format")
-            if values.pop("version") != VERSION:
+            if values.pop("version") not in range(1, VERSION + 1):
                 raise RunError(f"{name} was written by a newer Tidegate. Update this one.")
             features = tuple(
                 NumberColumn(**c) if c["kind"] == "number" else TokenColumn(**_tuples(c))

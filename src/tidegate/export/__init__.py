@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ __all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
 
 def export_run(run: Trained, to: str, path: str | Path | None = None, **options: Any) -> Exported:
     """Write `run` for another program; see `Run.export`."""
-    from tidegate.export.parts import take_apart
+    from tidegate.export.parts import numbers_in_text, take_apart
 
     if to not in TARGETS:
         raise SettingsError(f"to={to!r}: expected one of {', '.join(TARGETS)}.{nearest(str(to), TARGETS)}")
@@ -73,4 +74,5 @@ def export_run(run: Trained, to: str, path: str | Path | None = None, **options:
         raise SettingsError(f"{path}: a file for {to!r} has a name that ends in {suffix}.")
     if path.is_dir():
         raise SettingsError(f"{path} is a folder. Name a file.")
-    return write(take_apart(run), path, **options)
+    exported: Exported = write(take_apart(run), path, **options)
+    return replace(exported, notes=[*exported.notes, *numbers_in_text(run.preprocessing)])

@@ -169,6 +169,16 @@ def _whole(vocabulary: Sequence[str]) -> bool:
     return bool(vocabulary) and all(re.fullmatch(r"0|-?[1-9][0-9]*", entry) for entry in vocabulary)
 
 
+def numbers_in_text(pre: Preprocessing) -> list[str]:
+    """A line for the notes of a run whose table writes numbers as text: a format takes numbers."""
+    from tidegate.data.texts import listed
+
+    samples = [f"{c.name} ({pre.formats[c.name].sample!r})" for c in pre.numbers if c.name in pre.formats]
+    if not samples:
+        return []
+    return [f"The run reads numbers in text: {listed(samples)}. This file takes them as numbers (1234.5)."]
+
+
 def feed_initial_h(parts: Parts, where: str) -> list[str]:
     """A line for the notes of a run whose initial state is learned. where: what holds the description."""
     if parts.initial_h is None:
