@@ -51,6 +51,20 @@ def test_an_output_that_is_changed_in_place_has_the_gradients_of_torch(options, 
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_so_has_one_that_began_at_a_state(options):
+    found = []
+    for layer in pair(**options):
+        torch.manual_seed(2)
+        x, h_0 = torch.randn(6, 3, 4), torch.randn(4 if options else 1, 3, 5, requires_grad=True)
+        output, h_n = layer(x, h_0)
+        torch.relu_(output)
+        (output.pow(2).sum() + h_n.sum()).backward()
+        found.append([h_0.grad, *(p.grad for p in layer.parameters())])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 FORMS = [
     {"layer_norm": True, "zoneout": 0.2, "recurrent_dropout": 0.2, "reset": "before"},
     {"checkpoint_every": 2},

@@ -233,7 +233,7 @@ class Stream:
     def _take(self, wave: list[int], x: Tensor, keys: Sequence[Key], now: float, answers: list[Any]) -> None:
         """A row of each of some different keys, in one step of the core."""
         places = [self._places.take(keys[k], now) for k in wave]
-        rows = x[wave]
+        rows = torch.from_numpy(x.numpy()[wave])  # a third of the time of x[wave]
         y, states = self._step_many(rows, [place.state for place in places])
         for place, state in zip(places, states, strict=True):
             place.state = state
