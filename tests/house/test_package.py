@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import subprocess
 import sys
@@ -63,3 +64,38 @@ def test_the_package_never_reads_outside_itself():
     root = Path(tidegate.__file__).parent
     for path in root.rglob("*.py"):
         assert "../shared" not in path.read_text(encoding="utf-8"), path
+
+
+TESTS = Path(__file__).parents[1]
+# What `pip install tidegate[train,test]` brings, as it is imported.
+INSTALLED = {
+    "expecttest", "functorch", "hypothesis", "jinja2", "matplotlib", "numpy", "polars", "pydantic", "pytest", "rich", "safetensors", "torch",
+    "torchmetrics", "typer", "yaml",
+}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    """What a file of the tests imports at its top, what its helpers import with it."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "tests.helpers":
+            names |= {f"tests.helpers.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    for name in [name for name in names if name.startswith("tests.helpers.")]:
+        names |= imported(TESTS.parent.joinpath(*name.split(".")).with_suffix(".py"))
+    return names
+
+
+def test_make_test_imports_nothing_but_what_it_installs(pytestconfig: pytest.Config) -> None:
+    """CI has all extras at once, and would not notice."""
+    apart = {Path(folder).name for folder in pytestconfig.getoption("ignore")}
+    beyond = {}
+    for path in TESTS.rglob("*.py"):
+        if path.relative_to(TESTS).parts[0] not in apart:
+            roots = {name.split(".")[0] for name in imported(path)} - {"tidegate", "tests"}
+            if others := roots - set(sys.stdlib_module_names) - INSTALLED:
+                beyond[str(path.relative_to(TESTS))] = others
+    assert beyond == {}
