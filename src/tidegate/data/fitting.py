@@ -58,7 +58,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     split = settings.split if isinstance(settings.split, str) else None
     if split is not None:
         require(table, [split], "split")
-    notes: list[str] = []
+    notes: list[str] = [*table.notes]
     names = _choose_features(table, settings, split, notes)
     for role in ("text", "categories"):
         for name in getattr(settings, role):

@@ -166,6 +166,11 @@ class DataSettings(Settings):
         metavar="TEXT,...",
     )
     encoding: str = setting("utf-8", TABLE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
+    header: bool = setting(
+        True,
+        TABLE,
+        "The first line of a CSV file holds the names of the columns. --no-header: it is a row, and the columns are column_1, column_2, ...",
+    )
     row_names: bool = setting(
         False, TABLE, "The first field of each CSV row is an unnamed row number, as R writes it: leave it out."
     )
@@ -215,6 +220,7 @@ class DataSettings(Settings):
         """What `read_table` is to know of a file."""
         return {
             "encoding": self.encoding,
+            "header": self.header,
             "row_names": self.row_names,
             "decimal_comma": self.decimal_comma,
             "missing": self.missing,

@@ -30,7 +30,7 @@ def encode(trained: Trained, table: Table, *, with_target: bool, split: str | No
     """A table as sequences of numbers and codes. Warns (DataWarning) of what was hardly meant."""
     across = trained.settings.across_gaps
     data = trained.preprocessing.apply(table, with_target=with_target, split=split, across_gaps=across)
-    warn_of(data.notes)
+    warn_of([*table.lost, *data.notes])
     return data
 
 
