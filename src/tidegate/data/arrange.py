@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from tidegate.data.csv_text import NO_HEADER, holds_data
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, nearest
 
@@ -69,9 +70,16 @@ def require(table: Table, names: Iterable[str], role: str) -> None:
         if name not in table.frame.columns:
             known = table.frame.columns
             listing = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            headless = table.lines is not None and (holds_data(known) or _like_rows(table.frame))
             raise DataError(
                 f"{table.name} has no {role} column {name!r}.{nearest(name, known)} Its columns are: {listing}."
+                + (f" {NO_HEADER}" if headless else "")
             )
+
+
+def _like_rows(frame: pl.DataFrame) -> bool:
+    """Whether a column's name is one of its values, too."""
+    return any(c.dtype == pl.String and bool((c.alias("") == c.name).any()) for c in frame.get_columns())
 
 
 def arrange(

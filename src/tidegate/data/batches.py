@@ -40,8 +40,8 @@ class Batch:
 class BatchSource:
     """The tensors of some `Sequences` on a device, and how to cut batches out of them.
 
-    horizon k > 0 makes the target of step t the values of steps t+1..t+k; where these leave the sequence or the
-    part (train, valid, test) of step t, it is missing.
+    horizon k > 0 makes the target of step t the values of steps t+1..t+k; where these leave the sequence, the part (train,
+    valid, test) or the stretch of step t, it is missing.
     """
 
     def __init__(self, data: Sequences, *, per_sequence: bool, horizon: int, device: torch.device | str = "cpu"):
@@ -50,6 +50,7 @@ class BatchSource:
         self.codes = torch.from_numpy(data.codes).to(device)
         self.y = None if data.y is None else torch.from_numpy(data.y).to(device)
         self.part = torch.from_numpy(data.part).to(device)
+        self.stretch = None if data.stretch is None else torch.from_numpy(data.stretch).to(device)
         self.device = torch.device(device)
 
     def to(self, device: torch.device | str) -> BatchSource:
@@ -100,6 +101,8 @@ class BatchSource:
             at = torch.minimum(at, limits - 1)
             if part is not None:
                 known = known & (self.part[at] == part)
+            if self.stretch is not None:
+                known = known & (self.stretch[at] == self.stretch[steps])
             y = self.y[at]
             out.append(torch.where(known if y.ndim == 2 else known[..., None], y, blank))
         return torch.stack(out, dim=2)  # [T, B, max(horizon, 1), ...]

@@ -10,6 +10,7 @@ import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
 from tidegate.data.dates import has_dates, read_time
+from tidegate.data.gaps import Gaps, find_gaps, rows_before
 from tidegate.data.hints import constant, hints, no_features
 from tidegate.data.names import name_columns
 from tidegate.data.preprocessing import (
@@ -57,7 +58,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     split = settings.split if isinstance(settings.split, str) else None
     if split is not None:
         require(table, [split], "split")
-    notes: list[str] = []
+    notes: list[str] = [*table.notes]
     names = _choose_features(table, settings, split, notes)
     for role in ("text", "categories"):
         for name in getattr(settings, role):
@@ -80,8 +81,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     if arranged.height == 0:
         raise DataError(f"{table.name}: every sequence is empty.")
     _sequences_of_one_row(arranged, settings, notes)
-    part, how = assign_parts(arranged, settings.split, settings.split_by, seed)
-    notes.append(how)
+    part, how = assign_parts(arranged, settings.split, settings.split_by, seed, time=settings.time, per=settings.per)
+    notes += how
+    gaps = None if settings.time is None else find_gaps(arranged, settings.time)
     target = _fit_target(arranged, settings, part, notes)
     same: dict[str, str] = {}
     features = tuple(_fit_feature(arranged, name, settings, part, same) for name in names)
@@ -102,7 +104,10 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     )
     numbers, codes = encode_features(arranged, features, settings.non_finite)
     y, unseen = encode_target(arranged, target, settings.per, settings.non_finite)
-    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen)
+    stretch = gaps.stretches() if gaps and gaps.told and settings.horizon and not settings.across_gaps else None
+    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen, stretch)
+    if gaps:
+        notes += _gaps(gaps, arranged, settings, target)
     notes += _unseen_classes(sequences, target, settings.per)
     if target.task == "class":
         pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
@@ -298,6 +303,29 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
             f"{table.name}: target names several columns and {text!r} is text. Several targets are all numbers, or all 0/1 labels."
         )
     return "number"
+
+
+def _gaps(gaps: Gaps, arranged: Arranged, settings: DataSettings, target: Target) -> list[str]:
+    """A sentence on gaps in time and what was made of them."""
+    horizon = settings.horizon
+    if not gaps.told:
+        if not gaps.irregular or not horizon or target.task != "number":
+            return []
+        return [
+            f"The times in {settings.time!r} are not evenly spaced, and each row counts as one step: what is predicted is the next "
+            f"{'row' if horizon == 1 else f'{horizon} rows'}, whenever {'it comes' if horizon == 1 else 'they come'}."
+        ]
+    if not horizon:
+        return [f"{gaps.told} The rows around a gap are read as if they followed each other."]
+    if settings.across_gaps:
+        return [f"{gaps.told} The rows behind a gap are predicted as if they followed at once (across_gaps)."]
+    rows = rows_before(gaps.before, arranged.offsets, horizon)
+    one = rows == 1
+    return [
+        f"{gaps.told} No target lies across a gap: {'that' if one else 'those'} of {rows:,} row{'s' * (not one)} "
+        f"{'is' if one else 'are'} left out{'' if horizon == 1 else ', in part or whole'}. To predict them all the same, say across_gaps=True "
+        "(--across-gaps)."
+    ]
 
 
 def _unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]:

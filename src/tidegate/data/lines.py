@@ -11,9 +11,10 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidegate.data.csv_text import all_named, blank_follows, excels_separator, is_header, separator_of
 from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.tables import MISSING, blank_follows, separator_of
+from tidegate.data.tables import MISSING, packing_of
 from tidegate.errors import DataError, nearest
 
 WHOLE = re.compile(r"-?\d+", re.ASCII)
@@ -30,9 +31,9 @@ class Line:
 
 
 class RowLines:
-    """Iterates over the rows of `source`, a line each, as they come. Blank lines are left out.
+    """Iterates over the rows of `source`, a line each, as they come. Blank lines and comments (#) are left out.
 
-    The first line says what it is: a JSON object, or else the header of a CSV file. A line that can't be read is a `Line`
+    The first line says what it is: a JSON object, or else the header of a CSV file (header=False: its first row). A line that can't be read is a `Line`
     with an error; only a header that lacks a column raises DataError.
     key: the columns that say whose row it is, and after the first row `key` says which they are; None: those of `group`
     where the first row has them, else none. time: the column that says when a row happened.
@@ -47,6 +48,7 @@ class RowLines:
         group: Sequence[str] = (),
         time: str | None = None,
         encoding: str = "utf-8",
+        header: bool = True,
         row_names: bool = False,
         decimal_comma: bool = False,
         missing: Sequence[str] = (),
@@ -60,7 +62,8 @@ class RowLines:
         if codec.startswith(("utf-16", "utf-32")):
             encoding = "utf-8"  # those can't be cut into lines; a stream of such a run is UTF-8
         self._source, self._encoding, self._name = source, encoding, name
-        self._row_names, self._comma = row_names, decimal_comma
+        self._with_header, self._row_names, self._comma = header, row_names, decimal_comma
+        self._fields = 0  # of the header, with those at its end that have no name
         self._missing, self._spaced = {*MISSING, *missing}, False
         self._formats = set(pre.formats)
         self._numbers = {c.name for c in pre.numbers}
@@ -80,11 +83,15 @@ class RowLines:
 
     def __iter__(self) -> Iterator[Line]:
         json_lines: bool | None = None
-        separator = ","
+        separator, comment = "", None
         for number, raw in enumerate(self._source, 1):
             raw = raw.rstrip(b"\r\n")
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
+                if packed := packing_of(raw):
+                    raise DataError(
+                        f"{self._name} is packed with {packed}. Unpack it on the way: zcat FILE | tidegate stream RUN (for gzip)."
+                    )
             if not (
                 raw if json_lines is False else raw.strip()
             ):  # of a CSV with tabs, a row of missing values is all blank
@@ -98,12 +105,27 @@ class RowLines:
                 yield Line(number, raw, None, f"{told}. Send {self._encoding}, or train with another encoding.")
                 continue
             if json_lines is None:
+                if number == 1 and (separator := excels_separator(text)):
+                    continue
+                if text.lstrip().startswith("#"):
+                    comment = (number, raw, text.lstrip())
+                    continue
                 json_lines = text.lstrip().startswith("{")
                 if not json_lines:
-                    separator = separator_of(text)
-                    self.head = raw
-                    self._read_header(text, separator, number)
-                    continue
+                    if not self._with_header:
+                        separator = separator or separator_of(text, "," if self._comma else "")
+                        self._number_columns(text, separator, number)
+                    elif comment and is_header(comment[2], text):
+                        separator = separator or separator_of(comment[2])
+                        self.head = comment[1]
+                        self._read_header(comment[2], separator, comment[0])
+                    else:
+                        separator = separator or separator_of(text)
+                        self.head = raw
+                        self._read_header(text, separator, number)
+                        continue
+            elif not json_lines and text.lstrip().startswith("#") and text.count(separator) + 1 != self._fields:
+                continue
             row: dict[str, Any] | str
             row = self._from_json(text) if json_lines else self._from_csv(text, separator)
             if isinstance(row, str):
@@ -122,7 +144,19 @@ class RowLines:
         if self._spaced:
             header = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
         header = [name if name in wanted else name.strip() for name in header]
-        where = f"{self._name}, line {number}"
+        self._take_header(header, separator, f"{self._name}, line {number}")
+
+    def _number_columns(self, text: str, separator: str, number: int) -> None:
+        cells = next(csv.reader([text], delimiter=separator))
+        self._spaced = blank_follows(cells)
+        names = [f"column_{k}" for k in range(1, len(cells) + 1 - self._row_names)]
+        self._take_header(names, separator, f"{self._name}, line {number}")
+
+    def _take_header(self, header: list[str], separator: str, where: str) -> None:
+        self._fields = len(header)
+        while len(header) > 1 and not header[-1] and "" not in self._features:
+            header = header[:-1]
+        header = all_named(header)
         if self._comma and separator == ",":
             raise DataError(f"{where}: the separator is a comma, so a decimal comma can't be told from it.")
         again = [name for name in header if header.count(name) > 1]
@@ -169,7 +203,10 @@ class RowLines:
             return f"not a row of CSV ({error}); a row is one line"
         if self._row_names:
             cells = cells[1:]
-        if len(cells) != len(self.header):
+        names = len(self.header)
+        if len(cells) > names and (len(cells) == self._fields or not any(cell.strip() for cell in cells[names:])):
+            cells = cells[:names]  # the separator at the end of a line
+        if len(cells) != names:
             few = len(cells) < len(self.header)
             hint = "a field is missing, or the line is cut short" if few else "an unquoted separator in a cell, perhaps"
             return (

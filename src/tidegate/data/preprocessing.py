@@ -16,6 +16,7 @@ import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
 from tidegate.data.dates import read_time
+from tidegate.data.gaps import find_gaps, rows_before
 from tidegate.data.numerals import NumberFormat
 from tidegate.data.sequences import MISSING_CLASS, TEST, UNSEEN_CLASS, Sequences
 from tidegate.data.splits import assign_parts
@@ -175,15 +176,18 @@ class Preprocessing:
             numbers.append(self.time)
         return read_numbers(table, numbers, self.formats, strict=strict)
 
-    def apply(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
+    def apply(
+        self, table: Table, *, with_target: bool, split: str | None = None, across_gaps: bool = False
+    ) -> Sequences:
         """Encode another table. with_target: its target columns must be there and are encoded too.
 
-        split: a column that says train, valid or test; else every row counts as test.
+        split: a column that says train, valid or test; else every row counts as test. across_gaps: with a horizon, targets may lie
+        across a gap in time.
         Raises DataError: the message names the file, the row and the column.
         """
         arranged = self.arrange(table, with_target=with_target, split=split)
         part = (
-            assign_parts(arranged, split, "auto", seed=0)[0]
+            assign_parts(arranged, split, "auto", seed=0, time=self.time, per=self.per)[0]
             if split is not None
             else np.full(arranged.height, TEST, dtype=np.uint8)
         )
@@ -192,7 +196,14 @@ class Preprocessing:
             y, unseen = encode_target(arranged, self.target, self.per, self.non_finite)
         numbers, codes = encode_features(arranged, self.features, self.non_finite)
         notes = _mostly_unknown(arranged, self.tokens, codes)
-        return Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen)
+        stretch = None
+        if with_target and self.horizon and self.time is not None and not across_gaps:
+            gaps = find_gaps(arranged, self.time)
+            if gaps.told:
+                stretch = gaps.stretches()
+                rows = rows_before(gaps.before, arranged.offsets, self.horizon)
+                notes.append(f"{gaps.told} No target lies across a gap ({rows:,} row{'s' * (rows != 1)}).")
+        return Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen, stretch)
 
 
 def _mostly_unknown(arranged: Arranged, tokens: Sequence[TokenColumn], codes: np.ndarray) -> list[str]:

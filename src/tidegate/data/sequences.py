@@ -27,6 +27,7 @@ class Sequences:
     part     [N] uint8        TRAIN, VALID or TEST
     rows     [N] int64        the table's row of each step
     unseen   the classes of the target that occur in no training row, the most frequent first
+    stretch  [N] int64        changes from step to step of a sequence where no target may lie across; None: nowhere
     """
 
     numbers: np.ndarray
@@ -37,6 +38,7 @@ class Sequences:
     rows: np.ndarray
     notes: list[str] = field(default_factory=list)
     unseen: tuple[Any, ...] = ()
+    stretch: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:

@@ -112,6 +112,11 @@ class DataSettings(Settings):
         "step", TABLE, "Predict a value for each row (step) or one for each group (sequence)."
     )
     horizon: int = setting(0, TABLE, "0: predict the target of the same row. K > 0: the target's next K values.", ge=0)
+    across_gaps: bool = setting(
+        False,
+        TABLE,
+        "With a horizon: also predict the rows behind a gap in time, as if they followed at once. Otherwise no target lies across a gap.",
+    )
     features: Names | None = setting(
         None,
         TABLE,
@@ -132,10 +137,10 @@ class DataSettings(Settings):
         TABLE,
         "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15. Two, 0.8,0.2, are train and test, and 15% of the first validate.",
     )
-    split_by: Literal["auto", "group", "time"] = setting(
+    split_by: Literal["auto", "group", "time", "date"] = setting(
         "auto",
         TABLE,
-        "Draw fractions by whole groups, or cut each sequence by time. auto: by groups where there are enough.",
+        "How fractions are taken. group: whole groups are drawn; time: each sequence is cut, its first rows train; date: one date for all sequences, before which rows train. auto: group where there are enough, else time.",
     )
     window: int | None = setting(
         None,
@@ -161,6 +166,11 @@ class DataSettings(Settings):
         metavar="TEXT,...",
     )
     encoding: str = setting("utf-8", TABLE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
+    header: bool = setting(
+        True,
+        TABLE,
+        "The first line of a CSV file holds the names of the columns. --no-header: it is a row, and the columns are column_1, column_2, ...",
+    )
     row_names: bool = setting(
         False, TABLE, "The first field of each CSV row is an unnamed row number, as R writes it: leave it out."
     )
@@ -195,6 +205,8 @@ class DataSettings(Settings):
         shares = (1.0, 0.0, 0.0) if isinstance(self.split, str) else self.split
         if any(f < 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] <= 0:
             raise ValueError(f"split={shares}: three fractions that sum to 1 are expected, the first above 0.")
+        if self.split_by == "date" and self.time is None:
+            raise ValueError("split_by='date' needs the column of the times. Name it with time (--time).")
         if self.decimal_comma and self.thousands == "comma":
             raise ValueError("decimal_comma=True and thousands='comma' contradict each other. Leave one of them out.")
         if self.per == "sequence" and self.horizon:
@@ -208,6 +220,7 @@ class DataSettings(Settings):
         """What `read_table` is to know of a file."""
         return {
             "encoding": self.encoding,
+            "header": self.header,
             "row_names": self.row_names,
             "decimal_comma": self.decimal_comma,
             "missing": self.missing,

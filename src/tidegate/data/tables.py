@@ -6,12 +6,16 @@ its name promises: which line, what was found, what to do.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +24,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tidegate.data.csv_text import CsvText, look, names_totals
 from tidegate.data.numerals import NUMBER
 from tidegate.data.pandas_frames import from_pandas
 from tidegate.errors import DataError
@@ -29,10 +34,14 @@ JSON_LINES_SUFFIXES = {".jsonl", ".ndjson"}
 PARQUET_SUFFIXES = {".parquet", ".pq"}
 ARROW_SUFFIXES = {".arrow", ".feather", ".ipc"}
 SUFFIXES = sorted(CSV_SUFFIXES | JSON_LINES_SUFFIXES | PARQUET_SUFFIXES | ARROW_SUFFIXES)
+PACKED = [".gz", ".bz2", ".xz"]
+_MARKS = {
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "zip",
+}  # fmt: skip
+_OTHERS = {"Zstandard": "zstd -d", "zip": "unzip; an Excel file is one, too: save it as CSV"}
 MISSING = ("NA", "null")  # cells of a CSV file that are missing values, beside the empty one
 _DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d")
 _MAYBE_A_TIME = re.compile(r"\d{1,4}[-/.:]\d")
-_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class Table:
 
     `where(i)` names row `i` (from 0) as a person would find it: the line of a CSV file, else the row from 1.
     separator: of a CSV file. nan: the columns of numbers in which it wrote NaN for a missing value, and how often. grouped: the
-    columns whose decimal commas look like thousands separators, with a row and a cell that show it.
+    columns whose decimal commas look like thousands separators, with a row and a cell that show it. notes: sentences on what was left
+    out of a file. lost: those of them that tell of rows.
     """
 
     frame: pl.DataFrame
@@ -52,6 +62,8 @@ class Table:
     separator: str | None = None
     nan: Mapping[str, int] = field(default_factory=dict)
     grouped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         if self.lines is not None:
@@ -63,6 +75,7 @@ def read_table(
     source: Any,
     *,
     encoding: str = "utf-8",
+    header: bool = True,
     row_names: bool = False,
     decimal_comma: bool = False,
     missing: Sequence[str] = (),
@@ -75,13 +88,16 @@ def read_table(
     source: a path (CSV/TSV, Parquet, JSON lines, Arrow by its suffix), a polars, pandas or pyarrow table,
         a mapping of columns, or a `Table`.
     encoding: of a text file; "utf-8" (a byte order mark is skipped), "latin-1", "cp1252", ...
+    header: the first line of a CSV file holds the names of the columns; else they are column_1, column_2, ...
     row_names: the first field of each CSV row is an unnamed row number (as R writes it) and is left out.
     decimal_comma: numbers of a CSV file are written 1,5 (the separator is then a semicolon, a tab or a bar).
     missing: cells that are missing values, beside the usual ones; a number is missing wherever it has that value.
     dots: a dot in a number of a CSV file stands between thousands, where the column allows it: such a column stays text.
     as_text: columns of a CSV file that stay text, whatever they hold. as_named: names that keep the blanks around them.
 
-    Blanks around the names, numbers and times of a CSV file are no part of them.
+    Blanks around the names, numbers and times of a CSV file are no part of them; nor are blank lines, comments before and after the
+    rows, separators behind the last column and rows of totals at the end part of the table. A file that is packed with gzip, bzip2
+    or xz is unpacked.
 
     Raises DataError: the message names the file, the line and the way out.
     """
@@ -95,16 +111,18 @@ def read_table(
         raise DataError(f"{path} is a folder, not a table. Name a file in it ({', '.join(SUFFIXES)}).")
     if not path.exists():
         raise DataError(f"No such file: {path}.{_nearby(path)}")
-    suffix = path.suffix.lower()
+    suffix = kind_of(path)
     if suffix not in SUFFIXES:
+        _packing(_begin_of(path), name)
         raise DataError(
-            f"{name}: unknown kind of table {suffix or '(no suffix)'!r}. Tidegate reads {', '.join(SUFFIXES)}."
+            f"{name}: unknown kind of table {suffix or '(no suffix)'!r}. Tidegate reads {', '.join(SUFFIXES)}, and these with "
+            f"{', '.join(PACKED)} behind them."
         )
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{name} is empty. A table needs a header and at least one row.")
         kept = frozenset(n for n in as_named if n != n.strip())
-        how = _CsvOptions(row_names, decimal_comma, tuple(missing), dots, frozenset(as_text), kept)
+        how = _CsvOptions(header, row_names, decimal_comma, tuple(missing), dots, frozenset(as_text), kept)
         table = _without_missing(_read_file(path, suffix, encoding, how), missing)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
@@ -115,6 +133,7 @@ def read_table(
 
 @dataclass(frozen=True)
 class _CsvOptions:
+    header: bool
     row_names: bool
     decimal_comma: bool
     missing: tuple[str, ...]
@@ -136,10 +155,12 @@ class _CsvOptions:
 
 def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Table:
     name = path.name
+    packed = _packing(_begin_of(path), name)
     if suffix in PARQUET_SUFFIXES | ARROW_SUFFIXES:
         kind, read = ("Parquet", pl.read_parquet) if suffix in PARQUET_SUFFIXES else ("Arrow", pl.read_ipc)
+        source = io.BytesIO(_unpacked(path.read_bytes(), packed, name)) if packed else path
         try:
-            return Table(read(path), name, path, _sha256(path))
+            return Table(read(source), name, path, _sha256(path))
         except PermissionError:
             raise
         except Exception as error:  # polars raises several kinds, all of which mean the same to a user
@@ -147,13 +168,52 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
                 f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
             ) from error
     raw = path.read_bytes()
-    text = _decode(raw, name, encoding)
+    text = _decode(_unpacked(raw, packed, name), name, encoding)
     if not text.strip():
         raise DataError(f"{name} is empty. A table needs a header and at least one row.")
     sha256 = hashlib.sha256(raw).hexdigest()
     if suffix in CSV_SUFFIXES:
         return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
     return Table(_read_json_lines(text, name), name, path, sha256)
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says what kind of table a file is: of sales.csv.gz it is .csv."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in PACKED else suffix
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without the suffixes of its kind."""
+    return Path(path.stem).stem if path.suffix.lower() in PACKED else path.stem
+
+
+def packing_of(begins: bytes) -> str:
+    """With what a file that begins so is packed; "" for none that is known."""
+    return next((what for mark, what in _MARKS.items() if begins.startswith(mark)), "")
+
+
+def _begin_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(6)
+
+
+def _packing(begins: bytes, name: str) -> str:
+    what = packing_of(begins)
+    if what in _OTHERS:
+        raise DataError(
+            f"{name} is packed with {what}, which Tidegate doesn't read. Unpack it first ({_OTHERS[what]}), or use gzip."
+        )
+    return what
+
+
+def _unpacked(raw: bytes, packed: str, name: str) -> bytes:
+    if not packed:
+        return raw
+    try:
+        return {"gzip": gzip, "bzip2": bz2, "xz": lzma}[packed].decompress(raw)  # type: ignore[attr-defined, no-any-return]
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{name} is not a whole {packed} file ({_first_line(error)}). Was it cut off?") from error
 
 
 def _sha256(path: Path) -> str:
@@ -221,7 +281,7 @@ def _nearby(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f" There is no folder {folder} either."
-    return nearest(path.name, (p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
+    return nearest(path.name, (p.name for p in folder.iterdir() if kind_of(p) in SUFFIXES))
 
 
 def _first_line(error: BaseException) -> str:
@@ -252,71 +312,91 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
 def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     if "\x00" in text[:4096]:
         raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
-    first = text.split("\n", 1)[0].rstrip("\r")
-    separator = "\t" if suffix == ".tsv" else separator_of(first)
-    if how.decimal_comma and separator == ",":
-        raise DataError(
-            f"{name}: its separator is a comma, so a decimal comma can't be told from it. Leave decimal_comma out, or save "
-            "the table with semicolons."
-        )
-    names = next(csv.reader([first], delimiter=separator))
-    spaced = blank_follows(names) and not how.as_named & set(names)
-    if spaced:
-        names = next(csv.reader([first], delimiter=separator, skipinitialspace=True))
-    header = _all_named([n if n in how.as_named else n.strip() for n in names])
-    widths, lines = _field_counts(text, separator, spaced)
-    expected = len(header) + (1 if how.row_names else 0)
-    wrong = np.flatnonzero(widths[1:] != expected)
-    if wrong.size:
-        _complain_about_widths(
-            name,
-            text,
-            int(wrong[0]) + 1,
-            separator=separator,
-            header=header,
-            widths=widths,
-            lines=lines,
-            row_names=how.row_names,
-        )
-    repeated = sorted({h for h in header if header.count(h) > 1})
-    if repeated:
-        raise DataError(f"{name}: the header names {repeated[0]!r} more than once. Rename one of the columns.")
-    if len(lines) and lines[-1] != lines.size:
-        text = _without_blank_lines(text, separator, spaced)
-    if spaced:
-        text = _without_following_blanks(text, separator)
-    if header != names or spaced:
-        text = "\n".join([_csv_line(header, separator), *text.split("\n", 1)[1:]])
-    if how.row_names:
-        header = ["", *header]
-        text = separator + text
     try:
-        as_text = {n: pl.String for n in header if n in how.as_text}
-        frame = how.parse(text, separator, schema_overrides=as_text)
-        columns = {n: frame[n] if n in as_text else _cleaned(frame[n], how, spaced) for n in frame.columns}
+        found = look(
+            text,
+            name,
+            tabs=suffix == ".tsv",
+            header=how.header,
+            row_names=how.row_names,
+            decimal_comma=how.decimal_comma,
+            as_named=how.as_named,
+        )
+    except csv.Error as error:
+        raise DataError(f"{name} can't be read as CSV: {error}.") from error
+    text, separator, lines = found.text, found.separator, found.lines
+    try:
+        as_text = {n: pl.String for n in found.names if n in how.as_text}
+        frame, text, left_out = _without_totals(found, how, as_text)
+        columns = {n: frame[n] if n in as_text else _cleaned(frame[n], how, found.spaced) for n in frame.columns}
         if how.dots:
             columns |= _dotted(frame, text, separator, how)
         grouped = _grouped(frame, text, separator, how) if how.decimal_comma else {}
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
-    if how.row_names:
-        del columns[frame.columns[0]]
+    for column in [*(found.names[:1] if how.row_names else ()), *found.names[len(found.names) - found.loose :]]:
+        del columns[column]
+    totals = [
+        f"{name}, line {lines[len(lines) - k]}: left out, as it holds totals ({word!r} at the end of the table)."
+        for k, word in enumerate(left_out, 1)
+    ]
+    lines = lines[: len(lines) - len(totals)]
     nan = {n: int(c.is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
     nan = {n: count for n, count in nan.items() if count}
     columns |= {n: columns[n].fill_nan(None) for n in nan}
-    return Table(pl.DataFrame(columns), name, lines=lines[1:], separator=separator, nan=nan, grouped=grouped)
+    return Table(
+        pl.DataFrame(columns),
+        name,
+        lines=lines,
+        separator=separator,
+        nan=nan,
+        grouped=grouped,
+        notes=(*found.notes, *totals),
+        lost=tuple(totals),
+    )
 
 
-def _all_named(header: list[str]) -> list[str]:
-    """Several columns without a name, as pandas writes an index of several levels, get the names that pandas gives them."""
-    if header.count("") < 2:
-        return header
-    return [name or f"Unnamed: {k}" for k, name in enumerate(header)]
+def _without_totals(found: CsvText, how: _CsvOptions, as_text: dict[str, Any]) -> tuple[pl.DataFrame, str, list[str]]:
+    """What polars makes of the text, the text, and what the rows of totals at its end that were left out are called."""
+    text, separator, left_out = found.text, found.separator, list[str]()
+    while True:
+        bare = text.rstrip("\r\n")
+        at = bare.rfind("\n") + 1
+        cells = next(csv.reader([bare[at:]], delimiter=separator), [])
+        word = names_totals(cells) if at and bare.count('"', at) % 2 == 0 else None
+        if word is not None:
+            frame = how.parse(text[:at], separator, schema_overrides=as_text)
+            cells += [""] * min(found.loose, frame.width - len(cells))
+            if frame.width == len(cells) and frame.height > 2 and _holds_totals(cells, word, frame, how):
+                text, left_out = text[:at], [*left_out, word or ", ".join(filter(None, cells))]
+                continue
+        return how.parse(text, separator, schema_overrides=as_text), text, left_out
 
 
-def blank_follows(header: Sequence[str]) -> bool:
-    """Whether a CSV file is written with a blank after each separator, as its header shows: "t, x, y"."""
-    return len(header) > 1 and all(name[:1] == " " for name in header[1:])
+def _holds_totals(cells: Sequence[str], word: str, frame: pl.DataFrame, how: _CsvOptions) -> bool:
+    """Whether a last row sums up the rows before it. A word such as Total is enough where it stands among numbers or dates, or where
+    the row lacks a value that all others have. Without a word its first cell is the only empty one of its column, and each number is
+    the sum of its column.
+    """
+    sums = []
+    for cell, column in zip(cells, frame.get_columns(), strict=True):
+        bare = cell.strip().replace(",", ".") if how.decimal_comma else cell.strip()
+        complete = column.null_count() == 0
+        if NUMBER.fullmatch(bare):
+            if column.dtype.is_numeric():
+                numbers = column.drop_nulls().cast(pl.Float64)
+                within = 0.51 * 10.0 ** -len(bare.partition(".")[2]) + 1e-9 * float(numbers.abs().sum())
+                beyond = abs(float(bare)) > float(numbers.abs().max() or 0)  # type: ignore[arg-type]
+                sums.append(beyond and abs(float(bare) - float(numbers.sum())) <= within)
+        elif word and complete and (not bare or (bare == word and _all_hold_digits(column))):
+            return True
+    if word:
+        return any(sums)
+    return bool(sums) and all(sums) and frame.get_columns()[0].null_count() == 0
+
+
+def _all_hold_digits(column: pl.Series) -> bool:
+    return bool(column.cast(pl.String).alias("").str.contains("[0-9]").all())
 
 
 def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
@@ -370,22 +450,6 @@ def _grouped(frame: pl.DataFrame, text: str, separator: str, how: _CsvOptions) -
     return found
 
 
-def _csv_line(cells: Sequence[str], separator: str) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, delimiter=separator, lineterminator="").writerow(cells)
-    return out.getvalue()
-
-
-def _without_following_blanks(text: str, separator: str) -> str:
-    """A CSV file without the blanks that follow its separators."""
-    if '"' not in text:
-        return re.sub(re.escape(separator) + " +", separator, text)
-    out = io.StringIO(newline="")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    csv.writer(out, delimiter=separator, lineterminator="\n").writerows(rows)
-    return out.getvalue()
-
-
 def _without_missing(table: Table, missing: Sequence[str]) -> Table:
     """The table with nothing in the cells that hold one of these spellings, or that number."""
     if not missing:
@@ -403,65 +467,6 @@ def _without_missing(table: Table, missing: Sequence[str]) -> Table:
         columns[column.name] = pl.select(pl.when(wrong.fill_null(False)).then(None).otherwise(bare)).to_series()
     every = {c.name: columns.get(c.name, c) for c in table.frame.get_columns()}
     return replace(table, frame=pl.DataFrame(every))
-
-
-def separator_of(header: str) -> str:
-    """Comma, semicolon, tab or bar: whichever cuts the header into most fields."""
-    return max(_SEPARATORS, key=lambda s: _fields(header, s))
-
-
-def _fields(line: str, separator: str) -> int:
-    return len(next(csv.reader([line], delimiter=separator), []))
-
-
-def _field_counts(text: str, separator: str, spaced: bool) -> tuple[np.ndarray, np.ndarray]:
-    """How many fields each row has, and the line (from 1) on which it starts."""
-    if '"' in text:  # a quoted cell may hold separators and line ends: only a CSV reader can count
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
-        widths, lines, last = [], [], 0
-        for row in reader:
-            if row:
-                widths.append(len(row))
-                lines.append(last + 1)
-            last = reader.line_num
-        return np.array(widths), np.array(lines)
-    data = np.frombuffer(text.encode(), dtype=np.uint8)
-    ends = np.flatnonzero(data == ord("\n"))
-    if not ends.size or ends[-1] != data.size - 1:
-        ends = np.append(ends, data.size)
-    seen = np.searchsorted(np.flatnonzero(data == ord(separator)), ends)
-    starts = np.append(0, ends[:-1] + 1)
-    blank = (ends - starts == 0) | ((ends - starts == 1) & (data[np.minimum(starts, data.size - 1)] == ord("\r")))
-    return (np.diff(seen, prepend=0) + 1)[~blank], (np.arange(ends.size) + 1)[~blank]
-
-
-def _without_blank_lines(text: str, separator: str, spaced: bool) -> str:
-    """polars would read a blank line as a row of missing values."""
-    if '"' not in text:
-        return "\n".join(line for line in text.splitlines() if line)
-    out = io.StringIO(newline="")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=spaced)
-    csv.writer(out, delimiter=separator).writerows(row for row in rows if row)
-    return out.getvalue()
-
-
-def _complain_about_widths(
-    name: str, text: str, row: int, *, separator: str, header: list[str], widths: Any, lines: Any, row_names: bool
-) -> None:
-    """Raise DataError for a row with more or fewer fields than the header."""
-    line, found = int(lines[row]), int(widths[row])
-    expected = len(header) + (1 if row_names else 0)
-    start = f"{name}, line {line}: {found} field{'s' * (found != 1)}, but the header names {len(header)} columns"
-    if row_names:
-        raise DataError(f"{start} (and row_names adds one). Mend the line, or leave row_names out.")
-    if bool((widths[1:] == len(header) + 1).all()) and row == 1:
-        cell = next(csv.reader([text.split("\n")[1]], delimiter=separator))[0]
-        raise DataError(
-            f"{start}; so it is in every row. It looks like a file written by R: the first field ({cell!r}) is an "
-            "unnamed row number. Read it with row_names=True (on the command line: --row-names)."
-        )
-    hint = "an unquoted separator in a cell" if found > expected else "a missing field or a line cut short"
-    raise DataError(f"{start}. It looks like {hint}; mend the line (the separator is a {_SEPARATORS[separator]}).")
 
 
 def _read_json_lines(text: str, name: str) -> pl.DataFrame:

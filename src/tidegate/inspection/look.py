@@ -57,7 +57,7 @@ def inspect_run(
     if most_counted is not None and most_counted < 1:
         raise SettingsError(f"most_counted={most_counted}: expected at least 1 step, or None for all.")
     read = run.read(table)
-    data, with_target, why_not = _sequences(pre, read)
+    data, with_target, why_not = _sequences(pre, read, run.settings.across_gaps)
     if why_not is not None:
         warnings.warn(f"No true values are shown: {why_not}", DataWarning, stacklevel=3)
     warn_of(data.notes)
@@ -104,11 +104,11 @@ def inspect_run(
     )
 
 
-def _sequences(pre: Preprocessing, table: Table) -> tuple[Sequences, bool, DataError | None]:
+def _sequences(pre: Preprocessing, table: Table, across_gaps: bool) -> tuple[Sequences, bool, DataError | None]:
     """A table's sequences, whether with targets, and what is wrong with the targets that are there."""
     with_target = all(name in table.frame.columns for name in pre.target.names)
     try:
-        return pre.apply(table, with_target=with_target), with_target, None
+        return pre.apply(table, with_target=with_target, across_gaps=across_gaps), with_target, None
     except DataError as error:
         if not with_target:
             raise

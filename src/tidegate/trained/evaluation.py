@@ -234,6 +234,8 @@ def _shifted(pre: Preprocessing, source: BatchSource, otherwise: np.ndarray, sea
     for ahead in range(1, pre.horizon + 1):
         at = step if season is None else step + ahead - season * -(-ahead // season)
         there = at >= first
+        if source.data.stretch is not None:  # a season ago is as many rows back only where none are missing
+            there &= source.data.stretch[np.where(there, at, step)] == source.data.stretch
         guess = y[np.where(there, at, step)]
         there = there & (guess != MISSING_CLASS if guess.ndim == 1 else ~np.isnan(guess).any(axis=1))
         out[there, ahead - 1] = guess[there]

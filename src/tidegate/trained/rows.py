@@ -28,8 +28,9 @@ class Rows:
 
 def encode(trained: Trained, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
     """A table as sequences of numbers and codes. Warns (DataWarning) of what was hardly meant."""
-    data = trained.preprocessing.apply(table, with_target=with_target, split=split)
-    warn_of(data.notes)
+    across = trained.settings.across_gaps
+    data = trained.preprocessing.apply(table, with_target=with_target, split=split, across_gaps=across)
+    warn_of([*table.lost, *data.notes])
     return data
 
 

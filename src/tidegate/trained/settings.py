@@ -247,7 +247,8 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
-    values.pop("resolved", None)  # what a run worked out for itself; a new run works it out anew
+    if values.pop("resolved", None) is not None:  # what a run worked out for itself; a new run works it out anew
+        values.setdefault("across_gaps", True)  # as in `read_settings` of a run
     known = [*TrainSettings.model_fields, "table", "out"]
     for name in values:
         if name not in known:

@@ -135,6 +135,7 @@ def read_settings(folder: Path) -> tuple[TrainSettings, Resolved, str | None]:
     resolved = Resolved.from_dict(config.pop("resolved"), name)
     source = config.pop("table", None)
     config.pop("out", None)
+    config.setdefault("across_gaps", True)  # of a run from before the setting, whose targets lay across gaps
     try:
         return TrainSettings.make(**config), resolved, source
     except SettingsError as error:

@@ -114,6 +114,8 @@ def _last_value_beats_mean(data: Sequences, horizon: int) -> bool:
     from_last, from_mean = 0.0, 0.0
     for ahead in range(1, horizon + 1):
         pairs = train[:-ahead] & train[ahead:] & (owner[:-ahead] == owner[ahead:])
+        if data.stretch is not None:
+            pairs &= data.stretch[:-ahead] == data.stretch[ahead:]
         now, then = data.y[:-ahead][pairs], data.y[ahead:][pairs]
         from_last += float(np.nansum((then - now) ** 2))
         from_mean += float(np.nansum(np.where(np.isnan(now), np.nan, then) ** 2))  # y is standardised: its mean is 0
