@@ -227,6 +227,15 @@ class CompleteSettings(TrainSettings):
     batch_size: int
 
 
+# What runs did before there was a setting for it; a run writes down all settings that it knows.
+EARLIER_DEFAULTS = {"word_features": "none"}
+
+
+def with_earlier_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, which an earlier version may have written, so that they mean what they meant then."""
+    return EARLIER_DEFAULTS | config
+
+
 def read_settings_file(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file, `table` and `out` among them; a run's own config.yaml too.
 
@@ -247,7 +256,8 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
-    values.pop("resolved", None)  # what a run worked out for itself; a new run works it out anew
+    if values.pop("resolved", None):  # what a run worked out for itself; a new run works it out anew
+        values = with_earlier_defaults(values)
     known = [*TrainSettings.model_fields, "table", "out"]
     for name in values:
         if name not in known:

@@ -197,7 +197,7 @@ def resolve(
         task=pre.target.task,
         classes=len(pre.target.classes),
         numbers=[c.name for c in pre.numbers],
-        categories={c.name: c.size - 1 for c in pre.tokens},
+        categories={c.label: c.size - 1 for c in pre.tokens},
         bidirectional=spec.bidirectional,
         embedding_dims=list(spec.embedding_dims),
         residual=spec.residual is not None,
