@@ -10,10 +10,10 @@ import pytest
 import tidegate
 from tests.helpers.runs import run_of, sentences
 from tests.helpers.tables import QUICK
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import read_table
-from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.word_features import shape, suffix
 from tidegate.errors import RunError
 
@@ -60,13 +60,15 @@ def test_a_vocabulary_whose_words_training_saw_often_is_read_alone():
 
 def test_word_features_none_reads_the_word_alone_and_the_file_is_of_the_version_before():
     pre, data = fitted(word_features="none")
-    assert list(vocabularies(pre)) == ["word"] and data.codes.shape[1] == 1
+    assert list(vocabularies(pre)) == ["word"]
+    assert data.codes.shape[1] == 1
     assert json.loads(pre.to_json())["version"] == 1
 
 
 def test_a_note_says_what_is_read_and_how_to_leave_it_out():
     [note] = [note for note in fitted()[1].notes if note.startswith("Read of the words of word:")]
-    assert "its shape and its suffix" in note and "--word-features none" in note
+    assert "its shape and its suffix" in note
+    assert "--word-features none" in note
 
 
 def test_the_fitted_file_comes_back_equal_and_an_earlier_tidegate_would_refuse_it():
