@@ -228,12 +228,12 @@ class CompleteSettings(TrainSettings):
 
 
 # What runs did before there was a setting for it; a run writes down all settings that it knows.
-EARLIER_DEFAULTS = {"word_features": "none"}
+EARLIER_DEFAULTS: dict[str, Any] = {"word_features": "none"}
 
 
 def with_earlier_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """A run's settings, which an earlier version may have written, so that they mean what they meant then."""
-    return EARLIER_DEFAULTS | config
+    return {**EARLIER_DEFAULTS, **config}
 
 
 def read_settings_file(path: str | Path) -> dict[str, Any]:

@@ -140,8 +140,10 @@ def fit(
     pre, data = fit_preprocessing(table, settings, settings.seed)
     earlier = journal.preprocessing()
     if earlier is not None and earlier != pre:  # an earlier version, which fitted otherwise, began this training
-        split = {"split": settings.split, "split_by": settings.split_by, "seed": settings.seed}
-        pre, data = earlier, replace(earlier.apply(table, with_target=True, **split), notes=data.notes)
+        again = earlier.apply(
+            table, with_target=True, split=settings.split, split_by=settings.split_by, seed=settings.seed
+        )
+        pre, data = earlier, replace(again, notes=data.notes)
     device = find_device(settings.device)
     spec = model_spec(settings, pre, data)
     full = complete(settings, data)

@@ -90,7 +90,7 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
 
 def _title(parts: Parts) -> str:
     pre, target = parts.preprocessing, parts.preprocessing.target
-    names = dict.fromkeys(c.name for c in (*pre.numbers, *pre.tokens))
+    names = dict.fromkeys([*(c.name for c in pre.numbers), *(c.name for c in pre.tokens)])
     return (
         f"A GRU that predicts {', '.join(target.names)} ({target.task}) from {', '.join(names)}, trained with Tidegate."
     )
@@ -99,7 +99,8 @@ def _title(parts: Parts) -> str:
 def _metadata(parts: Parts) -> dict[str, str]:
     """What another program wants to know; all of it is in `tidegate`."""
     description = parts.description
-    features = [c.label for c in (*parts.preprocessing.numbers, *parts.preprocessing.tokens)]
+    pre = parts.preprocessing
+    features = [*(c.label for c in pre.numbers), *(c.label for c in pre.tokens)]
     metadata = {
         "tidegate": json.dumps(description, ensure_ascii=False),
         "version": __version__,
