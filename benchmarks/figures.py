@@ -23,6 +23,23 @@ REACH = {
         "LSTM 2.500, CT-GRU 3.014, LTC 2.308 (arXiv:2006.04439)",
     ),
 }
+ELSEWHERE = {
+    "jsb": (
+        "JSB chorales, the keys of the next step",
+        "NLL a step, lower is better",
+        "GRU 8.54 (arXiv:1412.3555), 8.43 (arXiv:1803.01271); LSTM 8.67 (arXiv:1412.3555)",
+    ),
+    "ewt": (
+        "English-EWT, a part of speech a word",
+        "accuracy",
+        "a pretrained transformer .969 (UD 2.5, spaCy's en_udv25_englishewt_trf); no GRU row known",
+    ),
+    "conll2000": (
+        "CoNLL-2000, chunks, from words alone",
+        "span F1",
+        "a network without other data .903 (Collobert et al. 2011, table 4)",
+    ),
+}
 MODELS = {"gru", "same head, no recurrence", "published recipe", "seconds"}
 
 
@@ -34,6 +51,21 @@ def read(name: str) -> tuple[str, list[dict[str, str]]]:
 
 def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def elsewhere() -> str:
+    rows = read("reach_elsewhere")[1]
+    lines = [
+        "| data | figure | GRU, defaults | seeds | published | command |",
+        "| --- | --- | ---: | --- | --- | --- |",
+    ]
+    for data, (title, figure, published) in ELSEWHERE.items():
+        values = [float(row["value"]) for row in rows if row["data"] == data and row["what"] == "gru"]
+        mean = spread(values) if len(values) > 1 else f"{values[0]:.3f}"
+        seeds = f"{len(values)}: {', '.join(f'{v:.3f}' for v in values)}"
+        command = f"`benchmarks/reach_elsewhere.py {data} PATH`"
+        lines.append(f"| {title} | {figure} | **{mean}** | {seeds} | {published} | {command} |")
+    return "\n".join(lines)
 
 
 def reach() -> str:
@@ -283,5 +315,17 @@ def c_step() -> str:
 
 
 if __name__ == "__main__":
-    tables = (reach, forward_speed, train_speed, bounds, cost, extras_cost, ship, stream_speed, stream_memory, c_step)
+    tables = (
+        reach,
+        elsewhere,
+        forward_speed,
+        train_speed,
+        bounds,
+        cost,
+        extras_cost,
+        ship,
+        stream_speed,
+        stream_memory,
+        c_step,
+    )
     print(*(table() for table in tables), sep="\n\n")

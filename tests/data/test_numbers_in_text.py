@@ -484,7 +484,7 @@ def test_what_an_earlier_version_would_misread_is_of_a_later_version_of_the_file
     assert [json.loads(p.to_json())["version"] for p in (plain, texts)] == [1, 2]
     assert Preprocessing.from_json(texts.to_json()) == texts
     with pytest.raises(RunError, match="written by a newer Tidegate"):
-        Preprocessing.from_json(texts.to_json().replace('"version": 2', '"version": 3'))
+        Preprocessing.from_json(texts.to_json().replace('"version": 2', '"version": 4'))
 
 
 def test_an_export_says_of_which_columns_it_takes_the_number_alone(tmp_path):

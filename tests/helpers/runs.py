@@ -50,13 +50,14 @@ def sensors(seed: int = 0) -> pl.DataFrame:
     return frame.join(per_group, on="device", how="left", maintain_order="left")
 
 
-def sentences() -> pl.DataFrame:
-    """A sentence and its labels a row, lists of one length."""
+def sentences(*, rare: bool = False) -> pl.DataFrame:
+    """A sentence and its labels a row, lists of one length. rare: each begins with a word that no other one has."""
     rng = np.random.default_rng(5)
     words = ["play", "Song", "by", "nina", "Größe", "7", "the", "Über"]
     rows = []
     for _ in range(60):
-        some = [str(w) for w in rng.choice(words, int(rng.integers(1, 9)))]
+        some = [f"{'Rare' if len(rows) % 2 else 'seldöm'}{len(rows)}"] if rare else []
+        some += [str(w) for w in rng.choice(words, int(rng.integers(1, 9)))]
         rows.append({"words": some, "tags": ["O" if w in {"by", "the"} else "B-x" for w in some]})
     return pl.DataFrame(rows)
 
@@ -103,6 +104,7 @@ SENSORS |= {
 WORDS: dict[str, dict[str, Any]] = {
     "words": {"target": "tags", "features": ["words"], "bidirectional": False},
     "words both ways": {"target": "tags", "features": ["words"]},
+    "words, their shape and suffix": {"target": "tags", "features": ["words"], "bidirectional": False},
 }
 CASES = [*SENSORS, *WORDS]
 SCANS = ["layer norm", "zoneout", "every option", "every option both ways"]  # what no GRU of another program can be
@@ -140,7 +142,7 @@ def folder_of(name: str) -> Path:
 
 
 def table_of(name: str) -> pl.DataFrame:
-    return sentences() if name in WORDS else sensors()
+    return sentences(rare="shape" in name) if name in WORDS else sensors()
 
 
 def run_of(name: str) -> Run:
@@ -180,7 +182,7 @@ def batch_of(run: Run, frame: pl.DataFrame, sequences: list[int] | None = None, 
     lengths = data.lengths[chosen].astype(np.int64)
     B, T = len(chosen), int(lengths.max())
     raw = [arranged.column(c.name).cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in pre.numbers]
-    texts = [token_values(arranged.column(c.name), c.kind == "words").fill_null("").to_list() for c in pre.tokens]
+    texts = [token_values(arranged.column(c.name), c.kind).fill_null("").to_list() for c in pre.tokens]
     numbers = np.zeros((B, T, len(raw)))
     encoded = np.zeros((B, T, pre.number_width), dtype=np.float32)
     tokens = np.full((B, T, len(texts)), "", dtype=object)

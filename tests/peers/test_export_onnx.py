@@ -145,7 +145,7 @@ def test_metadata_say_what_goes_in_and_what_comes_out(name):
     pre = run.preprocessing
     metadata = session_of(name).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["tidegate"]) == json.loads(take_apart(run).to_json())
-    assert json.loads(metadata["columns"]) == [c.name for c in (*pre.numbers, *pre.tokens)]
+    assert json.loads(metadata["columns"]) == [c.label for c in (*pre.numbers, *pre.tokens)]
     assert json.loads(metadata["classes"]) == list(pre.target.classes)
     assert json.loads(metadata["group"]) == list(pre.group)
     assert json.loads(metadata["time"]) == pre.time

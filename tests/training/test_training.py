@@ -172,9 +172,20 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path, signals, monkeypat
         train(signals, out=tmp_path / "run", **(QUICK | ROLES))
 
 
+def test_the_bias_of_a_label_begins_at_the_log_odds_of_its_share(tmp_path):
+    frame = pl.DataFrame({"x": [0.1, 0.2, 0.3, 0.4], "half": [0, 1, 0, 1], "quarter": [0, 0, 0, 1], "never": [0] * 4})
+    r = train(
+        frame, target=["half", "quarter", "never"], horizon=2, out=tmp_path / "run", split=(1.0, 0.0, 0.0), **QUICK
+    )
+    model = build(r.model.spec, r.preprocessing, r.settings, torch.device("cpu"))
+    begins = [0.0, math.log(0.25 / 0.75), math.log(1e-4 / (1 - 1e-4))]
+    torch.testing.assert_close(model.head.bias.detach(), torch.tensor(begins * 2))
+
+
 def test_word_dropout_hides_rare_words_and_only_in_training(tmp_path):
     frame = pl.DataFrame({"w": [["often", "rare" + str(i)] for i in range(40)], "y": [["p", "q"]] * 40})
-    r = train(frame, target="y", out=tmp_path / "run", split=(1.0, 0.0, 0.0), word_dropout=1.0, **QUICK)
+    own = QUICK | {"word_features": "none", "word_dropout": 1.0}
+    r = train(frame, target="y", out=tmp_path / "run", split=(1.0, 0.0, 0.0), **own)
     model = build(r.model.spec, r.preprocessing, r.settings, torch.device("cpu"))
     rates = model._unknown_rate[0]
     assert rates[0] == 0.5

@@ -171,7 +171,7 @@ def shape_of(run: Run) -> ModelShape:
     preprocessing, spec = run.preprocessing, run.model.spec
     numbers = [Column(c.name, "number and mask" if c.mask else "number", 1 + c.mask) for c in preprocessing.numbers]
     tokens = [
-        Column(c.name, f"{c.kind}, {c.size:,} entries", dim)
+        Column(c.label, f"{c.kind}, {c.size:,} entries", dim)
         for c, dim in zip(preprocessing.tokens, spec.embedding_dims, strict=True)
     ]
     target = preprocessing.target

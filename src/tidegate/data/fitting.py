@@ -33,8 +33,12 @@ from tidegate.data.settings import DataSettings
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.data.texts import find_numbers, listed
+from tidegate.data.word_features import FEATURES, UNSEEN, unseen_share
 from tidegate.errors import DataError, SettingsError
 
+# The standard deviation of a column that is 0 as often as 1. All columns of 0 and 1 are divided by it (Gelman 2008, Scaling regression
+# inputs by dividing by two standard deviations): by its own, a 1 that comes once in 10,000 rows would be read as 100.
+HALF = 0.5
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
@@ -86,7 +90,13 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     gaps = None if settings.time is None else find_gaps(arranged, settings.time)
     target = _fit_target(arranged, settings, part, notes)
     same: dict[str, str] = {}
-    features = tuple(_fit_feature(arranged, name, settings, part, same) for name in names)
+    features = tuple(c for name in names for c in _fit_feature(arranged, name, settings, target, part, same))
+    looks = list(dict.fromkeys(c.name for c in features if c.kind in FEATURES))
+    if looks:
+        notes.append(
+            f"Read of the words of {listed(looks)}: which word it is, and its {' and its '.join(FEATURES)}, as a new text has words "
+            "that training never saw (word_features='none', --word-features none: the word alone)."
+        )
     notes += [*hints(table, names, settings, notes), *constant(same)]
     pre = Preprocessing(
         group=settings.group,
@@ -361,23 +371,19 @@ def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int,
 
 
 def _fit_feature(
-    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, same: dict[str, str]
-) -> NumberColumn | TokenColumn:
-    """same: takes the columns that are the same in every training row, with their value."""
+    arranged: Arranged, name: str, settings: DataSettings, target: Target, part: np.ndarray, same: dict[str, str]
+) -> list[NumberColumn | TokenColumn]:
+    """What is read of a column. same: takes the columns that are the same in every training row, with their value."""
     column = arranged.column(name)
     train = pl.Series(part == TRAIN)
     if is_text(column.dtype) or name in settings.categories:
         words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
-        values = token_values(column, words).filter(train).drop_nulls().alias("value")
-        counted = values.value_counts().sort(["count", "value"], descending=[True, False])
-        if counted.height == 1 and not words and len(values) == int(train.sum()):
-            same[name] = repr(counted["value"][0])
-        return TokenColumn(
-            name,
-            "words" if words else "category",
-            tuple(counted["value"].to_list()),
-            tuple(counted["count"].to_list()),
-        )
+        seen = column.filter(train)
+        fitted = _vocabulary(name, "words" if words else "category", seen)
+        if fitted.size == 2 and not words and not seen.null_count():
+            same[name] = repr(fitted.vocabulary[0])
+        looks = words and settings.word_features == "auto" and unseen_share(fitted.counts) >= UNSEEN
+        return [fitted, *(_vocabulary(name, kind, seen) for kind in FEATURES if looks)]
     values = finite_numbers(arranged, name, settings.non_finite).filter(train)
     present = values.drop_nulls()
     if not len(present):
@@ -389,7 +395,18 @@ def _fit_feature(
         raise DataError(f"{arranged.table.name}: {too_large(name)}")
     if std == 0:
         same[name] = f"{mean:g}"
-    return NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))
+    if present.is_in([0.0, 1.0]).all() and not (target.task == "number" and name in target.names):
+        std = (
+            HALF  # a forecast that starts from its last value needs that value in the target's own standard deviations
+        )
+    return [NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))]
+
+
+def _vocabulary(name: str, kind: str, seen: pl.Series) -> TokenColumn:
+    """The values of a column's training rows, the most frequent first."""
+    values = token_values(seen, kind).drop_nulls().alias("value")
+    counted = values.value_counts().sort(["count", "value"], descending=[True, False])
+    return TokenColumn(name, kind, tuple(counted["value"].to_list()), tuple(counted["count"].to_list()))
 
 
 def _mean_std(values: pl.Series) -> tuple[float, float]:

@@ -72,9 +72,10 @@ class RowLines:
         self._codes = {
             c.name
             for c in pre.tokens
-            if c.kind != "words" and (all(map(WHOLE.fullmatch, c.vocabulary)) or set(c.vocabulary) <= {"true", "false"})
+            if c.kind == "category"
+            and (all(map(WHOLE.fullmatch, c.vocabulary)) or set(c.vocabulary) <= {"true", "false"})
         }
-        self._features = [c.name for c in pre.features]
+        self._features = pre.columns
         self._group = tuple(group)
         self._time = () if time is None else (time,)
         self.key = None if key is None else tuple(key)

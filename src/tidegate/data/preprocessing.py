@@ -22,9 +22,10 @@ from tidegate.data.sequences import MISSING_CLASS, TEST, UNSEEN_CLASS, Sequences
 from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.data.texts import read_numbers
+from tidegate.data.word_features import FEATURES, feature_values
 from tidegate.errors import DataError, RunError
 
-FORMAT, VERSION = "tidegate-preprocessing", 2
+FORMAT, VERSION = "tidegate-preprocessing", 3
 _SINCE_2 = ("formats", "date_order", "missing")  # without these a file is one of version 1, which earlier versions read
 MOST_NAMED = 5  # classes told by name
 
@@ -39,19 +40,35 @@ class NumberColumn:
     mask: bool
     kind: str = "number"
 
+    @property
+    def label(self) -> str:
+        """How messages and pages call it."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class TokenColumn:
     """A vocabulary: entry i + 1 stands for vocabulary[i], entry 0 for what training never saw and for missing values."""
 
     name: str
-    kind: str  # "category", or "words" (an item of a list or of a sentence; compared in lower case)
+    # "category"; "words" (an item of a list or of a sentence; compared in lower case); "shape" or "suffix" of the words of a column
+    kind: str
     vocabulary: tuple[str, ...]
     counts: tuple[int, ...]
 
     @property
     def size(self) -> int:
         return len(self.vocabulary) + 1
+
+    @property
+    def of_words(self) -> bool:
+        """Whether it is not a column of the table but what the words of one look like (see `word_features`)."""
+        return self.kind in FEATURES
+
+    @property
+    def label(self) -> str:
+        """How messages and pages call it: no two columns alike."""
+        return f"{self.name} ({self.kind})" if self.of_words else self.name
 
 
 @dataclass(frozen=True)
@@ -111,17 +128,23 @@ class Preprocessing:
         return len(self.numbers) + sum(c.mask for c in self.numbers)
 
     @property
+    def columns(self) -> list[str]:
+        """The table's columns that are read: a column of words once, whatever is read of it."""
+        return list(dict.fromkeys(c.name for c in self.features))
+
+    @property
     def names(self) -> list[str]:
         """All columns that it speaks of."""
         time = [] if self.time is None else [self.time]
-        return [*self.group, *time, *self.target.names, *(c.name for c in self.features)]
+        return [*self.group, *time, *self.target.names, *self.columns]
 
     def to_json(self) -> str:
         values = asdict(self)
         for name in _SINCE_2:
             if not values[name]:
                 del values[name]
-        version = VERSION if any(name in values for name in _SINCE_2) else 1
+        version = 2 if any(name in values for name in _SINCE_2) else 1
+        version = VERSION if any(c.of_words for c in self.tokens) else version
         return json.dumps({"format": FORMAT, "version": version, **values}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
@@ -148,7 +171,7 @@ class Preprocessing:
 
         Arguments and errors are those of `apply`.
         """
-        names = [c.name for c in self.features]
+        names = self.columns
         require(table, names, "feature")
         if with_target:
             require(table, self.target.names, "target")
@@ -177,17 +200,24 @@ class Preprocessing:
         return read_numbers(table, numbers, self.formats, strict=strict)
 
     def apply(
-        self, table: Table, *, with_target: bool, split: str | None = None, across_gaps: bool = False
+        self,
+        table: Table,
+        *,
+        with_target: bool,
+        split: str | tuple[float, float, float] | None = None,
+        split_by: str = "auto",
+        seed: int = 0,
+        across_gaps: bool = False,
     ) -> Sequences:
         """Encode another table. with_target: its target columns must be there and are encoded too.
 
-        split: a column that says train, valid or test; else every row counts as test. across_gaps: with a horizon, targets may lie
-        across a gap in time.
+        split: a column that says train, valid or test, or three fractions, drawn as `assign_parts` does; None: every row counts as
+        test. across_gaps: with a horizon, targets may lie across a gap in time.
         Raises DataError: the message names the file, the row and the column.
         """
-        arranged = self.arrange(table, with_target=with_target, split=split)
+        arranged = self.arrange(table, with_target=with_target, split=split if isinstance(split, str) else None)
         part = (
-            assign_parts(arranged, split, "auto", seed=0, time=self.time, per=self.per)[0]
+            assign_parts(arranged, split, split_by, seed, time=self.time, per=self.per)[0]
             if split is not None
             else np.full(arranged.height, TEST, dtype=np.uint8)
         )
@@ -210,6 +240,8 @@ def _mostly_unknown(arranged: Arranged, tokens: Sequence[TokenColumn], codes: np
     """A sentence for each column of which training knew less than half: another coding or another language, perhaps."""
     notes = []
     for k, column in enumerate(tokens):
+        if column.of_words:
+            continue
         present = arranged.column(column.name).is_not_null().to_numpy()
         unknown = present & (codes[:, k] == 0)
         if unknown.sum() > 0.5 * present.sum():
@@ -348,15 +380,17 @@ def _constant(arranged: Arranged, name: str) -> None:
         )
 
 
-def token_values(column: pl.Series, words: bool) -> pl.Series:
-    """A column of words, categories or whole-number codes as the text that its vocabulary holds."""
+def token_values(column: pl.Series, kind: str) -> pl.Series:
+    """A column of words, categories or whole-number codes as the text that the vocabulary of a `TokenColumn` of this kind holds."""
     text = column.cast(pl.String)
     if column.dtype.is_float():  # whole-number codes with gaps: 3.0 is the code 3, and 3.5 is no code that is known
         whole = column == column.round()
         text = pl.select(
             pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
         ).to_series()
-    return text.str.to_lowercase() if words else text
+    if kind in FEATURES:
+        return feature_values(text, kind)
+    return text.str.to_lowercase() if kind == "words" else text
 
 
 def finite_numbers(arranged: Arranged, name: str, non_finite: str) -> pl.Series:
@@ -419,7 +453,7 @@ def encode_features(
             raise DataError(
                 f"{arranged.table.name}: column {t.name!r} holds {column.dtype}; in training it held categories."
             )
-        values = token_values(column, t.kind == "words")
+        values = token_values(column, t.kind)
         known = pl.Series(t.vocabulary, dtype=pl.String)
         entries = pl.Series(range(1, t.size), dtype=pl.Int64)
         codes[:, k] = values.replace_strict(known, entries, default=0, return_dtype=pl.Int64).fill_null(0).to_numpy()

@@ -11,6 +11,7 @@ import numpy as np
 from tidegate.data.arrange import ITEM, WORD
 from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import NumberColumn, Preprocessing, TokenColumn
+from tidegate.data.word_features import FEATURES
 from tidegate.errors import DataError, nearest, of_type
 
 Row = Mapping[str, Any] | Sequence[Any]
@@ -23,7 +24,7 @@ class RowReader:
 
     def __init__(self, pre: Preprocessing, embeddings: Sequence[np.ndarray]):
         """embeddings: the vectors of each token column's entries, [entries, dim]."""
-        self.columns = [c.name for c in pre.features]
+        self.columns = pre.columns
         self._missing = pre.non_finite == "missing"
         self._formats = dict(pre.formats)
         # What the user calls missing, as text and as the numbers that some of it is.
@@ -79,7 +80,7 @@ class RowReader:
                 raise self._absent(column.name, row, where) from None
             if none and _plain(value) in none:
                 value = None
-            entry = known.get(value) if type(value) is str else None
+            entry = known.get(value) if type(value) is str and not column.of_words else None
             x[at:end] = table[self._entry(column, known, value, where) if entry is None else entry]
 
     def _named(self, row: Any, where: str) -> dict[str, Any]:
@@ -148,6 +149,8 @@ class RowReader:
                     f"{where}, column {column.name!r}: {told(value)} holds several words. A stream reads one word a row."
                 )
             text = text.lower()
+        elif column.of_words:
+            text = FEATURES[column.kind](text)
         return known.get(text, 0)
 
 

@@ -127,6 +127,11 @@ class DataSettings(Settings):
         (), TABLE, "Columns of whole numbers that are codes, not amounts (text columns are categories anyway)."
     )
     text: Names = setting((), TABLE, "Columns whose cells hold a whole sentence: cut into words, one word a step.")
+    word_features: Literal["auto", "none"] = setting(
+        "auto",
+        TABLE,
+        "What is read of a word beside which one it is (columns of --text, lists of text). auto: its shape (capitals, digits) and its last three letters, where a new text will have words that training never saw. none: nothing.",
+    )
     task: Literal["auto", "class", "labels", "number"] = setting(
         "auto",
         TABLE,

@@ -20,7 +20,9 @@ columns), and what their tests hold them to:
     numbers   float64 [B, T, F]    the numeric columns in the units of the table; NaN where a value is missing. Infinities, and
                                    what is too far away for float32, count as missing too, in C as well (`predict` refuses
                                    them, but for infinities where the run was trained with non_finite="missing")
-    tokens    text    [B, T, C]    the columns of words (in lower case) and categories, `Parts.missing_text` where missing
+    tokens    text    [B, T, C]    the columns of words (in lower case) and categories, `Parts.missing_text` where missing. What is
+                                   read of a word beside itself, its shape and its suffix (`tidegate.data.word_features`),
+                                   are columns of their own; the description says of each its name and its kind
     codes     int64   [B, T, C]    in their place, where a format knows no text: i + 1 for entry i of the vocabulary, else 0
     lengths   int64   [B]          steps of each sequence; what comes after them is padding
     h_0       float32 [layers*D, B, H]   the state to begin with (Keras: [B, layers*D, H]): zeros (where the
@@ -56,7 +58,7 @@ __all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
 
 def export_run(run: Trained, to: str, path: str | Path | None = None, **options: Any) -> Exported:
     """Write `run` for another program; see `Run.export`."""
-    from tidegate.export.parts import numbers_in_text, take_apart
+    from tidegate.export.parts import looks_of_words, numbers_in_text, take_apart
 
     if to not in TARGETS:
         raise SettingsError(f"to={to!r}: expected one of {', '.join(TARGETS)}.{nearest(str(to), TARGETS)}")
@@ -75,4 +77,6 @@ def export_run(run: Trained, to: str, path: str | Path | None = None, **options:
     if path.is_dir():
         raise SettingsError(f"{path} is a folder. Name a file.")
     exported: Exported = write(take_apart(run), path, **options)
-    return replace(exported, notes=[*exported.notes, *numbers_in_text(run.preprocessing)])
+    return replace(
+        exported, notes=[*exported.notes, *numbers_in_text(run.preprocessing), *looks_of_words(run.preprocessing)]
+    )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # not to load them: `write_layer` needs neither
     from tidegate.nn import GRU
     from tidegate.trained import Trained
 
-FORMAT, VERSION = "tidegate-export", 1
+FORMAT, VERSION = "tidegate-export", 2
 DESCRIPTION = "tidegate.json"
 """Name of `Parts.description` in an archive, which Keras and PyTorch read past."""
 
@@ -53,7 +53,7 @@ class Parts:
         spec, pre, target = self.spec, self.preprocessing, self.preprocessing.target
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if any(c.of_words for c in pre.tokens) else 1,  # in 1 each token is a column
             "tidegate": self.run.resolved.tidegate or None,
             "run": self.run.fingerprint,
             "group": list(pre.group),
@@ -177,6 +177,19 @@ def numbers_in_text(pre: Preprocessing) -> list[str]:
     if not samples:
         return []
     return [f"The run reads numbers in text: {listed(samples)}. This file takes them as numbers (1234.5)."]
+
+
+def looks_of_words(pre: Preprocessing) -> list[str]:
+    """A line for the notes of a run that reads the shape and the suffix of words: a format takes them as tokens of their own."""
+    from tidegate.data.texts import listed
+
+    looks = [c.label for c in pre.tokens if c.of_words]
+    if not looks:
+        return []
+    return [
+        f"Beside its words the run reads {listed(looks)}: tokens of their own, to be worked out by who calls "
+        "(docs/ship.md says how). A run trained with word_features='none' (--word-features none) has none."
+    ]
 
 
 def feed_initial_h(parts: Parts, where: str) -> list[str]:

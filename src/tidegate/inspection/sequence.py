@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tidegate.data.preprocessing import NumberColumn, Preprocessing
+from tidegate.data.preprocessing import NumberColumn, Preprocessing, TokenColumn
 from tidegate.data.sequences import Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
@@ -24,7 +24,8 @@ class InputColumn:
     """An input of the model at every step of the sequence, in the table's own units.
 
     kind: "number", "category" or "words"; values: floats (NaN: missing) or text (None: missing); unknown: for text, whether
-    training never saw it, so that the model reads the unknown entry; features: which of the core's inputs it is.
+    training never saw it, so that the model reads the unknown entry; features: which of the core's inputs it is, of words with those
+    of their shape and suffix.
     """
 
     name: str
@@ -139,6 +140,8 @@ def columns_of(
     starts = np.cumsum([pre.number_width, *dims])
     columns = []
     for c in pre.features:
+        if isinstance(c, TokenColumn) and c.of_words:
+            continue  # with its words
         raw = arranged.column(c.name)
         if isinstance(c, NumberColumn):
             mask = (len(number_of) + masks.index(c.name),) if c.mask else ()
@@ -146,10 +149,11 @@ def columns_of(
             values = np.where(np.isfinite(values), values, np.nan)
             columns.append(InputColumn(c.name, "number", values, None, (number_of[c.name], *mask)))
             continue
-        k = pre.tokens.index(c)
+        mine = [k for k, token in enumerate(pre.tokens) if token.name == c.name]
+        k = mine[0]
         text = raw.cast(pl.String, strict=False).to_list()
         unknown = (codes[:, k] == 0) & raw.is_not_null().to_numpy()
-        columns.append(InputColumn(c.name, c.kind, text, unknown, tuple(range(starts[k], starts[k + 1]))))
+        columns.append(InputColumn(c.name, c.kind, text, unknown, tuple(range(starts[k], starts[mine[-1] + 1]))))
     times = None
     if pre.time is not None:
         times = [str(v) for v in arranged.column(pre.time).to_list()]

@@ -227,6 +227,15 @@ class CompleteSettings(TrainSettings):
     batch_size: int
 
 
+# What runs did before there was a setting for it; a run writes down all settings that it knows.
+EARLIER_DEFAULTS: dict[str, Any] = {"word_features": "none", "across_gaps": True}
+
+
+def with_earlier_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, which an earlier version may have written, so that they mean what they meant then."""
+    return {**EARLIER_DEFAULTS, **config}
+
+
 def read_settings_file(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file, `table` and `out` among them; a run's own config.yaml too.
 
@@ -248,7 +257,7 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
     if values.pop("resolved", None) is not None:  # what a run worked out for itself; a new run works it out anew
-        values.setdefault("across_gaps", True)  # as in `read_settings` of a run
+        values = with_earlier_defaults(values)
     known = [*TrainSettings.model_fields, "table", "out"]
     for name in values:
         if name not in known:

@@ -14,7 +14,7 @@ from tidegate.model import SequenceModel
 from tidegate.trained import folder as files
 from tidegate.trained.comparison import Evaluation
 from tidegate.trained.resolved import Resolved
-from tidegate.trained.settings import TrainSettings
+from tidegate.trained.settings import TrainSettings, with_earlier_defaults
 from tidegate.trained.weights import load_model
 
 
@@ -135,7 +135,7 @@ def read_settings(folder: Path) -> tuple[TrainSettings, Resolved, str | None]:
     resolved = Resolved.from_dict(config.pop("resolved"), name)
     source = config.pop("table", None)
     config.pop("out", None)
-    config.setdefault("across_gaps", True)  # of a run from before the setting, whose targets lay across gaps
+    config = with_earlier_defaults(config)
     try:
         return TrainSettings.make(**config), resolved, source
     except SettingsError as error:

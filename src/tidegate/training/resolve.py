@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tidegate import __version__
-from tidegate.data.preprocessing import Preprocessing, Target
+from tidegate.data.preprocessing import Preprocessing, Target, TokenColumn
 from tidegate.data.sequences import PART_NAMES, TRAIN, Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import SettingsError, nearest
@@ -22,6 +22,8 @@ LONG, WINDOW = 256, 128  # window=None: sequences above LONG rows are cut into W
 MOST_IN_BATCH, LEAST_IN_BATCH = 32, 4
 UPDATES_AN_EPOCH, UPDATES = 30, 2_000  # aimed at by batch_size=None and epochs=None
 FEWEST_EPOCHS, MOST_EPOCHS = 15, 150
+RAREST = 1e-4  # share of ones at which the bias of a label begins at the least
+MOST_OF_LOOKS = 32  # length of the vector of a shape or a suffix, which has less to say than a word
 
 
 def complete(settings: TrainSettings, data: Sequences) -> CompleteSettings:
@@ -58,7 +60,7 @@ def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> 
     return ModelSpec(
         number_width=pre.number_width,
         vocabularies=tuple(c.size for c in pre.tokens),
-        embedding_dims=tuple(settings.embedding_dim or default_embedding_dim(c.size) for c in pre.tokens),
+        embedding_dims=tuple(settings.embedding_dim or _embedding_dim(c) for c in pre.tokens),
         cell=settings.cell,
         hidden_size=settings.hidden_size,
         num_layers=settings.num_layers,
@@ -71,6 +73,11 @@ def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> 
         residual=tuple(names.index(n) for n in pre.target.names) if residual else None,
         core=settings.core,
     )
+
+
+def _embedding_dim(column: TokenColumn) -> int:
+    dim = default_embedding_dim(column.size)
+    return min(dim, MOST_OF_LOOKS) if column.of_words else dim
 
 
 def class_weights(settings: TrainSettings, target: Target) -> list[float] | None:
@@ -127,9 +134,20 @@ def build(spec: ModelSpec, pre: Preprocessing, settings: TrainSettings, device: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = SequenceModel(spec)
+    if pre.target.task == "labels":
+        _begin_at_shares(model, pre.target)
     model.to(device)
     model.set_noise(word_dropout=settings.word_dropout, counts=[c.counts for c in pre.tokens], numbers=settings.noise)
     return model
+
+
+def _begin_at_shares(model: SequenceModel, target: Target) -> None:
+    """Let the head's bias begin at the log odds of each label's share of ones (Lin et al. 2017, arXiv:1708.02002, section 3.3): a rare
+    label is then no surprise from the first update on, and the updates go to what can be learned of the inputs.
+    """
+    shares = torch.tensor(target.means, dtype=torch.float64).clamp(RAREST, 1 - RAREST)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.logit(shares).repeat(model.spec.ahead))
 
 
 def _window(settings: TrainSettings, data: Sequences) -> int | None:
@@ -199,7 +217,7 @@ def resolve(
         task=pre.target.task,
         classes=len(pre.target.classes),
         numbers=[c.name for c in pre.numbers],
-        categories={c.name: c.size - 1 for c in pre.tokens},
+        categories={c.label: c.size - 1 for c in pre.tokens},
         bidirectional=spec.bidirectional,
         embedding_dims=list(spec.embedding_dims),
         residual=spec.residual is not None,

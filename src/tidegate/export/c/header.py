@@ -80,7 +80,7 @@ def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict
         "residual": spec.residual,
         "masked": [k for k, c in enumerate(pre.numbers) if c.mask],
         "number_names": listed([text(c) for c in columns]),
-        "token_names": listed([text(c.name) for c in pre.tokens]),
+        "token_names": listed([text(c.label) for c in pre.tokens]),
         "target_names": listed([text(n) for n in target.names]),
         "target_count": len(target.names),
         "class_names": listed(class_names),
@@ -126,8 +126,8 @@ def _about(parts: Parts) -> list[str]:
     lines = []
     if pre.numbers:
         lines.append(f"Numbers: {some([c.name for c in pre.numbers])}.")
-    for kind, title in (("category", "Categories"), ("words", "Words")):
-        names = [c.name for c in pre.tokens if c.kind == kind]
+    for kind, title in (("category", "Categories"), ("words", "Words"), ("shape", "Of words"), ("suffix", "Of words")):
+        names = [c.label for c in pre.tokens if c.kind == kind]
         if names:
             lines.append(f"{title}: {some(names)}.")
     what = {"class": "class", "labels": "yes or no", "number": "number"}[target.task]
@@ -164,7 +164,7 @@ def _layer_arrays(parts: Parts, weights: Weights, name: str) -> tuple[list[str],
     pre = parts.preprocessing
     read = [c.name for c in pre.numbers] + [f"{c.name} is missing" for c in pre.numbers if c.mask]
     for column, dim in zip(pre.tokens, parts.spec.embedding_dims, strict=True):
-        read += [f"{column.name}, value {k + 1} of its vector" for k in range(dim)]
+        read += [f"{column.label}, value {k + 1} of its vector" for k in range(dim)]
     arrays, rows = [], []
     for l, layer in enumerate(weights.layers):
         for k, direction in enumerate(layer):
@@ -206,7 +206,7 @@ def _vocabularies(parts: Parts, weights: Weights, name: str) -> tuple[list[str],
             texts, codes = f"{base}_texts", f"{base}_codes"
             before, expressions = text_constants(f"{base}_text", [column.vocabulary[i] for i in order])
             arrays.append(
-                f"/* {comment(column.name)} */\n{before}static const char *const {texts}[{len(order)}] = {{\n{lines_of(expressions)}}};\n"
+                f"/* {comment(column.label)} */\n{before}static const char *const {texts}[{len(order)}] = {{\n{lines_of(expressions)}}};\n"
             )
             arrays.append(
                 f"static const int32_t {codes}[{len(order)}] = {{\n{lines_of([str(i + 1) for i in order])}}};\n"
@@ -217,6 +217,6 @@ def _vocabularies(parts: Parts, weights: Weights, name: str) -> tuple[list[str],
         if m.scales is not None:
             scales = [f"{base}_scales"]
             arrays.append(constant_array("float", scales[0], m.scales))
-        words = "1" if column.kind == "words" else "0"
+        words = "1" if column.kind in ("words", "suffix") else "0"  # in lower case
         rows.append(braced([texts, codes, str(column.size), words, f"{base}_vectors", *scales, str(m.values.shape[1])]))
     return arrays, rows

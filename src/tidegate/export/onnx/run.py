@@ -90,7 +90,7 @@ def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
 
 def _title(parts: Parts) -> str:
     pre, target = parts.preprocessing, parts.preprocessing.target
-    names = [*(c.name for c in pre.numbers), *(c.name for c in pre.tokens)]
+    names = dict.fromkeys([*(c.name for c in pre.numbers), *(c.name for c in pre.tokens)])
     return (
         f"A GRU that predicts {', '.join(target.names)} ({target.task}) from {', '.join(names)}, trained with Tidegate."
     )
@@ -99,7 +99,8 @@ def _title(parts: Parts) -> str:
 def _metadata(parts: Parts) -> dict[str, str]:
     """What another program wants to know; all of it is in `tidegate`."""
     description = parts.description
-    features = [c["name"] for c in (*description["numbers"], *description["tokens"])]
+    pre = parts.preprocessing
+    features = [*(c.label for c in pre.numbers), *(c.label for c in pre.tokens)]
     metadata = {
         "tidegate": json.dumps(description, ensure_ascii=False),
         "version": __version__,
@@ -116,7 +117,7 @@ def _metadata(parts: Parts) -> dict[str, str]:
 
 def _listed(columns: Sequence[Any]) -> str:
     """Their names on one line; of many the first ones, as all of them stand in the metadata."""
-    names = [one_line(c.name) for c in columns]
+    names = [one_line(c.label) for c in columns]
     return ", ".join(names if len(names) <= 12 else [*names[:10], f"and {len(names) - 10} more"])
 
 
