@@ -120,8 +120,12 @@ def _thinned(values: np.ndarray) -> np.ndarray:
 
 
 def no_formula(text: str) -> str:
-    """Text that matplotlib won't take for a formula, not too long for an axis."""
-    text = text if len(text) <= 20 else text[:19] + "…"
+    """Text that matplotlib won't take for a formula, not too long for an axis: without its middle, as names often begin alike.
+
+    >>> no_formula("B-restriction_on_entry")
+    'B-restr…on_on_entry'
+    """
+    text = text if len(text) <= 20 else f"{text[:7]}…{text[-11:]}"
     return text.replace("$", r"\$")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tidegate.data.batches import Batch, BatchSource
+from tidegate.data.groups import sequence_names
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import Sequences
 from tidegate.data.tables import Table
@@ -20,7 +21,7 @@ from tidegate.gates.gates import Equations, Gates, Parts
 from tidegate.gates.statistics import Counter
 from tidegate.inspection.inspection import Inspection, Layer
 from tidegate.inspection.lean import WHOLE, Stretch, lean
-from tidegate.inspection.sequence import GOLDEN, InputColumn, columns_of, find, sequence_names, stretch
+from tidegate.inspection.sequence import GOLDEN, InputColumn, columns_of, find, stretch
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.tasks import TASKS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tidegate.inspection.inspection import Inspection, Output
 
 _MOST_LINES = 6  # that can be told apart
+TINTS = ("#86c1f2", "#f9b15f", "#86d4ae", "#e6a1d2", "#f0e06a", "#ef8878", "#b9a8f3", "#c9b48a")
 _ROOM = 90  # letters that fit along the steps
 
 
@@ -54,12 +56,24 @@ def _lines(axis: Axes, steps: np.ndarray, output: Output) -> None:
     axis.legend(loc="upper right", fontsize=6, framealpha=0.7, borderpad=0.2)
 
 
+def _tints(count: int, grey: list[int]) -> list[Any]:
+    """A colour for each of so many classes, light enough for black letters: first those that are told apart with every kind of
+    colour vision (after Okabe and Ito 2008), as on the page; then hues by the golden angle, in two shades. grey: no class of interest.
+    """
+    hues = np.arange(count) * GOLDEN % 1.0
+    shades = np.where(np.arange(count) % 2, 0.82, 0.95)
+    rest = hsv_to_rgb(np.stack([hues, np.full(count, 0.42), shades], axis=1))
+    others = iter([*TINTS, *rest[len(TINTS) :]])
+    return ["#d5dade" if k in grey else next(others) for k in range(count)]
+
+
 def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
     """The predicted classes over the true ones, a colour each, named where there is room."""
     rows = [output.values] + ([output.truth] if output.truth is not None else [])
-    place = {name: k for k, name in enumerate(output.classes)}  # the same colours wherever these classes are drawn
-    hues = np.arange(len(place)) * GOLDEN % 1.0  # by the golden angle: neighbours are far apart, and no two are alike
-    colours = ListedColormap(hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.32), np.full_like(hues, 0.95)], axis=1)))
+    counts = Counter(v for row in rows for v in row if v is not None)
+    place = {name: k for k, (name, _) in enumerate(counts.most_common())}  # the same colours in both rows
+    grey = [k for name, k in place.items() if str(name) in {"O", "0", "False"}]
+    colours = ListedColormap(_tints(len(place), grey))
     codes = np.array([[place.get(v, np.nan) for v in row] for row in rows], dtype=float)
     axis.imshow(
         codes,
@@ -75,14 +89,19 @@ def _strips(axis: Axes, steps: np.ndarray, output: Output) -> None:
         for end in range(1, len(values) + 1):
             if end < len(values) and values[end] == values[begin]:
                 continue
-            text = "" if values[begin] is None else no_formula(str(values[begin]))
+            text = "" if values[begin] is None else str(values[begin]).replace("$", r"\$")
             room = _ROOM * (end - begin) / len(steps)
-            for shown, size in ((text, 6.5), (text.replace("-", "-\n", 1).replace("_", "_\n"), 5)):
-                if max(map(len, shown.split("\n"))) <= room * 6.5 / size:
+            wrapped = text.replace("-", "-\n", 1).replace("_", "_\n")
+            for shown, size in ((text, 6.5), (wrapped, 5), (no_formula(text), 6.5)):
+                lines = shown.split("\n")
+                if len(lines) <= 3 and max(map(len, lines)) <= room * 6.5 / size:
                     middle = (steps[begin] + steps[end - 1]) / 2
                     axis.text(middle, row + 0.5, shown, ha="center", va="center", fontsize=size, clip_on=True)
                     break
             begin = end
-    names = ["predicted", "true"][: len(rows)]
+    if output.truth is not None:
+        wrong = [p for p, (guess, true) in enumerate(zip(*rows, strict=True)) if true is not None and guess != true]
+        axis.plot(steps[wrong], np.full(len(wrong), 0.93), "x", color="#c92a2a", markersize=3.5, clip_on=False)
+    names = ["predicted (× wrong)" if output.truth is not None else "predicted", "true"][: len(rows)]
     axis.set_yticks([k + 0.5 for k in range(len(rows))], names, fontsize=7)
     axis.set_ylabel(no_formula(output.name))

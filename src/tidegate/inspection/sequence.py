@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tidegate.data.groups import texts
 from tidegate.data.preprocessing import NumberColumn, Preprocessing, TokenColumn
-from tidegate.data.sequences import Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import DataError, SettingsError
 
@@ -35,25 +35,6 @@ class InputColumn:
     features: tuple[int, ...]
 
 
-def sequence_names(table: Table, pre: Preprocessing, data: Sequences) -> list[str]:
-    """What each sequence is called: its group, or the number of its row; several group columns with a comma between."""
-    first = data.rows[data.offsets[:-1]]
-    if pre.group:
-        columns = [_texts(table.frame[name].gather(first)) for name in pre.group]
-        return [", ".join(str(part) for part in parts) for parts in zip(*columns, strict=True)]
-    if pre.lists:
-        return [f"row {row + 1}" for row in first]
-    return ["the whole table"]
-
-
-def _texts(column: pl.Series) -> list[str]:
-    """A column's values as polars writes them, or, where it writes none (durations), as Python does."""
-    try:
-        return column.cast(pl.String).to_list()
-    except pl.exceptions.PolarsError:
-        return [str(value) for value in column.to_list()]
-
-
 def find(wanted: str | int | None, names: list[str], table: Table, pre: Preprocessing) -> int:
     """The index of the sequence that is called `wanted`; None: the first one.
 
@@ -75,7 +56,7 @@ def find(wanted: str | int | None, names: list[str], table: Table, pre: Preproce
         column = table.frame[pre.group[0]]
         rows = [k for k, value in enumerate(column.to_list()) if str(value) == text]
         if rows:
-            return names.index(_texts(column[rows[0] : rows[0] + 1])[0])
+            return names.index(texts(column[rows[0] : rows[0] + 1])[0])
     # "a,b" for the groups "a, b", or a blank too many: if it can mean one sequence alone.
     text = "".join(text.split())
     alike = [k for k, name in enumerate(names) if "".join(name.split()) == text]

@@ -17,7 +17,7 @@ LIGHT = ("#0b7285", "#c2410c", "#5f6770", "#6741d9")
 DARK = ("#3bc9db", "#ff922b", "#ced4da", "#b197fc")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 SAMPLE = 20  # width of the bit of line beside its name
-_STYLE = "".join(
+STYLE = "".join(
     [
         "<style>.lc .a{stroke:#888;stroke-opacity:.35}.lc .t{fill:#666;font-size:11px}.lc .h{fill:#333;font-size:13px;font-weight:600}",
         ".lc .c{fill:none;stroke:currentColor;stroke-width:2}.lc .e{stroke:currentColor;stroke-opacity:.6}",
@@ -42,13 +42,14 @@ def line_chart(
     floor: float = 1e-12,
     bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
     size: tuple[int, int] = (460, 250),
+    pointed: bool = True,
 ) -> str:
     """Curves as one SVG element, each with its name at its right end. "" where there is no finite point.
 
     lines: (x, y) points by name; NaN leaves a gap, and an infinite y is drawn as ∞ on the upper edge.
     mark: an epoch to point at (the best one).   x_name: what x counts.
     log: a logarithmic scale of y, that goes no lower than `floor`; a line that leaves it ends on the lower edge.
-    bands: (x, low, high) around the line of that name.
+    bands: (x, low, high) around the line of that name.   pointed: whether each point says its numbers under the pointer.
     """
     width, height = size
     names = list(lines)
@@ -73,15 +74,16 @@ def line_chart(
 
     out = [
         f'<svg class="lc" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif">',
-        _STYLE,
+        STYLE,
         f'<text class="h" x="{left}" y="16">{escape(title)}</text>',
     ]
     labelled = ticks[:: -(-len(ticks) // 8)] if log else ticks
     for tick in labelled:
         y = up(tick)
         out.append(f'<line class="a" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="t" text-anchor="end" x="{left - 6}" y="{y + 4:.1f}">{_tick(tick)}</text>')
-    out += _x_axis(across, x0, x1, mark, x_name, height - bottom + 16)
+        out.append(f'<text class="t" text-anchor="end" x="{left - 6}" y="{y + 4:.1f}">{in_short(tick)}</text>')
+    whole = all(float(x).is_integer() for line in lines.values() for x, _ in line)
+    out += _x_axis(across, x0, x1, mark, x_name, height - bottom + 16, whole=whole)
     if mark is not None:
         px = across(mark)
         out.append(
@@ -100,7 +102,7 @@ def line_chart(
             places = [(across(x), up(y)) for x, y in piece]
             out.append(f'<polyline class="c l{k % len(LIGHT)}"{_dashed(dash)} points="{_points(places)}"/>')
         kind, radius = ("d", 1.8) if len(line) <= MOST_DOTS else ("d o", 4)
-        for x, y in line:
+        for x, y in line if pointed else ():
             told = f"<title>{escape(name)}, {escape(x_name)} {x:g}: {'∞' if y == math.inf else number(y)}</title>"
             if y == math.inf:
                 out.append(
@@ -136,13 +138,13 @@ def _dashed(pattern: str) -> str:
 
 
 def _x_axis(
-    across: Callable[[float], float], x0: float, x1: float, mark: float | None, x_name: str, y: int
+    across: Callable[[float], float], x0: float, x1: float, mark: float | None, x_name: str, y: int, *, whole: bool
 ) -> list[str]:
-    """Labels of the first and the last x, of the mark, and of round numbers where there is room."""
+    """Labels of the first and the last x, of the mark, and of round numbers where there is room; whole: of whole ones alone."""
     out: list[str] = []
     taken: list[float] = []
     wanted = dict.fromkeys([x0, x1, *([] if mark is None else [mark])])
-    wanted |= dict.fromkeys(x for x in nice_ticks(x0, x1) if x0 < x < x1 and float(x).is_integer())
+    wanted |= dict.fromkeys(x for x in nice_ticks(x0, x1) if x0 < x < x1 and (float(x).is_integer() or not whole))
     for x in wanted:
         px = across(x)
         room = 34 + (7 * len(x_name) if taken and px - taken[0] < 34 + 7 * len(x_name) else 0)
@@ -195,10 +197,10 @@ def _apart(
     return list(zip(ends, at, strict=True))
 
 
-def _tick(value: float) -> str:
+def in_short(value: float) -> str:
     """A label of the y axis: 0.25, 1, or 10⁻⁵ for what would need many zeros.
 
-    >>> [_tick(v) for v in (0.001, 1e-5, 100.0, 1e6)]
+    >>> [in_short(v) for v in (0.001, 1e-5, 100.0, 1e6)]
     ['0.001', '10⁻⁵', '100', '10⁶']
     """
     if value and not 1e-3 <= abs(value) < 1e5 and float(f"1e{round(math.log10(abs(value)))}") == value:

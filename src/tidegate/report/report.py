@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from tidegate.files import write_text
+from tidegate.model.cells import gated
 from tidegate.pages import render
 from tidegate.report.charts import line_chart
 from tidegate.report.gate_curves import DEFINITIONS, gate_curves, places
+from tidegate.report.predictions import most_confused
+from tidegate.report.predictions import pictures as pictures_of
 from tidegate.trained import Trained
 from tidegate.trained.comparison import comparison, nice, per_class, remarks, verdict
 
@@ -43,6 +47,10 @@ def write_report(run: Trained) -> None:
     pictures = curves(run)
     for title, svg in pictures:
         write_text(folder / f"{_file_name(title)}.svg", svg + "\n")
+    seen, target_ = run.predicted, run.preprocessing.target
+    predictions = [] if seen is None else pictures_of(seen, target_, results.model, results.name)
+    for picture in predictions:
+        write_text(folder / f"{picture.file}.svg", picture.svg + "\n")
     head, rows = comparison(results)
     per_head, per_rows = per_class(results)
     target = ", ".join(run.preprocessing.target.names)
@@ -59,10 +67,13 @@ def write_report(run: Trained) -> None:
         "per_head": per_head,
         "per_rows": per_rows[:MOST_ROWS],
         "per_more": max(0, len(per_rows) - MOST_ROWS),
+        "predictions": predictions,
+        "pairs": None if seen is None else most_confused(seen.confusion),
         "curves": pictures,
         "files": [_file_name(title) for title, _ in pictures],
         "definitions": DEFINITIONS if places(run.history) else [],
         "described": run.resolved.lines(),
+        "next": next_steps(run),
         "resolved": {k: v for k, v in run.resolved.to_dict().items() if k not in {"notes", "parts"}},
         "settings": run.settings.model_dump(mode="json"),
         "best_epoch": run.resolved.best_epoch,
@@ -71,6 +82,24 @@ def write_report(run: Trained) -> None:
     }
     for name in PAGES:
         write_text(folder / name, render("tidegate.report", name, values))
+
+
+def next_steps(run: Trained) -> list[str]:
+    """The commands for which there is a run, those that this one can take."""
+    settings, pre = run.settings, run.preprocessing
+    run_, table = shlex.quote(str(run.folder)), shlex.quote(run.source) if run.source else "TABLE"
+    out = [
+        f"tidegate predict {run_} NEW_TABLE -o predictions.csv",
+        f"tidegate evaluate {run_} NEW_TABLE",
+    ]
+    if settings.cell in gated():
+        out.append(f"tidegate inspect {run_} {table} -o gates.html")
+    if not run.model.spec.bidirectional:
+        key = f" --key {shlex.quote(pre.group[0])}" if len(pre.group) == 1 else ""
+        out.append(f"tidegate stream {run_}{key} < NEW_ROWS.csv")
+    if settings.cell == "gru":
+        out.append(f"tidegate export {run_} --to onnx -o model.onnx")
+    return [*out, f"tidegate train --config {run_}/config.yaml --out ANOTHER_RUN"]
 
 
 def _file_name(title: str) -> str:

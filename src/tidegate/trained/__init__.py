@@ -8,6 +8,7 @@
 | `folder.py`, `weights.py` | the files of a run |
 | `rows.py` | from a table to the rows that are predicted or scored |
 | `evaluation.py`, `predict.py` | the model over whole sequences; predictions beside a table's rows |
+| `predicted.py` | what a report draws of the predictions |
 | `metrics.py`, `comparison.py` | figures, and the model's beside those of the baselines |
 | `figures.py` | the names of the figures, and which way each is better |
 """

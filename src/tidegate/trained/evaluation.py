@@ -20,6 +20,7 @@ from tidegate.trained.rows import Rows, rows_to_score, warn_of
 from tidegate.trained.trained import Trained
 
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
+BARE = "same head, no recurrence"
 SCORES_AT_ONCE = 16_777_216  # in memory while evaluating: with thousands of classes they are what takes the most of it
 
 
@@ -38,6 +39,22 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
 
     Raises DataError where none has a target, or none a class that training saw.
     """
+    return score_rows(trained, rows, batch_size)[0]
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What the figures are of. values: by name, the model's first and then those of the baselines, in the layout of
+    `Outcome.values`; truth: the same of the targets; chances: of the model, as `Outcome.chances`.
+    """
+
+    values: dict[str, np.ndarray]
+    truth: np.ndarray
+    chances: Chances | None
+
+
+def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> tuple[Evaluation, Guesses]:
+    """What `evaluate_rows` returns and raises, and the predictions that it counted."""
     pre, settings, source, part = trained.preprocessing, trained.settings, rows.source, rows.part
     outcome = run_model(trained.model, pre, source, part, batch_size=batch_size, chances=True)
     scores = judge(pre, source, part, outcome.values, outcome.chances)
@@ -51,16 +68,20 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
     metric, more = primary(pre.target, pre.horizon, settings.choose_by)
     count = trained.resolved.parts["train"]["sequences" if pre.per == "sequence" else "rows"]
     by_shares = _chances_of_shares(pre, source, part, count)
+    rules = rules_of_thumb(pre, source, settings.season)
     baselines = {
         # The first rule, the constant one, comes with probabilities: the shares among the training rows.
         name: judge(pre, source, part, values, by_shares if k == 0 else None)
-        for k, (name, values) in enumerate(rules_of_thumb(pre, source, settings.season).items())
+        for k, (name, values) in enumerate(rules.items())
     }
     if trained.no_memory is not None:
         bare = trained.no_memory.model.to(source.device)
         other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
-        baselines["same head, no recurrence"] = judge(pre, source, part, other.values, other.chances)
-    return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
+        rules[BARE] = other.values
+        baselines[BARE] = judge(pre, source, part, other.values, other.chances)
+    evaluation = Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
+    guesses = Guesses({settings.cell: outcome.values} | rules, truth_of(pre, source, part), outcome.chances)
+    return evaluation, guesses
 
 
 def _unseen(rows: Rows) -> dict[Any, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import Table, read_table
@@ -16,6 +16,9 @@ from tidegate.trained.comparison import Evaluation
 from tidegate.trained.resolved import Resolved
 from tidegate.trained.settings import TrainSettings, with_earlier_defaults
 from tidegate.trained.weights import load_model
+
+if TYPE_CHECKING:  # it leads here
+    from tidegate.trained.predicted import Predicted
 
 
 class Trained:
@@ -43,6 +46,7 @@ class Trained:
         self.preprocessing, self.model = preprocessing, model
         self.source, self.folder = source, folder
         self._history, self._results, self._no_memory = history, results, no_memory
+        self._predicted: Predicted | None = None
 
     def __repr__(self) -> str:
         target = ", ".join(self.preprocessing.target.names)
@@ -60,6 +64,11 @@ class Trained:
         if self._results is None and self.folder is not None:
             self._results = files.read_results(self.folder)
         return self._results
+
+    @property
+    def predicted(self) -> Predicted | None:
+        """The predictions at the end of training, as its report draws them; None in a run that was opened from a folder."""
+        return self._predicted
 
     @property
     def history(self) -> list[dict[str, float]]:

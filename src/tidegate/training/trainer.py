@@ -17,8 +17,9 @@ from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.trained import Resolved, Trained
-from tidegate.trained.evaluation import check_choice, evaluate_rows
+from tidegate.trained.evaluation import check_choice, score_rows
 from tidegate.trained.folder import NO_MEMORY
+from tidegate.trained.predicted import predicted
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
 from tidegate.trained.trained import read_settings
@@ -196,7 +197,8 @@ def fit(
             seconds=round(sum(r["seconds"] for r in state.history), 1),
         )
         rows = Rows(data, batches, part, f"the {name} rows of {table.name}")
-        evaluation = trained._results = evaluate_rows(trained, rows)
+        evaluation, guesses = score_rows(trained, rows)
+        trained._results, trained._predicted = evaluation, predicted(pre, table, rows, guesses)
         journal.finish(trained)
         report = f" Report: {journal.folder / 'report.html'}" if journal.folder else ""
         shown.note(f"\n{evaluation}\n\nWhole time {time.perf_counter() - began:.0f} s.{report}")

@@ -10,6 +10,8 @@
   ];
   const HEADING = data.views.length > 1 ? "h3" : "h2"; // under the name of the run, or of the page
   const FEW = 8; // input columns, and predictions, drawn before "more" is pressed
+  const FEWEST_LETTERS = 4; // of a name that is shortened
+  const MOST_CLASSES = 16; // with their colours told
 
   // --- small things --------------------------------------------------------------------------------------------
 
@@ -114,11 +116,25 @@
 
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  /** A hue for a category that is the same wherever its name occurs, and far from that of a similar name. */
-  function hue(text) {
-    let sum = 7;
-    for (const letter of String(text)) sum = (sum * 31 + letter.codePointAt(0)) % 3600;
-    return (sum * 137.508) % 360; // by the golden angle
+  // Classes: hues that are told apart with every kind of colour vision come first (after Okabe and Ito 2008), for those that are
+  // most frequent on this page; then hues by the golden angle, in two shades. What no class of interest is stays grey.
+  const TINTS = ["#86c1f2", "#f9b15f", "#86d4ae", "#e6a1d2", "#f0e06a", "#ef8878", "#b9a8f3", "#c9b48a"];
+  const SHADES = ["#1d5d93", "#995210", "#1b6f4e", "#873871", "#6d6307", "#96362a", "#5844aa", "#5d4b28"];
+  const quiet = (text) => ["O", "0", "false"].includes(text);
+  const ranks = new Map(); // of the classes on this page
+  {
+    const counts = new Map();
+    for (const view of data.views)
+      for (const { kind, values, truth } of view.outputs)
+        if (kind !== "number") for (const v of [...(truth ?? []), ...values]) if (v !== null) counts.set(String(v), (counts.get(String(v)) ?? 0) + 1);
+    for (const [text] of [...counts].sort((one, other) => other[1] - one[1])) if (!quiet(text)) ranks.set(text, ranks.size);
+  }
+  function tint(text) {
+    if (quiet(text)) return style("--line");
+    const k = ranks.get(text), list = dark.matches ? SHADES : TINTS;
+    if (k < list.length) return list[k];
+    const lightness = dark.matches ? [24, 34] : [82, 72];
+    return `hsl(${(k * 137.508) % 360} ${dark.matches ? 45 : 60}% ${lightness[k % 2]}%)`; // by the golden angle
   }
 
   // --- the numbers of one layer and direction ------------------------------------------------------------------
@@ -350,11 +366,38 @@
         this.row(label, "", 48, (canvas) => this.drawLines(canvas, output, lines));
         return;
       }
-      const wrong = output.truth && output.values.map((v, p) => output.truth[p] !== null && output.truth[p] !== v);
+      const wrong = output.truth && output.values.map((v, p) => (output.truth[p] === null ? null : output.truth[p] !== v));
       const label = [`prediction${several}${ahead}`];
-      if (wrong && keyed) label.push(legend(["wrong", "wrong"]));
-      this.row(label, "", 24, (canvas) => this.drawWords(canvas, output.values, { hues: true, wrong }));
-      if (output.truth) this.row([`true${several}`], "", 24, (canvas) => this.drawWords(canvas, output.truth, { hues: true }));
+      if (wrong) label.push(this.wrongKey(wrong));
+      const strip = (name, values, ...more) => {
+        const row = this.row(name, "", 24, (canvas) => this.drawClasses(canvas, values, ...more)), canvas = row.querySelector("canvas");
+        canvas.addEventListener("pointermove", (event) => (canvas.title = plain(values[clamp(Math.floor((this.P * event.offsetX) / canvas.clientWidth), 0, this.P - 1)])));
+      };
+      strip(label, output.values, wrong);
+      if (output.truth) strip([`true${several}`], output.truth);
+      if (output.kind === "class") this.classKey(output);
+    }
+
+    /** How often a prediction is wrong, in words beside its sign; where not every step is drawn, the sign alone. */
+    wrongKey(wrong) {
+      const known = wrong.filter((bad) => bad !== null), bad = known.filter(Boolean).length;
+      const text = this.raw.shown > this.P ? "wrong" : bad ? `${bad} of ${known.length} wrong` : "none wrong";
+      return make("span", { class: "key" }, make("i", { class: "cross", text: "✗" }), ` ${text}`);
+    }
+
+    /** The colours of the classes that occur, with their whole names. */
+    classKey({ values, truth }) {
+      const names = [...new Set([...values, ...(truth ?? [])].filter((v) => v !== null).map(String))];
+      names.sort((one, other) => (ranks.get(one) ?? Infinity) - (ranks.get(other) ?? Infinity));
+      const shown = names.slice(0, MOST_CLASSES), rest = names.length - shown.length;
+      const key = make("div", { class: "classes" });
+      for (const name of shown) {
+        const swatch = make("i", { class: "swatch" });
+        swatch.style.background = tint(name);
+        key.append(make("span", {}, swatch, name), " ");
+      }
+      if (rest) key.append(make("span", { text: `and ${rest} more` }));
+      this.tracks.append(key);
     }
 
     unitsBelow() {
@@ -479,24 +522,16 @@
       draw(line, "--strong", 1.4);
     }
 
-    /** Cells with text; neighbours that are equal share one where the steps are too narrow for text each. */
-    drawWords(canvas, values, { hues = false, wrong = null, leaning = false, words = false } = {}) {
+    /** The words of a column; neighbours that are equal share a cell where the steps are too narrow for text each. */
+    drawWords(canvas, values, { leaning = false, words = false } = {}) {
       const { P } = this, narrow = canvas.clientWidth / P < 40, upright = words && narrow && canvas.clientWidth / P > 11;
       canvas.style.height = upright ? "76px" : "24px"; // words of a sentence are read from below where cells are narrow
       const [c, width, height] = this.context(canvas), cell = width / P;
-      c.font = "12px system-ui, sans-serif";
-      c.textBaseline = "middle";
+      this.lettering(c);
       const merge = narrow && !upright;
-      for (let p = 0; p < P; ) {
-        let end = p + 1;
-        while (merge && end < P && values[end] === values[p]) end++;
+      for (const [p, end] of this.stretches(values, merge)) {
         const left = p * cell, room = (end - p) * cell;
-        const text = values[p] === null ? "–" : String(values[p]);
-        if (hues && values[p] !== null) {
-          const quiet = text === "O" || text === "0" || text === "false";
-          c.fillStyle = quiet ? style("--line") : `hsl(${hue(text)} ${dark.matches ? "45% 25%" : "55% 82%"})`;
-          c.fillRect(left, 0, room - (merge ? 0 : 1), height);
-        } else if (leaning) {
+        if (leaning) {
           c.fillStyle = style("--warm");
           c.globalAlpha = 0.5 * this.leanAt(p); // so that the word stays readable
           c.fillRect(left, 0, room - 1, height);
@@ -506,31 +541,100 @@
           c.fillRect(left + room - 1, 4, 1, height - 8);
         }
         c.fillStyle = style("--ink");
-        const short = this.fitted(c, text, (upright ? height : room) - 4);
-        if (upright) {
-          c.save();
-          c.translate(left + room / 2, height - 3);
-          c.rotate(-Math.PI / 2);
-          c.fillText(short, 0, 0);
-          c.restore();
-        } else if (short !== "…") c.fillText(short, left + Math.max(2, (room - c.measureText(short).width) / 2), height / 2 + 0.5);
-        p = end;
-      }
-      if (wrong) {
-        c.fillStyle = style("--bad");
-        wrong.forEach((bad, p) => { if (bad) c.fillRect(p * cell, height - 3, Math.max(1, cell - 1), 3); });
+        const short = this.fitted(c, values[p] === null ? "–" : String(values[p]), (upright ? height : room) - 4);
+        if (upright) this.upright(c, short, left + room / 2, height - 3);
+        else if (short) c.fillText(short, left + Math.max(2, (room - c.measureText(short).width) / 2), height / 2 + 0.5);
       }
     }
 
-    /** As much of a text as there is room for. */
+    /** Classes as coloured cells with their names: in one line or more, or from below, or, where there is no room for what would still
+     * be a name, without. wrong: which are, null where nobody knows; they get a frame, and a cross in a red lane below. */
+    drawClasses(canvas, values, wrong = null) {
+      const { P } = this, cell = canvas.clientWidth / P, lane = !wrong ? 0 : cell < 9 ? 5 : 12;
+      const before = canvas.getContext("2d");
+      this.lettering(before);
+      const runs = this.stretches(values, cell < 40).map(([p, end]) => {
+        const text = values[p] === null ? "–" : String(values[p]), room = (end - p) * cell - 5;
+        const lines = this.wrapped(before, text, room), up = !lines && room > 8;
+        return { p, end, text, lines, up, size: lines ? 13 * lines.length + 8 : up ? Math.min(76, before.measureText(text).width + 9) : 0 };
+      });
+      canvas.style.height = `${Math.max(24, ...runs.map(({ size }) => size)) + lane}px`;
+      const [c, , whole] = this.context(canvas), height = whole - lane;
+      this.lettering(c);
+      for (const { p, end, text, lines, up } of runs) {
+        const left = p * cell, room = (end - p) * cell;
+        if (values[p] !== null) {
+          c.fillStyle = tint(text);
+          c.fillRect(left, 0, room - (room > 3 ? 1 : 0), height);
+        }
+        c.fillStyle = style("--ink");
+        if (up) this.upright(c, this.fitted(c, text, height - 6), left + room / 2, height - 3);
+        lines?.forEach((line, k) => c.fillText(line, left + (room - c.measureText(line).width) / 2, height / 2 + 0.5 + 13 * (k - (lines.length - 1) / 2)));
+      }
+      if (!wrong) return;
+      for (const [p, end] of this.stretches(wrong, true)) {
+        if (!wrong[p]) continue;
+        const left = p * cell, room = Math.max((end - p) * cell - 1, 1);
+        c.fillStyle = c.strokeStyle = style("--bad");
+        c.fillRect(left, height, room, lane);
+        c.lineWidth = 2;
+        if (room > 6) c.strokeRect(left + 1, 1, room - 2, height);
+        c.strokeStyle = style("--paper");
+        c.lineWidth = 1.6;
+        c.beginPath();
+        if (lane > 5) for (let q = p; q < end; q++) {
+          const x = (q + 0.5) * cell, y = height + 5.5;
+          for (const turn of [1, -1]) { c.moveTo(x - 2.5, y - 2.5 * turn); c.lineTo(x + 2.5, y + 2.5 * turn); }
+        }
+        c.stroke();
+      }
+    }
+
+    /** [first, one past the last] of neighbours with equal values, or of every value by itself. */
+    stretches(values, merge) {
+      const out = [];
+      for (let p = 0, end; p < values.length; p = end) {
+        end = p + 1;
+        while (merge && end < values.length && values[end] === values[p]) end++;
+        out.push([p, end]);
+      }
+      return out;
+    }
+
+    lettering(c) {
+      c.font = "12px system-ui, sans-serif";
+      c.textBaseline = "middle";
+    }
+
+    upright(c, text, x, y) {
+      c.save();
+      c.translate(x, y);
+      c.rotate(-Math.PI / 2);
+      c.fillText(text, 0, 0);
+      c.restore();
+    }
+
+    /** A name on up to three lines, cut after _, - and blanks alone; null where it doesn't fit so. */
+    wrapped(c, text, room) {
+      const lines = [""], fits = (line) => c.measureText(line).width <= room;
+      if (fits(text)) return [text];
+      for (const part of text.slice(0, 200).split(/(?<=[_\-\s])/)) {
+        if (fits(lines.at(-1) + part)) lines[lines.length - 1] += part;
+        else if (lines[0] === "") lines[0] = part;
+        else lines.push(part);
+      }
+      return lines.length <= 3 && text.length <= 200 && lines.every(fits) ? lines : null;
+    }
+
+    /** As much of a text as there is room for; nothing where too little of it would be left to be a name. */
     fitted(c, text, room) {
-      if (room < 6 || c.measureText(text).width <= room) return room < 6 ? "…" : text;
+      if (c.measureText(text).width <= room) return text;
       const letters = [...text.slice(0, 100)]; // not halves of an emoji
       // Names of classes often begin alike (B-rating_unit, B-rating_value): the middle is left out, not the end.
       const head = () => Math.floor(letters.length / 3);
       const short = () => `${letters.slice(0, head()).join("")}…${letters.slice(head()).join("")}`;
       while (letters.length && c.measureText(short()).width > room) letters.splice(head(), 1);
-      return short();
+      return letters.length >= FEWEST_LETTERS ? short() : "";
     }
 
     leanAt(p) { return this.lean[(this.raw.per === "sequence" ? 0 : this.p * this.P) + p] / 255; }
