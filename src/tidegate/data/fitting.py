@@ -10,6 +10,7 @@ import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
 from tidegate.data.dates import has_dates, read_time
+from tidegate.data.folds import assign_fold
 from tidegate.data.hints import constant, hints, no_features
 from tidegate.data.names import name_columns
 from tidegate.data.preprocessing import (
@@ -80,7 +81,11 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     if arranged.height == 0:
         raise DataError(f"{table.name}: every sequence is empty.")
     _sequences_of_one_row(arranged, settings, notes)
+    seed = seed if settings.split_seed is None else settings.split_seed
     part, how = assign_parts(arranged, settings.split, settings.split_by, seed)
+    if settings.fold is not None:
+        classes = _class_of_each_sequence(arranged, settings)
+        part, how = assign_fold(arranged, part, settings.fold, split_by=settings.split_by, classes=classes, seed=seed)
     notes.append(how)
     target = _fit_target(arranged, settings, part, notes)
     same: dict[str, str] = {}
@@ -189,6 +194,24 @@ def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: lis
         notes.append(
             f"{short} of {len(lengths)} sequences have at most {settings.horizon} rows{which}: nothing in them can be scored."
         )
+
+
+def _class_of_each_sequence(arranged: Arranged, settings: DataSettings) -> np.ndarray | None:
+    """A number for the class of each sequence [S], 0 where it has none; None where the target is no class, or changes within a
+    sequence.
+    """
+    if len(settings.target) > 1 or settings.horizon or settings.task not in ("auto", "class"):
+        return None
+    column = arranged.column(settings.target[0])
+    if settings.task == "auto" and (column.dtype.is_float() or column.dtype.is_decimal()):
+        return None
+    codes = column.cast(pl.String).rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    filled = arranged.lengths > 0
+    starts = arranged.offsets[:-1][filled]
+    out = np.zeros(len(filled), dtype=np.int64)
+    out[filled] = np.maximum.reduceat(codes, starts)
+    least = np.minimum.reduceat(np.where(codes > 0, codes, len(codes) + 1), starts)
+    return None if (least < out[filled]).any() else out
 
 
 def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, notes: list[str]) -> Target:

@@ -50,6 +50,16 @@ def _separator(value: Any) -> Any:
     return {",": "comma", ".": "dot", " ": "blank", "'": "apostrophe"}.get(value, value)
 
 
+def _fold(value: Any) -> Any:
+    """'2/5' is the second of five folds; '0/5': all of them train."""
+    if value is None:
+        return None
+    number, slash, count = str(value).replace(" ", "").partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(count) >= 2 and int(number) <= int(count)):
+        raise ValueError("expected which of how many folds, such as 2/5")
+    return f"{int(number)}/{int(count)}"
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 TABLE, MODEL, TRAINING = "The table", "The model", "Training"
 
@@ -136,6 +146,19 @@ class DataSettings(Settings):
         "auto",
         TABLE,
         "Draw fractions by whole groups, or cut each sequence by time. auto: by groups where there are enough.",
+    )
+    split_seed: int | None = setting(
+        None,
+        TABLE,
+        "Draws the split, where one is drawn. None: the seed of the run; name it to give runs with other seeds the same rows.",
+        ge=0,
+        lt=2**31,
+    )
+    fold: Annotated[str | None, BeforeValidator(_fold)] = setting(
+        None,
+        TABLE,
+        "Train one fold of a cross-validation alone: with 2/5 the second of five validates and the others train; with 0/5 all train. --folds 5 trains them all.",
+        metavar="K/N",
     )
     window: int | None = setting(
         None,

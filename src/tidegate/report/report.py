@@ -42,7 +42,7 @@ def write_report(run: Trained) -> None:
     assert folder is not None
     pictures = curves(run)
     for title, svg in pictures:
-        write_text(folder / f"{_file_name(title)}.svg", svg + "\n")
+        write_text(folder / f"{file_name(title)}.svg", svg + "\n")
     head, rows = comparison(results)
     per_head, per_rows = per_class(results)
     target = ", ".join(run.preprocessing.target.names)
@@ -60,7 +60,7 @@ def write_report(run: Trained) -> None:
         "per_rows": per_rows[:MOST_ROWS],
         "per_more": max(0, len(per_rows) - MOST_ROWS),
         "curves": pictures,
-        "files": [_file_name(title) for title, _ in pictures],
+        "files": [file_name(title) for title, _ in pictures],
         "definitions": DEFINITIONS if places(run.history) else [],
         "described": run.resolved.lines(),
         "resolved": {k: v for k, v in run.resolved.to_dict().items() if k not in {"notes", "parts"}},
@@ -73,7 +73,8 @@ def write_report(run: Trained) -> None:
         write_text(folder / name, render("tidegate.report", name, values))
 
 
-def _file_name(title: str) -> str:
+def file_name(title: str) -> str:
+    """Of a curve with that title, without its suffix."""
     return title.lower().replace(" ", "_").replace("²", "2")
 
 
