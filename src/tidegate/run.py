@@ -286,6 +286,7 @@ def train(
     Returns the Run with the weights of the best epoch. Raises DataError, SettingsError or RunError before anything
     is written; Interrupted after Ctrl-C (then `resume` goes on exactly where it stopped).
     """
+    from tidegate.trained.settings import RepeatSettings
     from tidegate.training import repeats, trainer
 
     if repeats.wanted(out, config, resume, settings):
@@ -293,7 +294,7 @@ def train(
             table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
         )
         return _of_several(several.repeats, several.kept, several.folder)
-    settings = {name: value for name, value in settings.items() if name not in repeats.RepeatSettings.model_fields}
+    settings = {name: value for name, value in settings.items() if name not in RepeatSettings.model_fields}
     trained = trainer.train(
         table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
     )

@@ -45,7 +45,9 @@ def per_sequence(classes: list[str | None], rows: int = 3) -> pl.DataFrame:
 def test_every_sequence_that_is_not_test_validates_in_one_fold_and_trains_in_the_others(split, count):
     frame = signal_table(20)
     part = pl.when(pl.col("device").is_in(["d1", "d7"])).then(pl.lit("test"))
-    frame = frame.with_columns(split=part.when(pl.col("device") == "d3").then(pl.lit("valid")).otherwise(pl.lit("train")))
+    frame = frame.with_columns(
+        split=part.when(pl.col("device") == "d3").then(pl.lit("valid")).otherwise(pl.lit("train"))
+    )
     settings = GROUPS | {"split": split, "exclude": ["split"] if split != "split" else []}
     whole = encoded(frame, **settings)
     folds = [encoded(frame, fold=f"{k}/{count}", **settings) for k in range(1, count + 1)]
@@ -132,7 +134,10 @@ def test_preprocessing_is_fitted_on_the_training_rows_of_the_fold_alone():
 
 
 def test_too_many_folds_are_refused_with_what_to_do():
-    with pytest.raises(SettingsError, match=r"9 folds need at least 9 sequences that are not test; there are 8. Use fewer, or split_by='time'"):
+    with pytest.raises(
+        SettingsError,
+        match=r"9 folds need at least 9 sequences that are not test; there are 8. Use fewer, or split_by='time'",
+    ):
         encoded(signal_table(10), fold="1/9", **GROUPS)
     with pytest.raises(DataError, match=r"too few rows \(3 are not test\) for 5 folds. Use fewer"):
         encoded(one_series(4), target="label", fold="1/5")

@@ -18,7 +18,10 @@ def repeats_of(ours: list[float], theirs: list[float], *, drawn: bool = False, n
     members = []
     for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         model = Scores({"accuracy": a, "nll": nll + k / 100}, count=10)
-        baselines = {"majority class": Scores({"accuracy": b, "nll": 0.7}), "poor": Scores({"accuracy": 0.0, "nll": 9.0})}
+        baselines = {
+            "majority class": Scores({"accuracy": b, "nll": 0.7}),
+            "poor": Scores({"accuracy": 0.0, "nll": 9.0}),
+        }
         evaluation = Evaluation("gru", "the test rows of t", "accuracy", True, model, 0.5, baselines)
         members.append(Member(f"seed-{k}", k, None, 3, a, 80, 20, evaluation))
     return Repeats("t", members, "best", "seed-0", chosen_by="accuracy", drawn=drawn)
@@ -27,7 +30,14 @@ def repeats_of(ours: list[float], theirs: list[float], *, drawn: bool = False, n
 # Student, t with 97.5 and 99.5 % below it: table 26.10 of Abramowitz and Stegun, Handbook of Mathematical Functions (1964).
 @pytest.mark.parametrize(
     ("freedom", "usual", "strict"),
-    [(1, 12.706, 63.657), (2, 4.303, 9.925), (3, 3.182, 5.841), (5, 2.571, 4.032), (10, 2.228, 3.169), (60, 2.000, 2.660)],
+    [
+        (1, 12.706, 63.657),
+        (2, 4.303, 9.925),
+        (3, 3.182, 5.841),
+        (5, 2.571, 4.032),
+        (10, 2.228, 3.169),
+        (60, 2.000, 2.660),
+    ],
 )
 def test_quantiles_of_student_are_the_published_ones(freedom, usual, strict):
     assert student_quantile(0.975, freedom) == pytest.approx(usual, abs=5.1e-4)
@@ -49,7 +59,9 @@ def test_shared_training_rows_widen_the_interval_as_nadeau_and_bengio_say():
 
 def test_a_lead_within_the_spread_is_not_told_apart_and_a_clear_one_is():
     clear = repeats_of([0.90, 0.92, 0.91], [0.80, 0.81, 0.82])
-    assert clear.verdict().startswith("Better than the best baseline, 'majority class': accuracy 0.9100 ± 0.0100 against")
+    assert clear.verdict().startswith(
+        "Better than the best baseline, 'majority class': accuracy 0.9100 ± 0.0100 against"
+    )
     close = repeats_of([0.90, 0.70, 0.95], [0.80, 0.81, 0.82])
     assert close.verdict().startswith("Not told apart from 'majority class': accuracy 0.8500 ± 0.1323")
     assert "By other figures: ahead by NLL" in close.verdict()

@@ -11,7 +11,7 @@ from tidegate.errors import DataError, SettingsError
 
 
 def which(fold: str) -> tuple[int, int]:
-    """"2/5" is the second of five folds. "0/5": none of them validates, all train.
+    """ "2/5" is the second of five folds. "0/5": none of them validates, all train.
 
     >>> which("2/5")
     (2, 5)

@@ -9,6 +9,8 @@
 | `rows.py` | from a table to the rows that are predicted or scored |
 | `evaluation.py`, `predict.py` | the model over whole sequences; predictions beside a table's rows |
 | `metrics.py`, `comparison.py` | figures, and the model's beside those of the baselines |
+| `repeats.py`, `spread.py` | several runs of one training: their folder, mean and spread; when models are told apart |
+| `ensemble.py` | several runs that predict together |
 | `figures.py` | the names of the figures, and which way each is better |
 """
 

@@ -1,9 +1,9 @@
 """What several runs of one training come to: the mean and the spread of every figure, and the folder that holds them.
 
-    runs/NAME/repeats.yaml     the settings, which runs there are, which of them is kept
-    runs/NAME/results.json     the figures of all of them, `Repeats`
-    runs/NAME/report.html      and report.md
-    runs/NAME/seed-1/ ...      each an ordinary run
+runs/NAME/repeats.yaml     the settings, which runs there are, which of them is kept
+runs/NAME/results.json     the figures of all of them, `Repeats`
+runs/NAME/report.html      and report.md
+runs/NAME/seed-1/ ...      each an ordinary run
 """
 
 from __future__ import annotations
@@ -247,7 +247,9 @@ class Repeats:
             test = self.members[0].test
             assert test is not None
             lines += [f"\nOn {test.what}:", *aligned(*self.summary(test=True))]
-        return "\n".join([*lines, "\nEach run:", *aligned(*self.runs()), "", *filter(None, [self.verdict()]), *self.notes()])
+        return "\n".join(
+            [*lines, "\nEach run:", *aligned(*self.runs()), "", *filter(None, [self.verdict()]), *self.notes()]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

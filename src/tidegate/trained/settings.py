@@ -267,9 +267,13 @@ class RepeatSettings(Settings):
         if any(not 0 <= seed < 2**31 for seed in self.seeds):
             raise ValueError(f"seeds={list(self.seeds)}: expected numbers from 0 to {2**31 - 1}.")
         if self.keep != "auto" and not self:
-            raise ValueError(f"keep={self.keep!r} says which of several runs is kept. Name seeds or folds, or leave it out.")
+            raise ValueError(
+                f"keep={self.keep!r} says which of several runs is kept. Name seeds or folds, or leave it out."
+            )
         if self.keep == "refit" and self.seeds:
-            raise ValueError("keep='refit' needs folds: runs with other seeds have no rows to add. Say best or ensemble.")
+            raise ValueError(
+                "keep='refit' needs folds: runs with other seeds have no rows to add. Say best or ensemble."
+            )
         return self
 
     def __bool__(self) -> bool:

@@ -137,7 +137,11 @@ class FolderJournal(Journal):
         self._lock.take()
         _check_content(self.folder, self.overwrite)  # again: somebody may have trained here since `choose`
         _empty(self.folder)
-        for name in (CONFIG, PREPROCESSING, REPEATS):  # nothing half-written stays when the first files can't be written
+        for name in (
+            CONFIG,
+            PREPROCESSING,
+            REPEATS,
+        ):  # nothing half-written stays when the first files can't be written
             undo.callback(remove, self.folder / name)
 
     def close(self) -> None:

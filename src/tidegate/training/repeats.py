@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,9 @@ def train(
     if source is None:
         raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
     if out is True:
-        raise SettingsError("out=True: expected the folder of the runs, None for one named after the table, or False for none.")
+        raise SettingsError(
+            "out=True: expected the folder of the runs, None for one named after the table, or False for none."
+        )
     if out is False and overwrite:
         raise SettingsError("overwrite replaces a run folder, and out=False writes none. Leave one of them out.")
     folder = None if out is False else choose(out, source, overwrite)
@@ -110,9 +112,7 @@ def train(
         return _Training(plan, read, drawn, journal, shown).run()
 
 
-def _resume(
-    table: Any, folder: Path, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent
-) -> Several:
+def _resume(table: Any, folder: Path, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Several:
     if overwrite or config:
         raise SettingsError(
             "resume goes on with the settings of the runs; it can't be combined with overwrite or config."
@@ -180,7 +180,9 @@ def _check(table: Table, settings: TrainSettings, repeats: RepeatSettings) -> bo
             raise type(error)(f"{error} (In {name}.)") from error
         if not batch_source(data, pre, "cpu").has_targets(VALID):
             if repeats.folds:
-                raise DataError(f"{table.name}: no row that validates in {name} has a target to score. Use fewer folds.")
+                raise DataError(
+                    f"{table.name}: no row that validates in {name} has a target to score. Use fewer folds."
+                )
             if repeats.kept == "best":
                 raise SettingsError(
                     f"{table.name}: no validation row has a target in {name}, so there is nothing to choose the best run by. Name rows to "
@@ -340,7 +342,7 @@ def _rank(trained: Trained) -> list[float]:
     return rank_of(by, next(row for row in trained.history if row["epoch"] == best))
 
 
-def save(repeats: Repeats, members: list[Trained], folder: Path, *, overwrite: bool = False) -> None:
+def save(repeats: Repeats, members: Sequence[Trained], folder: Path, *, overwrite: bool = False) -> None:
     """Write an ensemble that is in memory as the folder that training would have written, but for its checkpoints.
 
     Raises RunError where something is there that may not be replaced; DiskError.
@@ -358,5 +360,3 @@ def save(repeats: Repeats, members: list[Trained], folder: Path, *, overwrite: b
         for name, member in zip(names, members, strict=True):
             save_one(member, folder / name)
         journal.finish_repeats(plan, repeats, dict(zip(names, members, strict=True)))
-
-
