@@ -114,16 +114,17 @@ def type_name(annotation: typing.Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return ", or ".join(type_name(a) for a in arguments)
     if origin is tuple:
-        return "names" if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
+        several = "names" if arguments[0] is str else "whole numbers"
+        return several if arguments[-1] is Ellipsis else f"{len(arguments)} numbers"
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def settings_table() -> str:
-    """Every field of TrainSettings, under the headings of `tidegate train --help`."""
-    from tidegate import TrainSettings
+    """Every field of TrainSettings and RepeatSettings, under the headings of `tidegate train --help`."""
+    from tidegate.trained.settings import RepeatSettings, TrainSettings
 
     panels: dict[str, list[str]] = {}
-    for name, field in TrainSettings.model_fields.items():
+    for name, field in (TrainSettings.model_fields | RepeatSettings.model_fields).items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         row = f"| `{name}` | {type_name(field.annotation)} | `{field.default!r}` | {cell(field.description or '')} |"
         panels.setdefault(str(extra.get("panel", "More")), []).append(row)

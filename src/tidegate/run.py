@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from time import time as clock_time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from tidegate.errors import RunError
 from tidegate.trained.trained import Trained, open_folder
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tidegate.inspection import Inspection
     from tidegate.streaming import Stream
     from tidegate.trained.comparison import Evaluation
+    from tidegate.trained.repeats import Repeats
     from tidegate.training.progress import Silent
 
 
@@ -26,6 +28,9 @@ class Run(Trained):
     folder (None: in memory alone); settings (as given); resolved (what the run worked out); preprocessing; model; results (the
     Evaluation at the end of training); history (a dict an epoch).
     """
+
+    repeats: Repeats | None = None
+    """Where it was kept of several runs (seeds, folds): the figures of all of them."""
 
     @classmethod
     def of(cls, trained: Trained) -> Run:
@@ -153,12 +158,106 @@ class Run(Trained):
         save(self, Path(folder), overwrite=overwrite)
 
 
+class Ensemble(Run):
+    """Several runs that predict together: the mean of their probabilities, or of their numbers. `tidegate.train` makes one with
+    keep="ensemble", and `tidegate.load` opens one.
+
+    It predicts and evaluates as a run does. Whatever takes one model (`inspect`, `stream`, `export`, `.model`, `.preprocessing`) raises
+    RunError, which names the members: each is a run, `ensemble.members[0].stream()`.
+
+    members: the runs. repeats: the figures of all of them. results: its own figures; None where every row trained a member.
+    """
+
+    def __init__(self, members: list[Run], repeats: Repeats, folder: Path | None) -> None:
+        self.members, self.repeats, self.folder = members, repeats, folder
+        self.settings, self.resolved, self.source = members[0].settings, members[0].resolved, members[0].source
+
+    def __repr__(self) -> str:
+        where = repr(str(self.folder)) if self.folder else "in memory"
+        return f"Ensemble({where}: {len(self.members)} runs)"
+
+    @property
+    def results(self) -> Evaluation | None:
+        assert self.repeats is not None
+        return self.repeats.own
+
+    def evaluate(self, table: Any, *, rows: str = "auto", batch_size: int | None = None) -> Evaluation:
+        """As `Run.evaluate`; the baseline without a recurrence is an ensemble, too. Of folds only the test rows, or rows of another
+        table, are new to all members: SettingsError for "train" and "valid".
+        """
+        from tidegate.trained.ensemble import evaluate
+
+        return evaluate(self.members, table, rows=rows, batch_size=batch_size)
+
+    def predict(self, table: Any, *, probabilities: bool = False, batch_size: int | None = None) -> pl.DataFrame:
+        """As `Run.predict`: of classes the most probable one in the mean, of labels those whose mean is above 1/2."""
+        from tidegate.trained.ensemble import predict
+
+        return predict(self.members, table, probabilities=probabilities, batch_size=batch_size)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the folder of the ensemble, with a folder for each member; see `Run.save`."""
+        from tidegate.training.repeats import save
+
+        assert self.repeats is not None
+        save(self.repeats, self.members, Path(folder), overwrite=overwrite)
+        self.folder = Path(folder)
+
+    def _one_model(self) -> NoReturn:
+        names = [str(m.folder) if m.folder else f".members[{k}]" for k, m in enumerate(self.members)]
+        where = str(self.folder) if self.folder else "This"
+        raise RunError(
+            f"{where} is an ensemble of {len(names)} runs, and this needs a single model. Name one of them: {', '.join(names)}."
+        )
+
+    def inspect(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises RunError: name a member."""
+        self._one_model()
+
+    def stream(self, **kwargs: Any) -> NoReturn:
+        """Raises RunError: name a member."""
+        self._one_model()
+
+    def export(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises RunError: name a member."""
+        self._one_model()
+
+    @property
+    def model(self) -> NoReturn:  # type: ignore[override]
+        self._one_model()
+
+    @property
+    def preprocessing(self) -> NoReturn:  # type: ignore[override]
+        self._one_model()
+
+    @property
+    def history(self) -> NoReturn:
+        self._one_model()
+
+    @property
+    def no_memory(self) -> NoReturn:
+        self._one_model()
+
+
 def load(folder: str | Path) -> Run:
-    """Open a run folder. Loading never runs code from it: weights are safetensors, the rest is JSON and YAML.
+    """Open a run folder; of several runs (seeds, folds) the one that is kept, or the `Ensemble`. Loading never runs code from it: weights are safetensors, the rest is JSON and YAML.
 
     Raises RunError: no such folder, not a run, of a later version, or a file of it is missing, cut off or foreign.
     """
+    from tidegate.trained.repeats import holds_repeats, open_repeats
+
+    if holds_repeats(folder):
+        return _of_several(*open_repeats(Path(folder)), Path(folder))
     return Run.of(open_folder(folder))
+
+
+def _of_several(repeats: Repeats, kept: list[Trained], folder: Path | None) -> Run:
+    """The run that is kept of several, or the ensemble of them."""
+    runs = [Run.of(one) for one in kept]
+    if repeats.keep == "ensemble":
+        return Ensemble(runs, repeats, folder)
+    runs[0].repeats = repeats
+    return runs[0]
 
 
 def train(
@@ -181,12 +280,21 @@ def train(
         until `run.save(folder)` writes it.
     resume: go on with the run in `out` from its last checkpoint, with the settings it began with.
     overwrite: replace a run that is there.
+    seeds, folds, keep: several runs, which the folder then holds: see docs/tables.md and `RepeatSettings`. What is kept comes back
+        (the best run, an `Ensemble`, or one that was trained anew), with the figures of all of them in `.repeats`.
 
     Returns the Run with the weights of the best epoch. Raises DataError, SettingsError or RunError before anything
     is written; Interrupted after Ctrl-C (then `resume` goes on exactly where it stopped).
     """
-    from tidegate.training import trainer
+    from tidegate.trained.settings import RepeatSettings
+    from tidegate.training import repeats, trainer
 
+    if repeats.wanted(out, config, resume, settings):
+        several = repeats.train(
+            table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
+        )
+        return _of_several(several.repeats, several.kept, several.folder)
+    settings = {name: value for name, value in settings.items() if name not in RepeatSettings.model_fields}
     trained = trainer.train(
         table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
     )

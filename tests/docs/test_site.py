@@ -13,6 +13,7 @@ import pytest
 import tidegate
 from tests.helpers.pages import ROOT, links
 from tidegate.cli import COMMANDS
+from tidegate.trained.settings import RepeatSettings
 
 SITE = runpy.run_path(str(ROOT / "tools/make_site.py"))
 
@@ -49,7 +50,7 @@ def test_every_page_is_in_the_navigation(pages):
 def test_the_reference_has_every_setting_and_command(pages):
     settings = (pages / "api/settings.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", settings, re.MULTILINE)
-    assert rows == list(tidegate.TrainSettings.model_fields)
+    assert rows == [*tidegate.TrainSettings.model_fields, *RepeatSettings.model_fields]
     commands = (pages / "api/commands.md").read_text(encoding="utf-8")
     assert re.findall(r"^## tidegate (\w+)$", commands, re.MULTILINE) == list(COMMANDS)
 

@@ -18,9 +18,9 @@ def open_run(folder: Path, table: str | None = None) -> Run:
     """
     from tidegate.errors import SettingsError
     from tidegate.run import load
-    from tidegate.trained.folder import CONFIG
+    from tidegate.trained.folder import CONFIG, REPEATS
 
-    if table is not None and not folder.is_dir() and (Path(table) / CONFIG).is_file():
+    if table is not None and not folder.is_dir() and any((Path(table) / name).is_file() for name in (CONFIG, REPEATS)):
         raise SettingsError(f"{table} is the run and {folder} the table: name the run first, {table} {folder}.")
     run = load(folder)
     if not run.resolved.finished:

@@ -1,4 +1,4 @@
-"""`tidegate train`: its options are the fields of TrainSettings, so that no list of them exists twice."""
+"""`tidegate train`: its options are the fields of TrainSettings and RepeatSettings, so that no list of them exists twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
-from tidegate.trained.settings import TrainSettings
+from tidegate.trained.settings import RepeatSettings, TrainSettings
 
 app = typer.Typer(add_completion=False)
 # Column names may repeat an option (--target a --target b); everything else is one value.
@@ -61,10 +61,10 @@ def _option_type(annotation: Any) -> tuple[Any, list[str], str | None]:
 
 
 def _with_settings(function: Any) -> Any:
-    """Give `function` an option for each field of TrainSettings in place of its **settings."""
+    """Give `function` an option for each field of TrainSettings and RepeatSettings in place of its **settings."""
     signature = inspect.signature(function, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    for name, field in TrainSettings.model_fields.items():
+    for name, field in (TrainSettings.model_fields | RepeatSettings.model_fields).items():
         kind, _, metavar = _option_type(field.annotation)
         flag = "--" + name.replace("_", "-")
         default = field.default

@@ -10,6 +10,7 @@ import polars as pl
 
 from tidegate.data.arrange import Arranged, arrange, require
 from tidegate.data.dates import has_dates, read_time
+from tidegate.data.folds import parts_of
 from tidegate.data.gaps import Gaps, find_gaps, rows_before
 from tidegate.data.hints import constant, hints, no_features
 from tidegate.data.names import name_columns
@@ -30,7 +31,6 @@ from tidegate.data.preprocessing import (
 )
 from tidegate.data.sequences import PART_NAMES, TRAIN, UNSEEN_CLASS, Sequences
 from tidegate.data.settings import DataSettings
-from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.data.texts import find_numbers, listed
 from tidegate.data.word_features import FEATURES, UNSEEN, unseen_share
@@ -85,7 +85,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     if arranged.height == 0:
         raise DataError(f"{table.name}: every sequence is empty.")
     _sequences_of_one_row(arranged, settings, notes)
-    part, how = assign_parts(arranged, settings.split, settings.split_by, seed, time=settings.time, per=settings.per)
+    part, how = parts_of(arranged, settings, seed)
     notes += how
     gaps = None if settings.time is None else find_gaps(arranged, settings.time)
     target = _fit_target(arranged, settings, part, notes)

@@ -50,6 +50,16 @@ def _separator(value: Any) -> Any:
     return {",": "comma", ".": "dot", " ": "blank", "'": "apostrophe"}.get(value, value)
 
 
+def _fold(value: Any) -> Any:
+    """'2/5' is the second of five folds; '0/5': all of them train."""
+    if value is None:
+        return None
+    number, slash, count = str(value).replace(" ", "").partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(count) >= 2 and int(number) <= int(count)):
+        raise ValueError("expected which of how many folds, such as 2/5")
+    return f"{int(number)}/{int(count)}"
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 TABLE, MODEL, TRAINING = "The table", "The model", "Training"
 
@@ -146,6 +156,19 @@ class DataSettings(Settings):
         "auto",
         TABLE,
         "How fractions are taken. group: whole groups are drawn; time: each sequence is cut, its first rows train; date: one date for all sequences, before which rows train. auto: group where there are enough, else time.",
+    )
+    split_seed: int | None = setting(
+        None,
+        TABLE,
+        "Draws the split, where one is drawn. None: the seed of the run; name it to give runs with other seeds the same rows.",
+        ge=0,
+        lt=2**31,
+    )
+    fold: Annotated[str | None, BeforeValidator(_fold)] = setting(
+        None,
+        TABLE,
+        "Train one fold of a cross-validation alone: with 2/5 the second of five validates and the others train; with 0/5 all train. --folds 5 trains them all.",
+        metavar="K/N",
     )
     window: int | None = setting(
         None,

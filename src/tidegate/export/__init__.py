@@ -59,6 +59,7 @@ __all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
 def export_run(run: Trained, to: str, path: str | Path | None = None, **options: Any) -> Exported:
     """Write `run` for another program; see `Run.export`."""
     from tidegate.export.parts import looks_of_words, numbers_in_text, take_apart
+    from tidegate.trained.folder import short_name
 
     if to not in TARGETS:
         raise SettingsError(f"to={to!r}: expected one of {', '.join(TARGETS)}.{nearest(str(to), TARGETS)}")
@@ -71,7 +72,7 @@ def export_run(run: Trained, to: str, path: str | Path | None = None, **options:
     suffix = TARGETS[to].suffix
     if path is None and run.folder is None:
         raise SettingsError("The run has no folder to be named after, so name the file to write.")
-    path = Path(f"{run.folder.resolve().name}{suffix}" if path is None and run.folder else path or "")
+    path = Path(f"{short_name(run.folder)}{suffix}" if path is None and run.folder else path or "")
     if path.suffix != suffix:
         raise SettingsError(f"{path}: a file for {to!r} has a name that ends in {suffix}.")
     if path.is_dir():

@@ -46,7 +46,7 @@ def write_report(run: Trained) -> None:
     assert folder is not None
     pictures = curves(run)
     for title, svg in pictures:
-        write_text(folder / f"{_file_name(title)}.svg", svg + "\n")
+        write_text(folder / f"{file_name(title)}.svg", svg + "\n")
     seen, target_ = run.predicted, run.preprocessing.target
     predictions = [] if seen is None else pictures_of(seen, target_, results.model, results.name)
     for picture in predictions:
@@ -70,7 +70,7 @@ def write_report(run: Trained) -> None:
         "predictions": predictions,
         "pairs": None if seen is None else most_confused(seen.confusion),
         "curves": pictures,
-        "files": [_file_name(title) for title, _ in pictures],
+        "files": [file_name(title) for title, _ in pictures],
         "definitions": DEFINITIONS if places(run.history) else [],
         "described": run.resolved.lines(),
         "next": next_steps(run),
@@ -102,7 +102,8 @@ def next_steps(run: Trained) -> list[str]:
     return [*out, f"tidegate train --config {run_}/config.yaml --out ANOTHER_RUN"]
 
 
-def _file_name(title: str) -> str:
+def file_name(title: str) -> str:
+    """Of a curve with that title, without its suffix."""
     return title.lower().replace(" ", "_").replace("²", "2")
 
 

@@ -10,6 +10,8 @@
 | `evaluation.py`, `predict.py` | the model over whole sequences; predictions beside a table's rows |
 | `predicted.py` | what a report draws of the predictions |
 | `metrics.py`, `comparison.py` | figures, and the model's beside those of the baselines |
+| `repeats.py`, `spread.py` | several runs of one training: their folder, mean and spread; when models are told apart |
+| `ensemble.py` | several runs that predict together |
 | `figures.py` | the names of the figures, and which way each is better |
 """
 

@@ -59,10 +59,15 @@ def number(value: float) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
 
 
+def shown(evaluation: Evaluation) -> list[str]:
+    """The figures that a table has a column for."""
+    summary = evaluation.model.summary
+    return [f for f in summary if not (f in IN_UNITS and "scaled_rmse" in summary)]
+
+
 def comparison(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of the model against the baselines."""
-    summary = evaluation.model.summary
-    figures = [f for f in summary if not (f in IN_UNITS and "scaled_rmse" in summary)]
+    figures = shown(evaluation)
     head = ["", *(nice(f) for f in figures)]
     rows = [[name, *(number(s.summary.get(f, math.nan)) for f in figures)] for name, s in evaluation.table()]
     return head, rows
@@ -70,15 +75,16 @@ def comparison(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def text_table(evaluation: Evaluation) -> str:
     head, rows = comparison(evaluation)
-    lines = [f"On {evaluation.what} ({evaluation.model.count:,} scored):", *_aligned(head, rows)]
+    lines = [f"On {evaluation.what} ({evaluation.model.count:,} scored):", *aligned(head, rows)]
     if "scaled_rmse" in evaluation.model.summary:
         head, rows = per_class(evaluation)
-        lines += ["Each target in its own unit:", *_aligned(head, rows[:MOST_PRINTED])] if rows else []
+        lines += ["Each target in its own unit:", *aligned(head, rows[:MOST_PRINTED])] if rows else []
         lines += [f"... and {len(rows) - MOST_PRINTED:,} more targets."] if len(rows) > MOST_PRINTED else []
     return "\n".join([*lines, verdict(evaluation), *remarks(evaluation)])
 
 
-def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
+def aligned(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table as lines of text."""
     widths = [max(len(r[k]) for r in [head, *rows]) for k in range(len(head))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
@@ -103,12 +109,8 @@ class _Contest(NamedTuple):
 def _contests(evaluation: Evaluation) -> list[_Contest]:
     """All figures that can be compared, the one that counts most first."""
     summary = evaluation.model.summary
-    several = "scaled_rmse" in summary
-    names = [n for n in summary if n in KNOWN and KNOWN[n].compared and not (several and n in IN_UNITS)]
-    if several:
-        names.append("r2")  # of one target it says what the RMSE says
     found = []
-    for figure in dict.fromkeys([evaluation.metric, *names]):
+    for figure in compared(evaluation):
         sign = 1 if figure in KNOWN and KNOWN[figure].more_is_better else -1
         ours = summary.get(figure, math.nan)
         theirs = {n: s.summary.get(figure, math.nan) for n, s in evaluation.baselines.items()}
@@ -119,6 +121,14 @@ def _contests(evaluation: Evaluation) -> list[_Contest]:
         lead = 0.0 if ours == theirs[name] else sign * (ours - theirs[name])
         found.append(_Contest(figure, ours, theirs[name], name, lead))
     return found
+
+
+def compared(evaluation: Evaluation) -> list[str]:
+    """The figures that a verdict looks at, the one that counts most first."""
+    several = "scaled_rmse" in evaluation.model.summary
+    names = [n for n in shown(evaluation) if n in KNOWN and KNOWN[n].compared]
+    # Of one target R² says what the RMSE says.
+    return list(dict.fromkeys([evaluation.metric, *names, *(["r2"] if several else [])]))
 
 
 def verdict(evaluation: Evaluation) -> str:

@@ -19,8 +19,8 @@ from tidegate.trained.metrics import Scores, chooser, primary, score
 from tidegate.trained.rows import Rows, rows_to_score, warn_of
 from tidegate.trained.trained import Trained
 
+NO_RECURRENCE = "same head, no recurrence"  # what the baseline of that kind is called
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
-BARE = "same head, no recurrence"
 SCORES_AT_ONCE = 16_777_216  # in memory while evaluating: with thousands of classes they are what takes the most of it
 
 
@@ -30,7 +30,7 @@ def evaluate(trained: Trained, table: Any, *, rows: str, batch_size: int | None)
         raise SettingsError(f"rows={rows!r}: expected auto, all, train, valid or test.")
     scored = rows_to_score(trained, trained.read(table), rows)
     evaluation = evaluate_rows(trained, scored, batch_size)
-    warn_of(_unseen_classes(trained.preprocessing, scored))
+    warn_of(unseen_classes(trained.preprocessing, scored))
     return evaluation
 
 
@@ -67,21 +67,15 @@ def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> t
         )
     metric, more = primary(pre.target, pre.horizon, settings.choose_by)
     count = trained.resolved.parts["train"]["sequences" if pre.per == "sequence" else "rows"]
-    by_shares = _chances_of_shares(pre, source, part, count)
-    rules = rules_of_thumb(pre, source, settings.season)
-    baselines = {
-        # The first rule, the constant one, comes with probabilities: the shares among the training rows.
-        name: judge(pre, source, part, values, by_shares if k == 0 else None)
-        for k, (name, values) in enumerate(rules.items())
-    }
+    guesses = rules_of_thumb(pre, source, settings.season)
+    baselines = judged_rules(pre, source, part, guesses, count)
     if trained.no_memory is not None:
         bare = trained.no_memory.model.to(source.device)
         other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
-        rules[BARE] = other.values
-        baselines[BARE] = judge(pre, source, part, other.values, other.chances)
+        guesses[NO_RECURRENCE] = other.values
+        baselines[NO_RECURRENCE] = judge(pre, source, part, other.values, other.chances)
     evaluation = Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
-    guesses = Guesses({settings.cell: outcome.values} | rules, truth_of(pre, source, part), outcome.chances)
-    return evaluation, guesses
+    return evaluation, Guesses({settings.cell: outcome.values} | guesses, truth_of(pre, source, part), outcome.chances)
 
 
 def _unseen(rows: Rows) -> dict[Any, int]:
@@ -92,7 +86,7 @@ def _unseen(rows: Rows) -> dict[Any, int]:
     return {rows.data.unseen[int(UNSEEN_CLASS - codes[k])]: int(counts[k]) for k in np.argsort(-counts, kind="stable")}
 
 
-def _unseen_classes(pre: Preprocessing, rows: Rows) -> list[str]:
+def unseen_classes(pre: Preprocessing, rows: Rows) -> list[str]:
     """A sentence on the scored targets whose class training never saw."""
     counts = _unseen(rows) if rows.data.unseen else {}
     if not counts:
@@ -244,6 +238,18 @@ def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) 
         if season:
             out[f"last season ({season} rows)"] = _shifted(pre, source, out["last value"], season=season)
     return out
+
+
+def judged_rules(
+    pre: Preprocessing, source: BatchSource, part: int | None, rules: dict[str, np.ndarray], count: int
+) -> dict[str, Scores]:
+    """The figures of what `rules_of_thumb` says. count: training rows, or sequences where one value a sequence is predicted."""
+    by_shares = _chances_of_shares(pre, source, part, count)
+    return {
+        # The first rule, the constant one, comes with probabilities: the shares among the training rows.
+        name: judge(pre, source, part, values, by_shares if k == 0 else None)
+        for k, (name, values) in enumerate(rules.items())
+    }
 
 
 def _shifted(pre: Preprocessing, source: BatchSource, otherwise: np.ndarray, season: int | None) -> np.ndarray:

@@ -14,6 +14,7 @@ from tidegate.trained.comparison import Evaluation
 
 CONFIG, MODEL, PREPROCESSING, RESULTS = "config.yaml", "model.safetensors", "preprocessing.json", "results.json"
 METRICS = "metrics.csv"
+REPEATS = "repeats.yaml"  # of a folder that holds several runs of one training, see `trained.repeats`
 MOST_NAMED = 12  # runs in a message
 NO_MEMORY = "no_memory"  # the folder of the baseline without a recurrence, within the run
 
@@ -44,6 +45,12 @@ def _runs_in(folder: Path) -> str:
     more = f" and {len(inside) - MOST_NAMED} more" if len(inside) > MOST_NAMED else ""
     one = len(inside) == 1
     return f" It holds {'the run' if one else 'runs'}: {', '.join(inside[:MOST_NAMED])}{more}. Name {'that' if one else 'one of them'}."
+
+
+def short_name(folder: Path) -> str:
+    """The name that an export of a run gets by itself: its folder's; of one among several, theirs and its own."""
+    folder = folder.resolve()
+    return f"{folder.parent.name}-{folder.name}" if (folder.parent / REPEATS).is_file() else folder.name
 
 
 def read_preprocessing(folder: Path) -> tuple[str, str]:

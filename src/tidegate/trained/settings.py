@@ -1,4 +1,4 @@
-"""Every setting of a training run, once. The command line, the YAML file and Python all read this list."""
+"""Every setting of a training run, and of several, once. The command line, the YAML file and Python all read this list."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, model_validator
 
-from tidegate.data.settings import MODEL, TRAINING, DataSettings, setting
+from tidegate.data.settings import MODEL, TRAINING, DataSettings, Settings, setting
 from tidegate.errors import SettingsError, nearest
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.spec import CoreOptions
 from tidegate.trained.figures import CHOICES
 
 RECURRENCE = "The recurrence, beyond torch.nn.GRU"
+REPEATS = "Several runs"
 
 
 def _pair(value: Any) -> Any:
@@ -236,6 +237,64 @@ def with_earlier_defaults(config: dict[str, Any]) -> dict[str, Any]:
     return {**EARLIER_DEFAULTS, **config}
 
 
+def _seeds(value: Any) -> Any:
+    """'1,2,3', ['1', '2,3'] and [1, 2, 3] are three seeds."""
+    values = value if isinstance(value, list | tuple | range) else [] if value is None else [value]
+    try:
+        return tuple(int(part) for one in values for part in str(one).split(",") if part.strip())
+    except ValueError:
+        raise ValueError("expected whole numbers, such as 1,2,3") from None
+
+
+class RepeatSettings(Settings):
+    """How often a training is repeated, and what of it is kept. All that one training takes is in `TrainSettings`."""
+
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = setting(
+        (),
+        REPEATS,
+        "Train a run for each of these seeds, and report the mean and the standard deviation of every figure: 1,2,3.",
+        metavar="N,N,...",
+    )
+    folds: int | None = setting(
+        None,
+        REPEATS,
+        "Cross-validate: so many runs, each of which validates on another part of the rows that are not test. Whole sequences, or forward in time where the split cuts sequences.",
+        ge=2,
+    )
+    keep: Literal["auto", "best", "ensemble", "refit"] = setting(
+        "auto",
+        REPEATS,
+        "What predicts in the end. best: the run with the best validation score; ensemble: the mean of all runs; refit, with folds: one more run on the rows of all folds, for as many epochs as were best in the median fold. auto: best of seeds, refit after folds.",
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> RepeatSettings:
+        if self.seeds and self.folds:
+            raise ValueError("seeds and folds can't be combined. Name one of them; with folds, seed draws the folds.")
+        if self.seeds and (len(set(self.seeds)) < 2 or len(set(self.seeds)) < len(self.seeds)):
+            raise ValueError(f"seeds={list(self.seeds)}: expected two or more different ones.")
+        if any(not 0 <= seed < 2**31 for seed in self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}: expected numbers from 0 to {2**31 - 1}.")
+        if self.keep != "auto" and not self:
+            raise ValueError(
+                f"keep={self.keep!r} says which of several runs is kept. Name seeds or folds, or leave it out."
+            )
+        if self.keep == "refit" and self.seeds:
+            raise ValueError(
+                "keep='refit' needs folds: runs with other seeds have no rows to add. Say best or ensemble."
+            )
+        return self
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to repeat."""
+        return bool(self.seeds or self.folds)
+
+    @property
+    def kept(self) -> str:
+        """`keep`, with auto worked out."""
+        return self.keep if self.keep != "auto" else "refit" if self.folds else "best"
+
+
 def read_settings_file(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML file, `table` and `out` among them; a run's own config.yaml too.
 
@@ -258,7 +317,7 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
     if values.pop("resolved", None) is not None:  # what a run worked out for itself; a new run works it out anew
         values = with_earlier_defaults(values)
-    known = [*TrainSettings.model_fields, "table", "out"]
+    known = [*TrainSettings.model_fields, *RepeatSettings.model_fields, "table", "out"]
     for name in values:
         if name not in known:
             raise SettingsError(f"{path}: there is no setting {name!r}.{nearest(str(name), known)}")

@@ -3,6 +3,7 @@
 | file | what it does |
 | --- | --- |
 | `trainer.py` | `fit` in memory, `train` with a run folder, `--resume` |
+| `repeats.py` | several trainings: other seeds, or folds |
 | `resolve.py` | every setting that was left open, the sizes of the model, the device |
 | `loop.py` | epochs, updates, validation, the best weights |
 | `journal.py`, `lock.py` | everything that is written; that nobody else writes there |

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,22 @@ from tidegate.model import SequenceModel
 from tidegate.report import write_report
 from tidegate.report.report import PAGES as REPORTS
 from tidegate.trained import Trained
-from tidegate.trained.folder import CONFIG, METRICS, MODEL, NO_MEMORY, PREPROCESSING, RESULTS, read_preprocessing
+from tidegate.trained.folder import (
+    CONFIG,
+    METRICS,
+    MODEL,
+    NO_MEMORY,
+    PREPROCESSING,
+    REPEATS,
+    RESULTS,
+    read_preprocessing,
+)
 from tidegate.trained.weights import load_model, save_model, weights_of
 from tidegate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tidegate.training.lock import LOCK, FolderLock
 
 CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
+SETTINGS = (CONFIG, REPEATS)  # by one of them a folder is known as a run, or as several
 History = list[dict[str, float]]
 
 
@@ -99,6 +109,13 @@ class FolderJournal(Journal):
         return self.folder / CHECKPOINTS / LAST
 
     def begin(self, trained: Trained) -> None:
+        with self.claiming():
+            trained.folder = self.folder
+            self._write_settings(trained)
+
+    @contextlib.contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Lock the folder, and empty it but where it is resumed; the block writes the first files. If that fails, all is undone."""
         with contextlib.ExitStack() as undo:
             if self.resume:
                 undo.callback(self._lock.release)
@@ -106,8 +123,7 @@ class FolderJournal(Journal):
             else:
                 self._claim(undo)
             _remove_leftovers(self.folder)
-            trained.folder = self.folder
-            self._write_settings(trained)
+            yield
             undo.pop_all()  # from here on there is something to resume
 
     def _claim(self, undo: contextlib.ExitStack) -> None:
@@ -136,7 +152,11 @@ class FolderJournal(Journal):
         self._lock.take()
         _check_content(self.folder, self.overwrite)  # again: somebody may have trained here since `choose`
         _empty(self.folder)
-        for name in (CONFIG, PREPROCESSING):  # nothing half-written stays when the first files can't be written
+        for name in (
+            CONFIG,
+            PREPROCESSING,
+            REPEATS,
+        ):  # nothing half-written stays when the first files can't be written
             undo.callback(remove, self.folder / name)
 
     def close(self) -> None:
@@ -235,7 +255,7 @@ def check_free(folder: Path, overwrite: bool) -> Path:
 def _check_content(folder: Path, overwrite: bool) -> None:
     if not _content(folder):
         return
-    if not (folder / CONFIG).exists():
+    if not any((folder / name).exists() for name in SETTINGS):
         raise RunError(f"{folder} exists and is not a run; nothing in it is touched. Choose another folder.")
     if not overwrite:
         raise RunError(
@@ -255,7 +275,7 @@ def _empty(folder: Path) -> None:
         for lock in folder.rglob(LOCK):  # another cell of `inspect --gradients`, which is a run of its own
             if lock.parent != folder:
                 FolderLock(lock.parent).check()
-        for path in sorted(_content(folder), key=lambda path: path.name == CONFIG):
+        for path in sorted(_content(folder), key=lambda path: path.name in SETTINGS):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -269,7 +289,7 @@ def _leftovers(folder: Path) -> list[Path]:
     return [
         path
         for path, name, _ in temporaries_in(folder)
-        if Path(name).suffix == ".svg" or name in {CONFIG, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST}
+        if Path(name).suffix == ".svg" or name in {*SETTINGS, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST}
     ]
 
 

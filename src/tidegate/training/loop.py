@@ -53,8 +53,8 @@ class State:
     lr: float = 0.0  # of the last batch
     seconds: float = 0.0  # spent on this epoch so far
     best_epoch: int = 0
-    best: list[float] = field(default_factory=list)  # what `_rank` gave for it
-    chosen_by: str = ""  # the figure of the validation rows that `_rank` reads
+    best: list[float] = field(default_factory=list)  # what `rank_of` gave for it
+    chosen_by: str = ""  # the figure of the validation rows that `rank_of` reads
     factor: float = 1.0  # of the learning rate, schedule="plateau"
     rested: int = 0  # epochs since the last cut or the best one, schedule="plateau"
     finished: bool = False
@@ -201,7 +201,7 @@ class Loop:
             row["valid_loss"] = outcome.loss
             scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
             row |= {f"valid_{k}": v for k, v in scores.summary.items()}
-            rank = _rank(state.chosen_by, row)
+            rank = rank_of(state.chosen_by, row)
         else:
             rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
@@ -236,7 +236,7 @@ class Loop:
         self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, asdict(self.state)))
 
 
-def _rank(name: str, row: Mapping[str, float]) -> list[float]:
+def rank_of(name: str, row: Mapping[str, float]) -> list[float]:
     """How good an epoch is, by the figure of that name in its row of the history; more is better, as lists compare."""
     figure = row[f"valid_{name}"]
     figure = figure if KNOWN[name].more_is_better else -figure

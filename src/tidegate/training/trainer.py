@@ -21,7 +21,7 @@ from tidegate.trained.evaluation import check_choice, score_rows
 from tidegate.trained.folder import NO_MEMORY
 from tidegate.trained.predicted import predicted
 from tidegate.trained.rows import Rows, batch_source
-from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
+from tidegate.trained.settings import CompleteSettings, RepeatSettings, TrainSettings, read_settings_file
 from tidegate.trained.trained import read_settings
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.lock import FolderLock
@@ -50,7 +50,8 @@ def train(
     values = read_settings_file(config) if config else {}
     source = table if table is not None else values.get("table")
     out = out if out is not None else values.get("out")
-    chosen = TrainSettings.make(**({k: v for k, v in values.items() if k not in {"table", "out"}} | settings))
+    others = {"table", "out", *RepeatSettings.model_fields}
+    chosen = TrainSettings.make(**({k: v for k, v in values.items() if k not in others} | settings))
     if source is None:
         raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
     if out is False:
@@ -95,7 +96,7 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
         raise RunError(
             f"{read.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
         )
-    with threads_at_most(None if asked.threads else _threads_of(resolved, shown)):
+    with threads_at_most(None if asked.threads else threads_of(resolved, shown)):
         return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown)
 
 
@@ -111,7 +112,7 @@ def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
         )
 
 
-def _threads_of(resolved: Resolved, shown: Silent) -> int | None:
+def threads_of(resolved: Resolved, shown: Silent) -> int | None:
     """With how many threads a run goes on that left them to torch: as it began, where this machine has as many."""
     if resolved.device != "cpu" or resolved.threads == torch.get_num_threads():
         return None
