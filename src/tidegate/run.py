@@ -179,7 +179,10 @@ def train(
         (arguments win over it).
     out: the run folder; None: runs/NAME after the table, numbered where that is taken; False: none, the run lives in memory
         until `run.save(folder)` writes it.
-    resume: go on with the run in `out` from its last checkpoint, with the settings it began with.
+    resume: go on with the run in `out` (or `table`) from its last checkpoint, with the settings it began with. epochs and patience
+        may be larger, of a run that is finished too: it goes on as if they had been asked for from the start.
+    from_run: the folder of a run, or a Run, whose weights, columns, means and vocabularies a new run on another table begins with;
+        see docs/tables.md. Settings that aren't said are those of that run.
     overwrite: replace a run that is there.
 
     Returns the Run with the weights of the best epoch. Raises DataError, SettingsError or RunError before anything

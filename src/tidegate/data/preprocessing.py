@@ -63,6 +63,9 @@ class Target:
     counts: tuple[int, ...] = ()  # training steps (or sequences) of each class
     means: tuple[float, ...] = ()  # of the training steps: of a number its mean, of a label its share of ones
     stds: tuple[float, ...] = ()
+    rule: tuple[
+        float, ...
+    ] = ()  # of numbers whose means are those of an earlier run: the mean of the training steps themselves
 
     @property
     def width(self) -> int:
@@ -120,6 +123,8 @@ class Preprocessing:
         for name in _SINCE_2:
             if not values[name]:
                 del values[name]
+        if not self.target.rule:
+            del values["target"]["rule"]
         version = VERSION if any(name in values for name in _SINCE_2) else 1
         return json.dumps({"format": FORMAT, "version": version, **values}, indent=1, ensure_ascii=False) + "\n"
 

@@ -60,7 +60,11 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
         bare = trained.no_memory.model.to(source.device)
         other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
         baselines["same head, no recurrence"] = judge(pre, source, part, other.values, other.chances)
-    return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
+    before = None
+    if trained.before is not None:
+        first = run_model(trained.before.to(source.device), pre, source, part, batch_size=batch_size, chances=True)
+        before = judge(pre, source, part, first.values, first.chances)
+    return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, before)
 
 
 def _unseen(rows: Rows) -> dict[Any, int]:

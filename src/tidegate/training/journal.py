@@ -23,12 +23,13 @@ from tidegate.model import SequenceModel
 from tidegate.report import write_report
 from tidegate.report.report import PAGES as REPORTS
 from tidegate.trained import Trained
-from tidegate.trained.folder import CONFIG, METRICS, MODEL, NO_MEMORY, PREPROCESSING, RESULTS
+from tidegate.trained.folder import BEFORE, CONFIG, METRICS, MODEL, NO_MEMORY, PREPROCESSING, RESULTS
 from tidegate.trained.weights import load_model, save_model, weights_of
 from tidegate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tidegate.training.lock import LOCK, FolderLock
 
 CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
+FIRST = "first.safetensors"  # of a baseline that went on from another run's: what it began with
 History = list[dict[str, float]]
 
 
@@ -59,6 +60,9 @@ class Journal:
 
     def keep_best(self, model: SequenceModel) -> None:
         """The model has the best weights so far."""
+
+    def keep_first(self, model: SequenceModel) -> None:
+        """The weights of another run with which this training begins."""
 
     def keep_history(self, history: History) -> None:
         """The figures of all epochs so far."""
@@ -156,6 +160,9 @@ class FolderJournal(Journal):
     def keep_best(self, model: SequenceModel) -> None:
         save_model(model, self.folder / MODEL)
 
+    def keep_first(self, model: SequenceModel) -> None:
+        save_model(model, self.folder / CHECKPOINTS / FIRST)
+
     def keep_history(self, history: History) -> None:
         out = io.StringIO()
         names = dict.fromkeys(name for row in history for name in row)  # an earlier version's epochs have fewer figures
@@ -185,6 +192,7 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
     check_free(folder, overwrite)
     journal = FolderJournal(folder, overwrite=overwrite)
     no_memory = trained.no_memory  # read while the old folder, if there is one, is still its own
+    _ = trained.before  # as well
     before = trained.folder
     try:
         journal.begin(trained)
@@ -192,6 +200,8 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
             if part is not None:
                 own.keep_best(part.model)
                 own.keep_history(part.history)
+        if trained.before is not None:
+            journal.part(BEFORE).keep_best(trained.before)
         journal.finish(trained)
     except BaseException:
         trained.folder = before
@@ -260,14 +270,15 @@ def _leftovers(folder: Path) -> list[Path]:
     return [
         path
         for path, name, _ in temporaries_in(folder)
-        if Path(name).suffix == ".svg" or name in {CONFIG, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST}
+        if Path(name).suffix == ".svg"
+        or name in {CONFIG, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST, FIRST}
     ]
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Where the folder is locked, whoever wrote these is gone."""
     for run in (folder, folder / NO_MEMORY):
-        for place in (run, run / CHECKPOINTS):
+        for place in (run, run / CHECKPOINTS, run / BEFORE):
             for path in _leftovers(place):
                 remove(path)
 
