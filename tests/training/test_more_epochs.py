@@ -63,7 +63,7 @@ def test_the_cosine_schedule_says_what_it_does_and_does_that(tmp_path, table):
     more = tidegate.train(tmp_path / "run", resume=True, epochs=4, progress=notes)
     # Half of 4 epochs are over: (0.5 - 0.05) / 0.95 of the way from the warm-up to the end, cos² of a quarter turn of that.
     assert (
-        "The cosine schedule is that of 4 epochs from here on: the learning rate begins again at 0.0027 (54% of lr)"
+        "The cosine schedule is that of 4 epochs from here on: the learning rate goes on at 0.0027 (54% of lr)"
         in notes.text
     )
     whole = tidegate.train(table, out=tmp_path / "whole", **(QUICK | ROLES | {"epochs": 4}))
@@ -109,13 +109,16 @@ def test_more_epochs_that_are_interrupted_go_on_to_the_same_bits(tmp_path, table
     assert same_weights(whole, tidegate.train(out=tmp_path / "run", resume=True, progress=False))
 
 
-def test_an_interrupted_run_may_get_more_epochs_too(tmp_path, table):
-    settings = QUICK | ROLES | {"schedule": "constant", "batch_size": 4}
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_that_was_interrupted_in_its_first_epoch_may_get_more_epochs_too(tmp_path, table, schedule):
+    settings = QUICK | ROLES | {"schedule": schedule, "batch_size": 4}
     whole = tidegate.train(table, out=tmp_path / "whole", **(settings | {"epochs": 3}))
     with pytest.raises(Interrupted):
         tidegate.train(table, out=tmp_path / "run", **(settings | {"progress": StopAfter(2)}))
-    more = tidegate.train(out=tmp_path / "run", resume=True, epochs=3, progress=False)
-    assert same_weights(whole, more)
+    notes = Notes()
+    more = tidegate.train(out=tmp_path / "run", resume=True, epochs=3, progress=notes)
+    assert same_weights(whole, more) == (schedule == "constant")
+    assert ("to the bit as if" in notes.text) == (schedule == "constant")
 
 
 def test_a_run_that_went_on_from_another_gets_more_epochs_without_that(tmp_path, table, signals):
@@ -151,6 +154,8 @@ def test_what_makes_no_sense_is_answered_and_leaves_the_run_as_it_was(tmp_path, 
         with pytest.raises(kind, match=message):
             tidegate.train(out=folder, resume=True, progress=False, **settings)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(RunError, match="There is no run folder"):
+        tidegate.train(tmp_path / "ran", resume=True, progress=False)
     with pytest.raises(RunError, match=r"has no checkpoints/last\.safetensors.*tidegate train TABLE --from"):
         run.save(tmp_path / "copy")
         tidegate.train(table, out=tmp_path / "copy", resume=True, epochs=4, progress=False)

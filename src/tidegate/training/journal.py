@@ -191,8 +191,10 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
         raise RunError(f"{trained.name} is not finished, so there is nothing whole to save.")
     check_free(folder, overwrite)
     journal = FolderJournal(folder, overwrite=overwrite)
-    no_memory = trained.no_memory  # read while the old folder, if there is one, is still its own
-    _ = trained.before  # as well
+    no_memory, begun_with = (
+        trained.no_memory,
+        trained.before,
+    )  # read while the old folder, if there is one, is still its own
     before = trained.folder
     try:
         journal.begin(trained)
@@ -200,8 +202,8 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
             if part is not None:
                 own.keep_best(part.model)
                 own.keep_history(part.history)
-        if trained.before is not None:
-            journal.part(BEFORE).keep_best(trained.before)
+        if begun_with is not None:
+            journal.part(BEFORE).keep_best(begun_with)
         journal.finish(trained)
     except BaseException:
         trained.folder = before

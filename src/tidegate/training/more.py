@@ -71,18 +71,19 @@ def _stopped(resolved: Resolved) -> str:
     )
 
 
-def told(folder: Path, before: CompleteSettings, now: CompleteSettings) -> str:
+def told(folder: Path, resolved: Resolved, before: CompleteSettings, now: CompleteSettings) -> str:
     """Whether the training that goes on is the one that these settings would have made from the start, to the bit.
 
     before, now: the settings of the run so far and from here on.
     """
     done = int(history[-1]["epoch"]) if (history := read_history(folder)) else 0
+    within = not resolved.finished and (folder / CHECKPOINTS / LAST).is_file()  # perhaps in its first epoch
     text = f"Goes on after epoch {done}, to {now.epochs} at most"
-    if done and now.schedule == "cosine" and now.epochs != before.epochs:
+    if (done or within) and now.schedule == "cosine" and now.epochs != before.epochs:
         share = factor(now, State(epoch=done), 1)
         return (
-            f"{text}. The cosine schedule is that of {now.epochs} epochs from here on: the learning rate begins again at {now.lr * share:.2g} "
-            f"({share:.0%} of lr). In one training of {now.epochs} epochs it would have fallen more slowly before, so the weights are others."
+            f"{text}. The cosine schedule is that of {now.epochs} epochs from here on: the learning rate goes on at {now.lr * share:.2g} "
+            f"({share:.0%} of lr). In one training of {now.epochs} epochs it would have been another one before, and so the weights are others."
         )
     if done and now.schedule == "plateau" and rests(now) != rests(before):
         return (

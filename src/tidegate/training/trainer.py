@@ -17,7 +17,7 @@ from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.trained import Resolved, Trained
 from tidegate.trained.evaluation import check_choice, evaluate_rows
-from tidegate.trained.folder import BEFORE, CONFIG, NO_MEMORY
+from tidegate.trained.folder import BEFORE, NO_MEMORY
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
 from tidegate.trained.trained import read_settings, unfinished
@@ -71,10 +71,10 @@ def train(
 
 
 def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Trained:
-    if out is None and isinstance(table, str | Path) and (Path(table) / CONFIG).is_file():
-        table, out = None, table  # the run was named first, as other commands have it
+    if out is None and isinstance(table, str | Path) and not Path(table).is_file():
+        table, out = None, table  # the run is named first, as in other commands
     if out is None or out is False:
-        raise SettingsError("resume needs the run folder: name it with out (--out).")
+        raise SettingsError("resume needs the run folder: name it with out (--out), or in place of the table.")
     if overwrite or config:
         raise SettingsError(
             "resume goes on with the settings of the run; it can't be combined with overwrite or config."
@@ -99,7 +99,7 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
         )
     before, now = complete_of(chosen, resolved), complete_of(asked, resolved)
     if before != now:
-        shown.note(told(folder, before, now))
+        shown.note(told(folder, resolved, before, now))
     with threads_at_most(None if asked.threads else _threads_of(resolved, shown)):
         return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown, origin=origin)
 
@@ -211,7 +211,9 @@ def fit(
             state = loop.run(f"Training {spec.cell}:")
             trained._history = state.history
             if settings.baselines and settings.cell != "none":
-                trained._no_memory = _without_recurrence(trained, full, data, batches, journal, shown, origin)
+                trained._no_memory = _without_recurrence(
+                    trained, full, data, batches, journal=journal, shown=shown, origin=origin
+                )
         except Interrupted:
             raise Interrupted(journal.interrupted()) from None
         trained.resolved = trained.resolved.with_(
@@ -234,6 +236,7 @@ def _without_recurrence(
     settings: CompleteSettings,
     data: Any,
     batches: Any,
+    *,
     journal: Journal,
     shown: Silent,
     origin: Origin | None,
