@@ -19,14 +19,11 @@ def open_run(folder: Path, table: str | None = None) -> Run:
     from tidegate.errors import SettingsError
     from tidegate.run import load
     from tidegate.trained.folder import CONFIG, REPEATS
+    from tidegate.trained.trained import unfinished
 
     if table is not None and not folder.is_dir() and any((Path(table) / name).is_file() for name in (CONFIG, REPEATS)):
         raise SettingsError(f"{table} is the run and {folder} the table: name the run first, {table} {folder}.")
     run = load(folder)
     if not run.resolved.finished:
-        typer.echo(
-            f"Note: {folder} is not finished: it has the best weights of {len(run.history)} of at most {run.resolved.epochs} epochs. "
-            f"Go on with: tidegate train --resume --out {folder}",
-            err=True,
-        )
+        typer.echo(unfinished(run), err=True)
     return run

@@ -27,7 +27,12 @@ def _command(
         Path | None, typer.Option(help="YAML file with these settings; options win over it.", rich_help_panel=_RUN)
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.", rich_help_panel=_RUN)
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out (or in place of TABLE) where it stopped; with larger --epochs or --patience a finished one too.",
+            rich_help_panel=_RUN,
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=_RUN)
@@ -74,6 +79,8 @@ def _with_settings(function: Any) -> Any:
             help_ += f" (default: {shown})"
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+        if extra["option"]:
+            names.insert(0, f"--{extra['option']}")
         option = typer.Option(
             *names,
             help=help_,

@@ -84,7 +84,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         )
     if arranged.height == 0:
         raise DataError(f"{table.name}: every sequence is empty.")
-    _sequences_of_one_row(arranged, settings, notes)
+    sequences_of_one_row(arranged, settings, notes)
     part, how = parts_of(arranged, settings, seed)
     notes += how
     gaps = None if settings.time is None else find_gaps(arranged, settings.time)
@@ -118,9 +118,9 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen, stretch)
     if gaps:
         notes += _gaps(gaps, arranged, settings, target)
-    notes += _unseen_classes(sequences, target, settings.per)
+    notes += unseen_classes(sequences, target, settings.per)
     if target.task == "class":
-        pre = replace(pre, target=replace(target, counts=_count_classes(sequences, target, settings.per)))
+        pre = replace(pre, target=replace(target, counts=count_classes(sequences, target, settings.per)))
     return pre, sequences
 
 
@@ -184,7 +184,7 @@ def _unreadable(table: Table, name: str) -> str:
     return "dates" if table.lines is not None and dtype == pl.String and has_dates(table.frame[name]) else ""
 
 
-def _sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list[str]) -> None:
+def sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list[str]) -> None:
     lengths, name = arranged.lengths, arranged.table.name
     if settings.group and len(lengths) > 1 and int(lengths.max()) == 1:
         what = ", ".join(repr(g) for g in settings.group)
@@ -338,7 +338,7 @@ def _gaps(gaps: Gaps, arranged: Arranged, settings: DataSettings, target: Target
     ]
 
 
-def _unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]:
+def unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]:
     """A sentence on the rows whose class no training row has."""
     if not sequences.unseen:
         return []
@@ -364,7 +364,7 @@ def _unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]
     return [note]
 
 
-def _count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, ...]:
+def count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, ...]:
     assert sequences.y is not None
     y = sequences.y[sequences.containing(TRAIN)] if per == "sequence" else sequences.y[sequences.part == TRAIN]
     return tuple(int(n) for n in np.bincount(y[y >= 0], minlength=len(target.classes)))

@@ -81,6 +81,9 @@ class Target:
     counts: tuple[int, ...] = ()  # training steps (or sequences) of each class
     means: tuple[float, ...] = ()  # of the training steps: of a number its mean, of a label its share of ones
     stds: tuple[float, ...] = ()
+    rule: tuple[
+        float, ...
+    ] = ()  # of numbers whose means are those of an earlier run: the mean of the training steps themselves
 
     @property
     def width(self) -> int:
@@ -143,6 +146,8 @@ class Preprocessing:
         for name in _SINCE_2:
             if not values[name]:
                 del values[name]
+        if not self.target.rule:
+            del values["target"]["rule"]
         version = 2 if any(name in values for name in _SINCE_2) else 1
         version = VERSION if any(c.of_words for c in self.tokens) else version
         return json.dumps({"format": FORMAT, "version": version, **values}, indent=1, ensure_ascii=False) + "\n"
@@ -200,33 +205,33 @@ class Preprocessing:
         return read_numbers(table, numbers, self.formats, strict=strict)
 
     def apply(
-        self,
-        table: Table,
-        *,
-        with_target: bool,
-        split: str | tuple[float, float, float] | None = None,
-        split_by: str = "auto",
-        seed: int = 0,
-        across_gaps: bool = False,
+        self, table: Table, *, with_target: bool, split: str | None = None, across_gaps: bool = False
     ) -> Sequences:
         """Encode another table. with_target: its target columns must be there and are encoded too.
 
-        split: a column that says train, valid or test, or three fractions, drawn as `assign_parts` does; None: every row counts as
-        test. across_gaps: with a horizon, targets may lie across a gap in time.
+        split: a column that says train, valid or test; else every row counts as test. across_gaps: with a horizon, targets may lie
+        across a gap in time.
         Raises DataError: the message names the file, the row and the column.
         """
-        arranged = self.arrange(table, with_target=with_target, split=split if isinstance(split, str) else None)
+        arranged = self.arrange(table, with_target=with_target, split=split)
         part = (
-            assign_parts(arranged, split, split_by, seed, time=self.time, per=self.per)[0]
+            assign_parts(arranged, split, "auto", seed=0, time=self.time, per=self.per)[0]
             if split is not None
             else np.full(arranged.height, TEST, dtype=np.uint8)
         )
+        data = self.encode(arranged, part, with_target=with_target, across_gaps=across_gaps)
+        data.notes[:0] = _mostly_unknown(arranged, self.tokens, data.codes)
+        return data
+
+    def encode(
+        self, arranged: Arranged, part: np.ndarray, *, with_target: bool, across_gaps: bool = False
+    ) -> Sequences:
+        """Rows that were arranged, in the parts [N] that they belong to, as numbers. Its notes tell of gaps in time."""
         y, unseen = None, ()
         if with_target:
             y, unseen = encode_target(arranged, self.target, self.per, self.non_finite)
         numbers, codes = encode_features(arranged, self.features, self.non_finite)
-        notes = _mostly_unknown(arranged, self.tokens, codes)
-        stretch = None
+        notes, stretch = [], None
         if with_target and self.horizon and self.time is not None and not across_gaps:
             gaps = find_gaps(arranged, self.time)
             if gaps.told:

@@ -64,9 +64,16 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 TABLE, MODEL, TRAINING = "The table", "The model", "Training"
 
 
-def setting(default: Any, panel: str, description: str, *, metavar: str = "", **limits: Any) -> Any:
-    """A field with its help text, the heading under which `--help` shows it, and what it calls a value."""
-    return Field(default, description=description, json_schema_extra={"panel": panel, "metavar": metavar}, **limits)
+def setting(default: Any, panel: str, description: str, *, metavar: str = "", option: str = "", **limits: Any) -> Any:
+    """A field with its help text, the heading under which `--help` shows it, and what it calls a value. option: a shorter name on
+    the command line.
+    """
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={"panel": panel, "metavar": metavar, "option": option},
+        **limits,
+    )
 
 
 class Settings(BaseModel):

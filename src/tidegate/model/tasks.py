@@ -172,7 +172,9 @@ class _Class:
         return Chances(torch.cat(parts).numpy() if parts else y.double().numpy(), None)
 
     def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
-        shares = np.array(target.counts) / sum(target.counts)
+        # A class that only an earlier run saw is in none of n rows; as for labels, its share is then 1 / (n + 2).
+        total = sum(target.counts)
+        shares = np.maximum(np.array(target.counts) / total, 1 / (total + 2))
         seen = (truth >= 0) & (truth < len(shares))  # of the other classes the shares say nothing
         return Chances(-np.log(shares)[np.where(seen, truth, 0)], None)
 
@@ -342,7 +344,7 @@ class _Number(_Columns):
         return pl.Series(values, nan_to_null=True)
 
     def rule_of_thumb(self, target: Target) -> tuple[str, Array]:
-        return "training mean", np.array(target.means)
+        return "training mean", np.array(target.rule or target.means)
 
     def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
         numbers = self.decide(scores, target)

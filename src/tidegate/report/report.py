@@ -113,6 +113,9 @@ def _chosen(run: Trained) -> str:
     if "valid_loss" not in run.history[0]:
         return "the last one, as no validation row has a target"
     words = "the best one on the validation rows"
+    if run.resolved.best_epoch == 0:
+        words = "those of the run it went on from"
+        words += ", as no epoch was better on the validation rows" if run.resolved.epochs_run else ""
     if by is None:  # of an earlier version
         return words
     words += f". Best epoch by {nice(by)}"

@@ -11,6 +11,7 @@ from tidegate.trained.metrics import MOST_NAMED, Scores
 
 NICE = {name: figure.title for name, figure in KNOWN.items()} | {"f1": "F1"}
 IN_UNITS = {"rmse", "mse", "mae"}  # of several targets their means mix the units
+BEFORE = "before the first epoch"
 MOST_PRINTED = 20  # targets with a line of their own
 
 
@@ -18,7 +19,8 @@ MOST_PRINTED = 20  # targets with a line of their own
 class Evaluation:
     """A model's figures beside those of the baselines, on the same rows.
 
-    model, baselines: name -> Scores; metric: the figure that counts most; what: which rows were scored.
+    model, baselines: name -> Scores; metric: the figure that counts most; what: which rows were scored. before: of a run that went
+    on from another one, what it began with.
     """
 
     name: str
@@ -28,21 +30,26 @@ class Evaluation:
     model: Scores
     loss: float
     baselines: dict[str, Scores] = field(default_factory=dict)
+    before: Scores | None = None
 
     def table(self) -> list[tuple[str, Scores]]:
-        return [(self.name, self.model), *self.baselines.items()]
+        before = [] if self.before is None else [(BEFORE, self.before)]
+        return [(self.name, self.model), *before, *self.baselines.items()]
 
     def __str__(self) -> str:
         return text_table(self)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON has it; `before` where there is one."""
+        return {k: v for k, v in asdict(self).items() if k != "before" or v is not None}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Evaluation:
         values = dict(values)
         values["model"] = Scores(**values["model"])
         values["baselines"] = {k: Scores(**v) for k, v in values["baselines"].items()}
+        if values.get("before") is not None:
+            values["before"] = Scores(**values["before"])
         return Evaluation(**values)
 
 
@@ -161,8 +168,8 @@ def verdict(evaluation: Evaluation) -> str:
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
-    """What a mean over classes or targets hides, a sentence each."""
-    out = []
+    """What came of going on from another run, and what a mean over classes or targets hides, a sentence each."""
+    out = _gain(evaluation)
     scores = evaluation.model
     if scores.missed:
         it = "it" if scores.missed_count == 1 else "them"
@@ -173,6 +180,27 @@ def remarks(evaluation: Evaluation) -> list[str]:
         names = _some([f"{r['class']!r} (R² {number(r['r2'])})" for r in poor[:MOST_NAMED]], len(poor))
         out.append(f"Predicted worse than by the mean of the scored rows: {names}.")
     return out
+
+
+def _gain(evaluation: Evaluation) -> list[str]:
+    """Whether going on from another run helped, in a sentence."""
+    if evaluation.before is None:
+        return []
+    moved = []
+    for figure in (evaluation.metric, "nll"):
+        ours, theirs = (s.summary.get(figure, math.nan) for s in (evaluation.model, evaluation.before))
+        if ours != theirs and not math.isnan(ours - theirs):
+            moved.append((figure, ours, theirs))
+    metric = nice(evaluation.metric)
+    if not moved:
+        return [
+            f"The training changed nothing: {metric} {number(evaluation.model.summary[evaluation.metric])}, as {BEFORE}."
+        ]
+    figure, ours, theirs = moved[0]
+    more = KNOWN[figure].more_is_better if figure in KNOWN else evaluation.more_is_better
+    helped = "helped" if (ours > theirs) == more else "did not help"
+    same = "" if figure == evaluation.metric else f" ({metric} is what it was)"
+    return [f"The training {helped}: {nice(figure)} {number(ours)}, {BEFORE} {number(theirs)}{same}."]
 
 
 def _some(names: list[str], count: int) -> str:

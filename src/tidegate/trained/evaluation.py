@@ -74,7 +74,11 @@ def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> t
         other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
         guesses[NO_RECURRENCE] = other.values
         baselines[NO_RECURRENCE] = judge(pre, source, part, other.values, other.chances)
-    evaluation = Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
+    before = None
+    if trained.before is not None:
+        first = run_model(trained.before.to(source.device), pre, source, part, batch_size=batch_size, chances=True)
+        before = judge(pre, source, part, first.values, first.chances)
+    evaluation = Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, before)
     return evaluation, Guesses({settings.cell: outcome.values} | guesses, truth_of(pre, source, part), outcome.chances)
 
 

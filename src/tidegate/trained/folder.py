@@ -17,6 +17,7 @@ METRICS = "metrics.csv"
 REPEATS = "repeats.yaml"  # of a folder that holds several runs of one training, see `trained.repeats`
 MOST_NAMED = 12  # runs in a message
 NO_MEMORY = "no_memory"  # the folder of the baseline without a recurrence, within the run
+BEFORE = "before"  # the folder of the weights of another run with which this one began, within the run
 
 
 def read_config(folder: Path) -> dict[str, Any]:

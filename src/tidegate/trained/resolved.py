@@ -48,6 +48,7 @@ class Resolved:
     epochs: int = 0
     patience: int = 0
     parameters: int = 0
+    origin: Mapping[str, Any] | None = None
     notes: Sequence[str] = field(default_factory=list)
     finished: bool = False
     best_epoch: int | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.data.batches import BatchSource
+from tidegate.data.extending import divide
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import PART_NAMES, Sequences
 from tidegate.data.tables import Table
@@ -71,15 +72,7 @@ def rows_to_score(trained: Trained, table: Table, rows: str = "auto") -> Rows:
     if same:
         # The very table of the training: its split is known, drawn or not. (Not fitted anew: an earlier version may have fitted
         # otherwise.)
-        settings = trained.settings
-        data = trained.preprocessing.apply(
-            table,
-            with_target=True,
-            split=settings.split,
-            split_by=settings.split_by,
-            seed=settings.seed,
-            across_gaps=settings.across_gaps,
-        )
+        data = divide(table, trained.preprocessing, trained.settings, trained.settings.seed)
     elif column:
         data = encode(trained, table, with_target=True, split=column)
     else:

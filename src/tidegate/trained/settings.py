@@ -51,6 +51,23 @@ def _weights(value: Any) -> Any:
     return value
 
 
+PARTS = ("encoder", "core", "head")  # of a model, as `freeze` names them
+
+
+def _parts(value: Any) -> Any:
+    """'encoder,core' and ['encoder', 'core'] are two parts of the model, once each and in its order."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple):
+        return values
+    names = [part.strip() for one in values for part in str(one).split(",") if part.strip()]
+    for name in names:
+        if name not in PARTS:
+            raise ValueError(
+                f"a model has no part {name!r}; expected {', '.join(PARTS[:-1])} or {PARTS[-1]}, or a list of them"
+            )
+    return tuple(part for part in PARTS if part in names)
+
+
 Kind = TypeVar("Kind", bound="TrainSettings")
 
 
@@ -128,11 +145,24 @@ class TrainSettings(DataSettings):
         ge=0,
     )
 
+    from_run: str | None = setting(
+        None,
+        TRAINING,
+        "Go on from the weights of this run (a folder), with its columns, means, vocabularies and model; new words and classes get entries of their own. What isn't said is as that run had it.",
+        metavar="RUN",
+        option="from",
+    )
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_parts)] = setting(
+        (),
+        TRAINING,
+        "With from_run: the parts of the model that keep their weights to the bit, of encoder (the embeddings), core (the recurrence) and head. encoder,core trains the head alone.",
+        metavar="PART,...",
+    )
     epochs: int | None = setting(
         None,
         TRAINING,
-        "Most passes over the training rows. None: some 2,000 updates, within 15 to 150 epochs.",
-        ge=1,
+        "Most passes over the training rows. None: some 2,000 updates, within 15 to 150 epochs. 0, with from_run: the weights of that run as they are.",
+        ge=0,
     )
     patience: int | None = setting(
         None,
@@ -183,6 +213,15 @@ class TrainSettings(DataSettings):
 
     @model_validator(mode="after")
     def _fit_together(self: Kind) -> Kind:
+        if self.from_run is None:
+            if self.epochs == 0:
+                raise ValueError(
+                    "epochs=0: expected at least 1; 0 is for the weights of another run as they are (from_run, --from)."
+                )
+            if self.freeze:
+                raise ValueError(
+                    f"freeze={','.join(self.freeze)} needs from_run (--from): a new model has no weights to keep. Leave freeze out, or name a run."
+                )
         if self.bidirectional and self.horizon:
             raise ValueError(
                 "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
@@ -211,13 +250,16 @@ class TrainSettings(DataSettings):
         return CoreOptions(**{f.name: getattr(self, f.name) for f in fields(CoreOptions)})
 
     def with_cell(self: Kind, cell: str, **changes: Any) -> Kind:
-        """The same for another cell, without the options that it doesn't know and without `log_gates`: to compare with."""
+        """The same for another cell, without the options that it doesn't know, without `log_gates` and from no other run: to compare
+        with."""
         lost = {
             name: type(self).model_fields[name].default
             for name in self.core.changed()
             if name not in CELLS[cell].options
         }
-        return self.model_copy(update={"cell": cell, "log_gates": False} | lost | changes)
+        return self.model_copy(
+            update={"cell": cell, "log_gates": False, "from_run": None, "freeze": ()} | lost | changes
+        )
 
 
 class CompleteSettings(TrainSettings):

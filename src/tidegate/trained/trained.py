@@ -41,11 +41,12 @@ class Trained:
         history: list[dict[str, float]] | None = None,
         results: Evaluation | None = None,
         no_memory: Trained | None = None,
+        before: SequenceModel | None = None,
     ) -> None:
         self.settings, self.resolved = settings, resolved
         self.preprocessing, self.model = preprocessing, model
         self.source, self.folder = source, folder
-        self._history, self._results, self._no_memory = history, results, no_memory
+        self._history, self._results, self._no_memory, self._before = history, results, no_memory, before
         self._predicted: Predicted | None = None
 
     def __repr__(self) -> str:
@@ -61,7 +62,7 @@ class Trained:
     @property
     def results(self) -> Evaluation | None:
         """The figures at the end of training; None where it was interrupted."""
-        if self._results is None and self.folder is not None:
+        if self._results is None and self.folder is not None and self.resolved.finished:
             self._results = files.read_results(self.folder)
         return self._results
 
@@ -92,6 +93,14 @@ class Trained:
                     folder=folder,
                 )
         return self._no_memory
+
+    @property
+    def before(self) -> SequenceModel | None:
+        """The model with the weights of another run with which this one began; None where it began with none."""
+        if self._before is None and self.folder is not None and self.resolved.origin is not None:
+            path = self.folder / files.BEFORE / files.MODEL
+            self._before = load_model(path) if path.is_file() else None
+        return self._before
 
     @property
     def device(self) -> Any:
@@ -134,6 +143,15 @@ def open_folder(folder: str | Path) -> Trained:
         model=load_model(folder / files.MODEL),
         source=source,
         folder=folder,
+    )
+
+
+def unfinished(run: Trained) -> str:
+    """A sentence on a run whose training is not finished."""
+    done = int(run.history[-1]["epoch"]) if run.history else 0
+    return (
+        f"Note: {run.folder} is not finished: it has the best weights of {done} of at most {run.resolved.epochs} epochs. "
+        f"Go on with: tidegate train --resume --out {run.folder}"
     )
 
 

@@ -5,6 +5,7 @@
 | `trainer.py` | `fit` in memory, `train` with a run folder, `--resume` |
 | `repeats.py` | several trainings: other seeds, or folds |
 | `resolve.py` | every setting that was left open, the sizes of the model, the device |
+| `origin.py`, `more.py` | a training that goes on: from another run, or to more epochs |
 | `loop.py` | epochs, updates, validation, the best weights |
 | `journal.py`, `lock.py` | everything that is written; that nobody else writes there |
 | `checkpoint.py`, `gate_log.py`, `progress.py` | where a training stands; the gates after every epoch; what a person sees |

@@ -26,6 +26,7 @@ from tidegate.report import write_report
 from tidegate.report.report import PAGES as REPORTS
 from tidegate.trained import Trained
 from tidegate.trained.folder import (
+    BEFORE,
     CONFIG,
     METRICS,
     MODEL,
@@ -41,6 +42,7 @@ from tidegate.training.lock import LOCK, FolderLock
 
 CHECKPOINTS, LAST = "checkpoints", "last.safetensors"
 SETTINGS = (CONFIG, REPEATS)  # by one of them a folder is known as a run, or as several
+FIRST = "first.safetensors"  # of a baseline that went on from another run's: what it began with
 History = list[dict[str, float]]
 
 
@@ -75,6 +77,9 @@ class Journal:
 
     def keep_best(self, model: SequenceModel) -> None:
         """The model has the best weights so far."""
+
+    def keep_first(self, model: SequenceModel) -> None:
+        """The weights of another run with which this training begins."""
 
     def keep_history(self, history: History) -> None:
         """The figures of all epochs so far."""
@@ -185,6 +190,9 @@ class FolderJournal(Journal):
     def keep_best(self, model: SequenceModel) -> None:
         save_model(model, self.folder / MODEL)
 
+    def keep_first(self, model: SequenceModel) -> None:
+        save_model(model, self.folder / CHECKPOINTS / FIRST)
+
     def keep_history(self, history: History) -> None:
         out = io.StringIO()
         names = dict.fromkeys(name for row in history for name in row)  # an earlier version's epochs have fewer figures
@@ -213,7 +221,10 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
         raise RunError(f"{trained.name} is not finished, so there is nothing whole to save.")
     check_free(folder, overwrite)
     journal = FolderJournal(folder, overwrite=overwrite)
-    no_memory = trained.no_memory  # read while the old folder, if there is one, is still its own
+    no_memory, begun_with = (
+        trained.no_memory,
+        trained.before,
+    )  # read while the old folder, if there is one, is still its own
     before = trained.folder
     try:
         journal.begin(trained)
@@ -221,6 +232,8 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
             if part is not None:
                 own.keep_best(part.model)
                 own.keep_history(part.history)
+        if begun_with is not None:
+            journal.part(BEFORE).keep_best(begun_with)
         journal.finish(trained)
     except BaseException:
         trained.folder = before
@@ -289,14 +302,15 @@ def _leftovers(folder: Path) -> list[Path]:
     return [
         path
         for path, name, _ in temporaries_in(folder)
-        if Path(name).suffix == ".svg" or name in {*SETTINGS, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST}
+        if Path(name).suffix == ".svg"
+        or name in {*SETTINGS, MODEL, PREPROCESSING, RESULTS, METRICS, *REPORTS, LAST, FIRST}
     ]
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Where the folder is locked, whoever wrote these is gone."""
     for run in (folder, folder / NO_MEMORY):
-        for place in (run, run / CHECKPOINTS):
+        for place in (run, run / CHECKPOINTS, run / BEFORE):
             for path in _leftovers(place):
                 remove(path)
 

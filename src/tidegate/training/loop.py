@@ -65,6 +65,7 @@ class Loop:
     """The training of one model. What stays as it is over its epochs stands here; where it is, in `state`.
 
     settings: complete ones (see `resolve.complete`). journal: what is written, and from where an earlier training goes on.
+    begun: the model has weights of another run; they are scored as epoch 0, and kept where no epoch is better.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Loop:
         *,
         journal: Journal,
         progress: Silent,
+        begun: bool = False,
     ) -> None:
+        self.begun = begun
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
         self.state = State(chosen_by=chooser(pre.target, pre.horizon, settings.choose_by))
@@ -84,10 +87,12 @@ class Loop:
         weights = class_weights(settings, pre.target)
         self.weights = None if weights is None else torch.tensor(weights, device=source.device)
         self.validated = source.has_targets(VALID)
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]  # the others are frozen
         fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-        self.optimizer = kind(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        # torch's optimisers take no empty list: with all frozen there are no epochs, and so no update.
+        learned = self.parameters or list(model.parameters())
+        self.optimizer = kind(learned, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
         self.gate_log = GateLog(source, settings.seed) if settings.log_gates else None
         self._best: Mapping[str, Tensor] | None = None
 
@@ -98,11 +103,14 @@ class Loop:
         """
         rng = self._take_up()
         state, settings = self.state, self.settings
-        if not state.finished:
+        if not state.finished or not self._over():
+            state.finished = False
             batches = self.batches()
             self.progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
             try:
                 with _stop_signal() as stopped, torch.random.fork_rng(devices=_cuda(self.source)):
+                    if self.begun and not state.history:
+                        self._score_beginning()
                     self._epochs(rng, stopped)
             finally:
                 self.progress.end()
@@ -111,8 +119,14 @@ class Loop:
         if self._best is not None:
             self.model.load_state_dict(self._best)
         self.optimizer.zero_grad(set_to_none=True)  # what is left holds no gradients of the last batch
-        self.model.eval()
+        self.model.requires_grad_(True).eval()
         return state
+
+    def _over(self) -> bool:
+        """Whether no epoch is left to train: all are done, or too many were no better."""
+        state, settings = self.state, self.settings
+        rested = settings.patience and self.validated and state.epoch - state.best_epoch >= settings.patience
+        return state.epoch >= settings.epochs or bool(rested)
 
     def _take_up(self) -> dict[str, Tensor] | None:
         """Go on where an earlier training stopped; its random state."""
@@ -136,7 +150,7 @@ class Loop:
             if not self.epoch(self.batches(), stopped):
                 raise Interrupted
             self.close_epoch()
-            if settings.patience and self.validated and state.epoch - state.best_epoch >= settings.patience:
+            if self._over() and state.epoch < settings.epochs:
                 break
             self._checkpoint()
             if stopped.is_set() and state.epoch < settings.epochs:
@@ -149,7 +163,7 @@ class Loop:
         began = time.perf_counter() - state.seconds
         saved_at = time.perf_counter()
         for arguments in batches[state.step :]:
-            state.lr = self.settings.lr * _factor(self.settings, state, len(batches))
+            state.lr = self.settings.lr * factor(self.settings, state, len(batches))
             total, count = self._step(arguments)
             state.step += 1
             if not math.isfinite(total):
@@ -184,15 +198,51 @@ class Loop:
         self.optimizer.step()
         return float(loss.detach()), int(count)
 
+    def _score_beginning(self) -> None:
+        """Epoch 0: the weights of another run, with which this training begins."""
+        row: dict[str, float] = {"epoch": 0, "lr": math.nan, "train_loss": math.nan}
+        self.state.best = self._judge(row)
+        self._best = weights_of(self.model)
+        self.journal.keep_best(self.model)
+        self.state.history.append(row)
+        self.journal.keep_history(self.state.history)
+        if self.validated:
+            self.progress.epoch(f"before the first epoch  {self._told(row)}")
+
     def close_epoch(self) -> None:
         """Validate, keep the weights if they are the best so far, print and record the epoch."""
         state, settings = self.state, self.settings
-        name, _ = primary(self.pre.target, self.pre.horizon, settings.choose_by)
         row: dict[str, float] = {
             "epoch": state.epoch + 1,
             "lr": state.lr,
             "train_loss": state.loss / max(state.targets, 1),
         }
+        rank = self._judge(row)
+        better = not state.best or rank > state.best
+        state.epoch += 1
+        if better:
+            state.best, state.best_epoch, state.rested = rank, state.epoch, 0
+            self._best = weights_of(self.model)
+            self.journal.keep_best(self.model)
+        else:
+            state.rested += 1
+            if settings.schedule == "plateau" and state.rested >= rests(settings):
+                state.factor, state.rested = state.factor / 2, 0
+        state.history.append(row)
+        state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
+        self.journal.keep_history(state.history)
+        width = len(str(settings.epochs))
+        text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
+        text += f"  {self._told(row)}" if self.validated else ""
+        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and self.validated else ''}")
+
+    def _told(self, row: Mapping[str, float]) -> str:
+        name, _ = primary(self.pre.target, self.pre.horizon, self.settings.choose_by)
+        return f"valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
+
+    def _judge(self, row: dict[str, float]) -> list[float]:
+        """Score the validation rows into a row of the history; how good that is."""
+        state = self.state
         began = time.perf_counter()
         if self.validated:
             # Of classes the loss is all that probabilities would add; numbers have none.
@@ -203,28 +253,11 @@ class Loop:
             row |= {f"valid_{k}": v for k, v in scores.summary.items()}
             rank = rank_of(state.chosen_by, row)
         else:
-            rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
+            rank = [row["epoch"], 0.0]  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
         row["seconds"] = state.seconds + time.perf_counter() - began
         row |= gates
-        better = not state.best or rank > state.best
-        state.epoch += 1
-        if better:
-            state.best, state.best_epoch, state.rested = rank, state.epoch, 0
-            self._best = weights_of(self.model)
-            self.journal.keep_best(self.model)
-        else:
-            state.rested += 1
-            if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 30) // 5):
-                state.factor, state.rested = state.factor / 2, 0
-        state.history.append(row)
-        state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
-        self.journal.keep_history(state.history)
-        width = len(str(settings.epochs))
-        text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
-        if self.validated:
-            text += f"  valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
-        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and self.validated else ''}")
+        return rank
 
     def batches(self) -> list[tuple[Tensor, ...]]:
         settings = self.settings
@@ -244,7 +277,12 @@ def rank_of(name: str, row: Mapping[str, float]) -> list[float]:
     return [-math.inf if math.isnan(figure) else figure, -row["valid_loss"]]
 
 
-def _factor(settings: CompleteSettings, state: State, batches: int) -> float:
+def rests(settings: CompleteSettings) -> int:
+    """After how many epochs that were no better schedule="plateau" halves the learning rate."""
+    return max(2, (settings.patience or 30) // 5)
+
+
+def factor(settings: CompleteSettings, state: State, batches: int) -> float:
     """The learning rate at this step, as a share of lr."""
     if settings.schedule == "cosine":
         done = (state.epoch + state.step / batches) / settings.epochs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +38,21 @@ def complete(settings: TrainSettings, data: Sequences) -> CompleteSettings:
     lengths = np.diff(data.segments(TRAIN), axis=1)[:, 0]
     pieces = len(lengths) if window is None else int((-(-lengths // window)).sum())
     size = settings.batch_size or max(LEAST_IN_BATCH, min(MOST_IN_BATCH, pieces // UPDATES_AN_EPOCH))
-    epochs = settings.epochs or max(FEWEST_EPOCHS, min(MOST_EPOCHS, round(UPDATES / -(-pieces // size))))
-    patience = max(10, epochs // 2) if settings.patience is None else settings.patience
-    found = {"window": window, "batch_size": size, "epochs": epochs, "patience": patience}
+    epochs = settings.epochs
+    if epochs is None:
+        epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, round(UPDATES / -(-pieces // size))))
+    found = {
+        "window": window,
+        "batch_size": size,
+        "epochs": epochs,
+        "patience": patience_for(settings.patience, epochs),
+    }
     return CompleteSettings(**(settings.model_dump() | found))
+
+
+def patience_for(asked: int | None, epochs: int) -> int:
+    """The patience, where it is left open by the number of epochs."""
+    return max(10, epochs // 2) if asked is None else asked
 
 
 def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> ModelSpec:
@@ -136,6 +149,11 @@ def build(spec: ModelSpec, pre: Preprocessing, settings: TrainSettings, device: 
         model = SequenceModel(spec)
     if pre.target.task == "labels":
         _begin_at_shares(model, pre.target)
+    return ready(model, pre, settings, device)
+
+
+def ready(model: SequenceModel, pre: Preprocessing, settings: TrainSettings, device: torch.device) -> SequenceModel:
+    """The model on the device, with the noise of training."""
     model.to(device)
     model.set_noise(word_dropout=settings.word_dropout, counts=[c.counts for c in pre.tokens], numbers=settings.noise)
     return model
@@ -196,7 +214,13 @@ def find_device(name: str) -> torch.device:
 
 
 def resolve(
-    table: Table, pre: Preprocessing, data: Sequences, *, settings: CompleteSettings, model: SequenceModel
+    table: Table,
+    pre: Preprocessing,
+    data: Sequences,
+    *,
+    settings: CompleteSettings,
+    model: SequenceModel,
+    origin: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """What stands under `resolved` in config.yaml. settings: those that `complete` returned."""
     spec = model.spec
@@ -226,5 +250,6 @@ def resolve(
         epochs=settings.epochs,
         patience=settings.patience,
         parameters=sum(p.numel() for p in model.parameters()),
+        origin=origin,
         notes=list(data.notes),
     )

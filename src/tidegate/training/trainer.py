@@ -12,22 +12,25 @@ from typing import Any, Literal
 
 import torch
 
+from tidegate.data.extending import divide
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
 from tidegate.trained import Resolved, Trained
 from tidegate.trained.evaluation import check_choice, score_rows
-from tidegate.trained.folder import NO_MEMORY
+from tidegate.trained.folder import BEFORE, NO_MEMORY
 from tidegate.trained.predicted import predicted
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, RepeatSettings, TrainSettings, read_settings_file
-from tidegate.trained.trained import read_settings
+from tidegate.trained.trained import read_settings, unfinished
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.lock import FolderLock
 from tidegate.training.loop import Loop
+from tidegate.training.more import check_changes, check_finished, complete_of, told
+from tidegate.training.origin import Origin, begin, check_folder, freeze, inherit, open_origin, path_of
 from tidegate.training.progress import Silent, make
-from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, resolve
+from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, ready, resolve
 
 
 def train(
@@ -51,23 +54,31 @@ def train(
     source = table if table is not None else values.get("table")
     out = out if out is not None else values.get("out")
     others = {"table", "out", *RepeatSettings.model_fields}
-    chosen = TrainSettings.make(**({k: v for k, v in values.items() if k not in others} | settings))
+    values = {k: v for k, v in values.items() if k not in others} | settings
+    begun = values.get("from_run")
+    origin = open_origin(begun) if begun is not None else None
+    chosen = TrainSettings.make(**(values | ({} if origin is None else {"from_run": path_of(origin)})))
     if source is None:
-        raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
+        more = "" if origin is None else f" (More epochs on the table of {origin.name}: resume, --resume.)"
+        raise SettingsError(f"No table: name a CSV, Parquet, JSON lines or Arrow file.{more}")
     if out is False:
         if overwrite:
             raise SettingsError("overwrite replaces a run folder, and out=False writes none. Leave one of them out.")
-        return fit(source, chosen, progress=shown)
+        return fit(source, chosen, progress=shown, origin=origin)
     if out is True:
         raise SettingsError("out=True: expected the run folder, None for one named after the table, or False for none.")
+    if origin is not None and out is not None:
+        check_folder(Path(out), origin)
     folder = choose(out, source, overwrite)
     journal = FolderJournal(folder, overwrite=overwrite, numbered=source if out is None else None)
-    return fit(source, chosen, journal=journal, progress=shown)
+    return fit(source, chosen, journal=journal, progress=shown, origin=origin)
 
 
 def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Trained:
+    if out is None and isinstance(table, str | Path) and not Path(table).is_file():
+        table, out = None, table  # the run is named first, as in other commands
     if out is None or out is False:
-        raise SettingsError("resume needs the run folder: name it with out (--out).")
+        raise SettingsError("resume needs the run folder: name it with out (--out), or in place of the table.")
     if overwrite or config:
         raise SettingsError(
             "resume goes on with the settings of the run; it can't be combined with overwrite or config."
@@ -77,27 +88,24 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     chosen, resolved, stored = read_settings(folder)
     source = table if table is not None else stored
     asked = TrainSettings.make(**(chosen.model_dump() | settings))
-    changed = [name for name in TrainSettings.model_fields if getattr(asked, name) != getattr(chosen, name)]
-    if changed == ["threads"]:
+    check_changes(chosen, asked, resolved)
+    if asked.threads != chosen.threads:
         _check_threads(asked, resolved)
-    elif changed:
-        name = next(name for name in changed if name != "threads")
-        raise SettingsError(
-            f"{name} can't change on resume (the run began with {getattr(chosen, name)!r}). Leave it out, or start a new run."
-        )
     if source is None:
         raise SettingsError(f"{folder} was trained on a table in memory: pass the same table again to resume.")
     if resolved.finished:
-        raise RunError(
-            f"{folder} is finished; there is nothing to resume. For a new run choose another folder or overwrite it."
-        )
-    read = read_table(source, **chosen.reading)
+        check_finished(folder, asked, resolved)
+    origin = Origin.of_begun(folder, chosen, resolved) if resolved.origin is not None else None
+    read = read_table(source, **chosen.reading) if origin is None else origin.read(source, chosen)
     if resolved.table_sha256 and read.sha256 != resolved.table_sha256:
         raise RunError(
             f"{read.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
         )
+    before, now = complete_of(chosen, resolved), complete_of(asked, resolved)
+    if before != now:
+        shown.note(told(folder, resolved, before, now))
     with threads_at_most(None if asked.threads else threads_of(resolved, shown)):
-        return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown)
+        return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown, origin=origin)
 
 
 def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
@@ -126,33 +134,43 @@ def threads_of(resolved: Resolved, shown: Silent) -> int | None:
 
 
 def fit(
-    table: Any, settings: TrainSettings, *, journal: Journal | None = None, progress: bool | Silent = False
+    table: Any,
+    settings: TrainSettings,
+    *,
+    journal: Journal | None = None,
+    progress: bool | Silent = False,
+    origin: Trained | Origin | None = None,
 ) -> Trained:
     """Train a model on a table, and score it beside its baselines.
 
     table: as `tidegate.train` takes it. settings: all of them, as one object. journal: what is written on the way, and from
-    where an interrupted training goes on; None: nothing is written, and what comes back lives in memory.
+    where an interrupted training goes on; None: nothing is written, and what comes back lives in memory. origin: the run to go on
+    from; None: the one that the settings name, where they do.
 
     Returns the model with the weights of the best epoch and all that belongs to it. Raises DataError and SettingsError before
     anything is written; Interrupted after Ctrl-C; TrainingFailed where the loss is no longer a number.
     """
     began = time.perf_counter()
     shown, journal = make(progress), journal or Journal()
-    table = table if isinstance(table, Table) else read_table(table, **settings.reading)
-    pre, data = fit_preprocessing(table, settings, settings.seed)
-    earlier = journal.preprocessing()
-    if earlier is not None and earlier != pre:  # an earlier version, which fitted otherwise, began this training
-        again = earlier.apply(
-            table,
-            with_target=True,
-            split=settings.split,
-            split_by=settings.split_by,
-            seed=settings.seed,
-            across_gaps=settings.across_gaps,
-        )
-        pre, data = earlier, replace(again, notes=data.notes)
+    if origin is None and settings.from_run is not None:
+        origin = open_origin(settings.from_run)
+    if isinstance(origin, Trained):
+        settings = inherit(settings, origin)
+        if not origin.resolved.finished:
+            shown.note(unfinished(origin))
+        origin = Origin.of(origin)
+    if origin is None:
+        table = table if isinstance(table, Table) else read_table(table, **settings.reading)
+        pre, data = fit_preprocessing(table, settings, settings.seed)
+        earlier = journal.preprocessing()
+        if earlier is not None and earlier != pre:  # an earlier version, which fitted otherwise, began this training
+            pre, data = earlier, replace(divide(table, earlier, settings, settings.seed), notes=data.notes)
+        spec = model_spec(settings, pre, data)
+    else:
+        table = origin.read(table, settings)
+        origin, pre, data = origin.rows(table, settings)
+        spec = origin.spec(settings, pre, origin.model)
     device = find_device(settings.device)
-    spec = model_spec(settings, pre, data)
     full = complete(settings, data)
     batches = batch_source(data, pre, device)
     if not batches.has_targets(TRAIN):
@@ -168,26 +186,41 @@ def fit(
     if data.unseen and (data.part == TEST).any() and not batches.has_targets(TEST):
         data.notes.append("No test row has a class that training saw: other rows are scored.")
     with threads_at_most(settings.threads), _enough_memory(full), contextlib.closing(journal):
-        model = build(spec, pre, full, device)
+        model = (
+            build(spec, pre, full, device) if origin is None else ready(begin(spec, origin.model), pre, full, device)
+        )
+        data.notes += freeze(model, settings.freeze, full.epochs)
+        if origin is not None and origin.begun:
+            data.notes[:] = origin.notes  # what was told when it began
         trained = Trained(
             settings=settings,
-            resolved=resolve(table, pre, data, settings=full, model=model),
+            resolved=resolve(
+                table, pre, data, settings=full, model=model, origin=None if origin is None else origin.about
+            ),
             preprocessing=pre,
             model=model,
             source=str(table.path.resolve()) if table.path else None,
             folder=journal.folder,
+            before=None if origin is None else begin(spec, origin.model).eval(),
         )
         journal.begin(trained)
+        if trained.before is not None:
+            assert origin is not None
+            journal.part(BEFORE).keep_best(trained.before)
+            if origin.no_memory is not None:
+                journal.part(NO_MEMORY).keep_first(origin.no_memory)
         for line in trained.resolved.lines():
             shown.note(line)
         part = next(p for p in (TEST, VALID, TRAIN) if batches.has_targets(p))
         name = {v: k for k, v in PART_NAMES.items()}[part]
         try:
-            loop = Loop(model, pre, batches, full, journal=journal, progress=shown)
+            loop = Loop(model, pre, batches, full, journal=journal, progress=shown, begun=origin is not None)
             state = loop.run(f"Training {spec.cell}:")
             trained._history = state.history
             if settings.baselines and settings.cell != "none":
-                trained._no_memory = _without_recurrence(trained, full, data, batches, journal, shown)
+                trained._no_memory = _without_recurrence(
+                    trained, full, data, batches, journal=journal, shown=shown, origin=origin
+                )
         except Interrupted:
             raise Interrupted(journal.interrupted()) from None
         trained.resolved = trained.resolved.with_(
@@ -207,14 +240,30 @@ def fit(
 
 
 def _without_recurrence(
-    trained: Trained, settings: CompleteSettings, data: Any, batches: Any, journal: Journal, shown: Silent
-) -> Trained:
-    """The baseline: the same head on the inputs themselves, trained alike."""
+    trained: Trained,
+    settings: CompleteSettings,
+    data: Any,
+    batches: Any,
+    *,
+    journal: Journal,
+    shown: Silent,
+    origin: Origin | None,
+) -> Trained | None:
+    """The baseline: the same head on the inputs themselves, trained alike: from that of the earlier run, where there is one."""
     pre, device = trained.preprocessing, trained.device
     bare = settings.with_cell("none")
-    model = build(model_spec(bare, pre, data), pre, bare, device)
+    earlier = None if origin is None else origin.no_memory
+    if origin is not None and earlier is not None:
+        model = ready(begin(origin.spec(bare, pre, earlier), earlier), pre, bare, device)
+        freeze(model, settings.freeze, epochs=0)
+        if not any(p.requires_grad for p in model.parameters()):
+            bare = bare.model_copy(update={"epochs": 0})
+    elif not settings.epochs:
+        return None  # nothing would be learned
+    else:
+        model = build(model_spec(bare, pre, data), pre, bare, device)
     own = journal.part(NO_MEMORY)
-    state = Loop(model, pre, batches, bare, journal=own, progress=shown).run(
+    state = Loop(model, pre, batches, bare, journal=own, progress=shown, begun=earlier is not None).run(
         "Training the same head without a recurrence:"
     )
     return Trained(

@@ -27,7 +27,12 @@ def compared(cell: str) -> list[str]:
 
 
 def table_of_training(run: Trained, given: Table) -> Table:
-    """The table the run was trained on. Raises SettingsError where it can't be had."""
+    """The table the run was trained on. Raises SettingsError where it can't be had, or would not be enough: of a run that went on."""
+    if run.resolved.origin is not None:
+        raise SettingsError(
+            f"{run.name} went on from {run.resolved.origin['run']}, and the other cells have no such run to go on from, so they can't be "
+            "trained alike. Take a run that was trained from its beginning."
+        )
     if run.resolved.table_sha256 is None:
         if given.frame.height == run.resolved.rows and _refits(run, given):
             return given
