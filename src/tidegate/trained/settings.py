@@ -76,10 +76,10 @@ class TrainSettings(DataSettings):
     embedding_dim: int | None = setting(
         None, MODEL, "Length of the vector of a word or category. None: by the size of the vocabulary.", ge=1
     )
-    pooling: Literal["last", "mean", "max"] = setting(
+    pooling: Literal["last", "mean", "max", "last+max+mean"] = setting(
         "max",
         MODEL,
-        "With per=sequence: which summary of the outputs the head reads: the last one, the mean, or each unit's largest.",
+        "With per=sequence: which summary of the outputs the head reads: the last one, the mean, each unit's largest, or all three side by side.",
     )
     residual: bool | None = setting(
         None,
