@@ -52,9 +52,11 @@ class State:
     targets: int = 0
     lr: float = 0.0  # of the last batch
     seconds: float = 0.0  # spent on this epoch so far
-    best_epoch: int = 0
-    best: list[float] = field(default_factory=list)  # what `_rank` gave for it
+    best_epoch: int = 0  # the one that is kept
+    best: list[float] = field(default_factory=list)  # the best that `_rank` gave
     chosen_by: str = ""  # the figure of the validation rows that `_rank` reads
+    latest: bool = False  # of the epochs that these rows can't tell from the best one, the latest is kept: `_tolerance`
+    tolerance: float = 0.0  # how far below the best one that is
     factor: float = 1.0  # of the learning rate, schedule="plateau"
     rested: int = 0  # epochs since the last cut or the best one, schedule="plateau"
     finished: bool = False
@@ -79,7 +81,9 @@ class Loop:
     ) -> None:
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
-        self.state = State(chosen_by=chooser(pre.target, pre.horizon, settings.choose_by))
+        by = chooser(pre.target, pre.horizon, settings.choose_by)
+        latest = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence"
+        self.state = State(chosen_by=by, latest=latest)
         self.task = TASKS[pre.target.task]
         weights = class_weights(settings, pre.target)
         self.weights = None if weights is None else torch.tensor(weights, device=source.device)
@@ -202,21 +206,26 @@ class Loop:
             scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
             row |= {f"valid_{k}": v for k, v in scores.summary.items()}
             rank = _rank(state.chosen_by, row)
+            count = scores.count
         else:
-            rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
+            rank, count = [float(state.epoch), 0.0], 0  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
         row["seconds"] = state.seconds + time.perf_counter() - began
         row |= gates
-        better = not state.best or rank > state.best
+        best = not state.best or rank > state.best
         state.epoch += 1
-        if better:
-            state.best, state.best_epoch, state.rested = rank, state.epoch, 0
-            self._best = weights_of(self.model)
-            self.journal.keep_best(self.model)
+        if best:
+            state.best, state.rested = rank, 0
+            state.tolerance = _tolerance(rank[0], count) if state.latest else 0.0
         else:
             state.rested += 1
             if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 30) // 5):
                 state.factor, state.rested = state.factor / 2, 0
+        as_good = state.latest and rank[0] >= state.best[0] - state.tolerance
+        if best or as_good:
+            state.best_epoch = state.epoch
+            self._best = weights_of(self.model)
+            self.journal.keep_best(self.model)
         state.history.append(row)
         state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
         self.journal.keep_history(state.history)
@@ -224,7 +233,8 @@ class Loop:
         text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
         if self.validated:
             text += f"  valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
-        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and self.validated else ''}")
+        mark = "" if not self.validated else "  best so far" if best else "  as good as the best" if as_good else ""
+        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{mark}")
 
     def batches(self) -> list[tuple[Tensor, ...]]:
         settings = self.settings
@@ -242,6 +252,18 @@ def _rank(name: str, row: Mapping[str, float]) -> list[float]:
     figure = figure if KNOWN[name].more_is_better else -figure
     # The loss decides between equal scores: accuracies of small sets often tie. NaN would compare with nothing.
     return [-math.inf if math.isnan(figure) else figure, -row["valid_loss"]]
+
+
+def _tolerance(accuracy: float, count: int) -> float:
+    """How far below this one an accuracy over the same `count` sequences may lie without saying that a model is worse: a
+    standard error, and at least one sequence (of two models that differ on one alone, neither is the better one).
+
+    The rule of one standard error of Breiman et al. 1984 (Classification and Regression Trees, section 3.4.3).
+    """
+    if not count:
+        return 0.0
+    rounding = 1e-9  # 6/7 is no less than 1 - 1/7
+    return max(math.sqrt(accuracy * (1 - accuracy) / count), 1 / count) + rounding
 
 
 def _factor(settings: CompleteSettings, state: State, batches: int) -> float:
