@@ -90,6 +90,32 @@ def reach() -> str:
     return "\n".join(lines)
 
 
+def small_sets() -> str:
+    """Of each small set the defaults beside what was kept before and the best naive baseline, and where they are below it by more
+    than their own spread."""
+    by_set: dict[str, dict[str, list[float]]] = {}
+    for row in read("small_sets")[1]:
+        by_set.setdefault(row["data"], {}).setdefault(row["what"], []).append(float(row["value"]))
+    seeds = min(len(values["gru"]) for values in by_set.values())
+    lines = [
+        f"| data | figure | GRU, defaults ({seeds} seeds) | best epoch alone | best baseline | nearest sequence |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for data, values in by_set.items():
+        numbers = "training mean" in values
+        baselines = [k for k in values if k not in {"gru", "best epoch alone", "nearest sequence", "seconds"}]
+        best = (min if numbers else max)(baselines, key=lambda k: statistics.mean(values[k]))
+        gru, other = values["gru"], statistics.mean(values[best])
+        behind = (1 if numbers else -1) * (statistics.mean(gru) - other)
+        mark = ", worse" if behind > statistics.stdev(gru) else ""
+        nearest = f"{values['nearest sequence'][0]:.3f}" if "nearest sequence" in values else "lengths differ"
+        lines.append(
+            f"| {data} | {'RMSE, lower is better' if numbers else 'accuracy'} | **{spread(gru)}**{mark} "
+            f"| {spread(values['best epoch alone'])} | {spread(values[best])} ({best}) | {nearest} |"
+        )
+    return "\n".join(lines)
+
+
 def cost() -> str:
     lines = ["| what | measured | aim | command |", "| --- | ---: | ---: | --- |"]
     for row in read("train_step")[1]:
@@ -318,6 +344,7 @@ if __name__ == "__main__":
     tables = (
         reach,
         elsewhere,
+        small_sets,
         forward_speed,
         train_speed,
         bounds,

@@ -162,6 +162,12 @@ def test_two_layers_in_both_directions_read_both_outputs_of_the_layer_below():
     assert boxes["head"][1] == "14 → 1"
 
 
+def test_a_head_that_reads_three_summaries_is_three_times_as_wide():
+    text = flow_diagram(ModelShape(numbers("a"), numbers("y"), 7, per="sequence", pooling="last+max+mean"))
+    assert labels(text)["summary"][0] == "last step, maximum and mean over the steps"
+    assert labels(text)["head"][:3] == ["linear head", "21 → 1", "22 parameters"]
+
+
 def test_without_a_recurrence_the_head_reads_the_features():
     text = flow_diagram(ModelShape(numbers("a", "b"), numbers("y"), 20, cell="none"))
     assert ("features", "head") in arrows(text)

@@ -80,8 +80,21 @@ SENSORS: dict[str, dict[str, Any]] = {
     "sequence max": {"target": "whole", "per": "sequence", "pooling": "max", "bidirectional": False},
     "sequence mean": {"target": "whole", "per": "sequence", "pooling": "mean", "bidirectional": False},
     "sequence last": {"target": "whole", "per": "sequence", "pooling": "last", "bidirectional": False, "num_layers": 2},
+    "sequence last+max+mean": {
+        "target": "whole",
+        "per": "sequence",
+        "pooling": "last+max+mean",
+        "bidirectional": False,
+        "num_layers": 2,
+    },
     "sequence max both ways": {"target": "whole", "per": "sequence", "pooling": "max"},
     "sequence mean both ways": {"target": "whole", "per": "sequence", "pooling": "mean"},
+    "sequence last+max+mean both ways": {
+        "target": "whole",
+        "per": "sequence",
+        "pooling": "last+max+mean",
+        "num_layers": 2,
+    },
     "sequence last both ways": {"target": "whole", "per": "sequence", "pooling": "last", "num_layers": 2},
 }
 # Options of the core. Those of training alone are among them, as they must change nothing.

@@ -113,7 +113,9 @@ def by_restarting(model, pre, source, piece, t, pooled_last=False):
                 end = forward(x[t - k + 1 : t + 1], hx if spec.cell == "lstm" else hx[0])[0][-1]
             else:
                 end = begin[0]
-            scores = double.head(torch.cat([end, backward], dim=-1)).unflatten(-1, (max(spec.horizon, 1), spec.outputs))
+            read = torch.cat([end, backward], dim=-1)
+            read = torch.cat([read] * (3 if spec.pooling == "last+max+mean" else 1), dim=-1)
+            scores = double.head(read).unflatten(-1, (max(spec.horizon, 1), spec.outputs))
             if spec.residual is not None:
                 scores = scores + source.numbers[piece.start + t, list(spec.residual)].double()
             loss = TASKS[pre.target.task].loss_sum(scores, (y if y.dtype == torch.int64 else y.double())[None])[0]
@@ -125,6 +127,7 @@ CASES = [
     *({"cell": cell, "num_layers": layers, "bidirectional": both} for cell in CELLS for layers, both in SHAPES),
     *({"cell": cell, "per": "sequence", "pooling": "max"} for cell in CELLS),
     {"per": "sequence", "pooling": "last", "bidirectional": False},
+    {"per": "sequence", "pooling": "last+max+mean"},
     {"target": ("x", "w"), "horizon": 1, "residual": True},
 ]
 

@@ -17,7 +17,7 @@ from tidegate.streaming import StreamState
 from tidegate.training import load
 
 
-@pytest.mark.parametrize("name", ["labels", "sequence mean", "categories alone"])
+@pytest.mark.parametrize("name", ["labels", "sequence mean", "sequence last+max+mean", "categories alone"])
 def test_a_saved_stream_goes_on_where_it_stood(tmp_path, name):
     rows = sensors().rows(named=True)[:60]
     keys = [None, "a", 7, ("b", 2), 1.5]

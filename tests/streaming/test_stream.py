@@ -48,8 +48,9 @@ def test_many_rows_at_once_get_the_same_bits_and_leave_the_same_states(name):
         assert all(np.array_equal(a.parts[part], b.parts[part]) for part in a.parts)
 
 
-def test_the_mean_of_a_long_sequence_has_the_bits_that_predict_gives_it():
-    run = run_of("sequence mean")
+@pytest.mark.parametrize("name", ["sequence mean", "sequence last+max+mean"])
+def test_a_pooled_long_sequence_has_the_bits_that_predict_gives_it(name):
+    run = run_of(name)
     frame = pl.concat([sensors()] * 2).with_columns(device=pl.lit("d"), t=pl.int_range(pl.len()))
     stream = run.stream(probabilities=True)
     answers = [stream.push(row) for row in frame.rows(named=True)]

@@ -34,6 +34,7 @@ def test_neither_other_sequences_nor_padding_reach_a_prediction(tmp_path, signal
             {"per": "sequence", "pooling": "mean", "bidirectional": False},
             {"per": "sequence", "pooling": "mean"},
             {"per": "sequence", "pooling": "last"},
+            {"per": "sequence", "pooling": "last+max+mean"},
         )
     ):
         r = train(frame, out=tmp_path / str(k), **(QUICK | ROLES | settings))

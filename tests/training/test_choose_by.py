@@ -20,6 +20,7 @@ from tidegate.data.tables import write_table
 from tidegate.errors import SettingsError
 from tidegate.training import Interrupted, load, train
 from tidegate.training.checkpoint import load_checkpoint, save_checkpoint
+from tidegate.training.loop import _tolerance
 
 STEADY = QUICK | {"group": "device", "time": "t", "epochs": 8, "patience": 0, "schedule": "constant", "lr": 0.03}
 
@@ -255,6 +256,76 @@ def test_a_training_of_an_earlier_version_goes_on_by_the_figure_it_began_with(tm
     again = load(folder).history
     assert math.isnan(again[0][f"valid_{since[0]}"])
     assert math.isfinite(again[-1][f"valid_{since[0]}"])
+
+
+SEQUENCES = {"target": "whole", "per": "sequence", "bidirectional": False, "seed": 2, "epochs": 10}
+
+
+def sequences() -> pl.DataFrame:
+    return table().with_columns(whole=pl.col("label").last().over("device"))
+
+
+def hits(run) -> list[int]:
+    """Of each epoch the validation sequences that are predicted right."""
+    return [round(row["valid_accuracy"] * run.resolved.parts["valid"]["sequences"]) for row in run.history]
+
+
+def test_of_the_epochs_that_few_validation_sequences_cant_tell_apart_the_latest_is_kept():
+    run = train(sequences(), out=False, **(STEADY | SEQUENCES))
+    right, count = hits(run), run.resolved.parts["valid"]["sequences"]
+    most = max(right)
+    error = (most / count * (1 - most / count) / count) ** 0.5
+    assert run.resolved.tolerance == pytest.approx(max(error, 1 / count), abs=1e-4)
+    as_good = [k for k, n in enumerate(right, 1) if most - n <= max(1, int(error * count))]
+    assert run.resolved.best_epoch == as_good[-1] != best(run.history, "accuracy", 1)
+    assert as_good[-1] < len(run.history)  # not merely the last one
+    named = train(sequences(), out=False, choose_by="accuracy", **(STEADY | SEQUENCES))
+    assert hits(named) == right
+    assert named.resolved.tolerance is None
+    assert named.resolved.best_epoch == best(named.history, "accuracy", 1)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "others", "worse"),
+    [(7, 7, [7, 6], [5]), (6, 7, [5], [4]), (50, 100, [45], [44]), (998, 1000, [997], [996])],
+)
+def test_one_standard_error_and_at_least_one_sequence_is_no_difference(right, count, others, worse):
+    least = right / count - _tolerance(right / count, count)
+    assert all(n / count >= least for n in others)
+    assert all(n / count < least for n in worse)
+
+
+def test_the_report_says_that_the_latest_of_equal_epochs_was_kept(tmp_path):
+    run = train(sequences(), out=tmp_path / "run", **(STEADY | SEQUENCES | {"epochs": 1}))
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / "run" / page).read_text()
+        assert f"accuracy on the validation rows is within {run.resolved.tolerance:.3f} of the best" in text
+
+
+def test_a_training_that_an_earlier_version_began_keeps_its_best_epoch_alone(tmp_path):
+    path, folder = tmp_path / "t.parquet", tmp_path / "run"
+    write_table(sequences(), path)
+    interrupted(folder, path, 10, **SEQUENCES)
+    last = load_checkpoint(folder / "checkpoints/last.safetensors")
+    assert last.state["latest"]
+    for name in ("latest", "tolerance"):
+        del last.state[name]
+    last.state["best_epoch"] = best(last.state["history"], "accuracy", 1)
+    save_checkpoint(last, folder / "checkpoints/last.safetensors")
+    run = train(out=folder, resume=True, progress=False)
+    assert run.resolved.tolerance is None
+    assert run.resolved.best_epoch == best(run.history, "accuracy", 1)
+
+
+def test_a_resumed_run_keeps_the_same_one_of_equal_epochs(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(sequences(), path)
+    whole = train(path, out=False, **(STEADY | SEQUENCES))
+    interrupted(tmp_path / "cut", path, 10, **SEQUENCES)
+    resumed = train(out=tmp_path / "cut", resume=True, progress=False)
+    assert resumed.resolved.best_epoch == whole.resolved.best_epoch
+    assert resumed.resolved.tolerance == whole.resolved.tolerance
+    assert same_weights(whole, resumed)
 
 
 def test_a_rare_class_that_is_never_right_is_told_in_print_and_report(tmp_path, capsys):

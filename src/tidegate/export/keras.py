@@ -123,7 +123,8 @@ def _model(keras: Any, parts: Parts, weights: list[list[np.ndarray]]) -> Any:
         h_n += last
 
     if spec.per == "sequence":
-        read = _pool(ops, spec.pooling, below, h_n[-D:], mask, lengths)
+        pooled = [_pool(ops, pooling, below, h_n[-D:], mask, lengths) for pooling in spec.poolings]
+        read = pooled[0] if len(pooled) == 1 else ops.concatenate(pooled, axis=-1)
         head = layers.EinsumDense("bh,hko->bko", (K, spec.outputs), bias_axes="ko", name="head", **plain)
     else:
         # Beyond the last step zeros; and an operation, unlike the head, takes off Keras' mask without a warning.

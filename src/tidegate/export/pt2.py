@@ -142,7 +142,7 @@ class _Program(nn.Module):
         x = torch.cat(parts, dim=-1)  # [B, T, E]
         output, h_n = self.recur(x, lengths, h_0)
         if spec.per == "sequence":
-            output = self.pool(output, h_n, lengths)
+            output = torch.cat([self.pool(name, output, h_n, lengths) for name in spec.poolings], dim=-1)
         scores = self.head(output).unflatten(-1, (spec.ahead, spec.outputs))
         if spec.residual is not None:
             scores = scores + x[..., list(spec.residual)].unsqueeze(-2)  # the numbers come first in x
@@ -175,13 +175,13 @@ class _Program(nn.Module):
             x = torch.cat(sides, dim=-1)
         return x, torch.stack(states)
 
-    def pool(self, output: Tensor, h_n: Tensor, lengths: Tensor) -> Tensor:
+    def pool(self, name: str, output: Tensor, h_n: Tensor, lengths: Tensor) -> Tensor:
         """output [B, T, D*H], h_n [layers*D, B, H] -> [B, D*H]."""
-        if self.spec.pooling == "last":
+        if name == "last":
             D = self.spec.directions
             return torch.cat([h_n[k] for k in range(len(self.names) - D, len(self.names))], dim=-1)
         inside = (torch.arange(output.shape[1], device=output.device) < lengths[:, None])[..., None]
-        if self.spec.pooling == "mean":
+        if name == "mean":
             return torch.where(inside, output, 0.0).sum(dim=1) / lengths[:, None]
         return torch.where(inside, output, -torch.inf).amax(dim=1)
 

@@ -13,7 +13,12 @@ from typing import Literal
 
 __all__ = ["Column", "ModelShape", "StepValues", "flow_diagram", "sequence_diagram"]
 
-_POOLING = {"last": "last step", "mean": "mean over the steps", "max": "maximum over the steps"}
+_POOLING = {
+    "last": "last step",
+    "mean": "mean over the steps",
+    "max": "maximum over the steps",
+    "last+max+mean": "last step, maximum and mean over the steps",
+}
 _LONGEST_NAME = 60
 _MOST_COLUMNS = 12  # a picture with more boxes than this in a row can't be read
 
@@ -42,7 +47,7 @@ class ModelShape:
     bidirectional: bool = False
     cell: str = "gru"
     per: Literal["step", "sequence"] = "step"
-    pooling: Literal["last", "mean", "max"] = "mean"  # with per="sequence"
+    pooling: Literal["last", "mean", "max", "last+max+mean"] = "mean"  # with per="sequence"
     horizon: int = 0  # values predicted ahead, in one go
     residual: bool = False  # a forecast that is added to the last known value
     title: str | None = None
@@ -260,6 +265,7 @@ def flow_diagram(shape: ModelShape) -> str:
                 width, below = shape.hidden_size, joined[0]
     if shape.per == "sequence":
         summary = node("summary", _POOLING[shape.pooling], "one a sequence")
+        width *= len(shape.pooling.split("+"))
         arrow(below, summary)
         below = summary
     scores = max(shape.horizon, 1) * sum(column.width for column in shape.outputs)

@@ -46,7 +46,8 @@ class SequenceModel(nn.Module):
         e_t = [numbers_t ; E_1[code_1t] ; E_2[code_2t] ; ...]
         o_t = core(e_t)                      a cell of `tidegate.model.cells`; the identity for cell="none"
         y_t = W o_t + b                      per="step"
-        y   = W pool(o_1 .. o_L) + b         per="sequence"; pool is the last output, the mean or the maximum
+        y   = W pool(o_1 .. o_L) + b         per="sequence"; pool is the last output, the mean, the maximum, or all
+                                             three side by side
 
     In training, dropout acts on the embeddings, between the layers and on what the head reads, and a word that was seen c
     times in the training rows is read as unknown with probability a / (a + c) (Kiperwasser and Goldberg 2016,
@@ -65,7 +66,7 @@ class SequenceModel(nn.Module):
             nn.init.normal_(embedding.weight, std=EMBEDDING_STD)  # type: ignore[arg-type]
         self.drop = nn.Dropout(spec.dropout)
         self.core = CELLS[spec.cell].load().make(spec)
-        self.head = Head(spec.output_width, spec.ahead * spec.outputs)
+        self.head = Head(spec.read_width, spec.ahead * spec.outputs)
         self.noise = 0.0
         self._unknown_rate: list[Tensor] = []
 

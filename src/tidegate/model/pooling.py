@@ -18,29 +18,29 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Pooled(NamedTuple):
-    """carried: what the next row needs of the rows so far; None where nothing is. value [H]: what the head reads."""
+    """carried: what the next row needs of the rows so far; None where nothing is. value [parts·H]: what the head reads."""
 
     carried: Array | None
     value: Array
 
 
 class Pooling(Protocol):
-    """carries: the name of what the running form hands on from row to row; None where it hands on nothing."""
+    """carries: how many values a unit the running form hands on from row to row; 0 where it hands on nothing."""
 
     @property
-    def carries(self) -> str | None: ...
+    def carries(self) -> int: ...
 
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
-        """output [T, B, D·H], lengths [B] >= 1 on its device -> [B, D·H]. Padded steps are not looked at."""
+        """output [T, B, D·H], lengths [B] >= 1 on its device -> [B, parts·D·H]. Padded steps are not looked at."""
 
     def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
-        """With one more row's output y [H], float32, after `rows` rows whose part was `carried` (None: the first row)."""
+        """With one more row's output y [H], float32, after `rows` rows that left `carried` [carries·H] (None: the first row)."""
 
 
 class _Last:
     """The last output. The backward direction has read the whole sequence at its first step."""
 
-    carries = None
+    carries = 0
 
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
         last = output[lengths - 1, torch.arange(output.size(1), device=output.device)]
@@ -55,7 +55,7 @@ class _Last:
 class _Mean:
     """The mean over the steps, added up one after the other in float64."""
 
-    carries = "pooled"
+    carries = 1
 
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
         inside = _inside(output, lengths)
@@ -71,7 +71,7 @@ class _Mean:
 class _Max:
     """Each unit's largest output."""
 
-    carries = "pooled"
+    carries = 1
 
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
         return torch.where(_inside(output, lengths), output, -torch.inf).amax(dim=0)
@@ -81,7 +81,32 @@ class _Max:
         return Pooled(largest, largest)
 
 
+class _Joined:
+    """Several poolings side by side: the concat pooling of Howard and Ruder 2018 (arXiv:1801.06146, section 3.3)."""
+
+    def __init__(self, *parts: Pooling):
+        self.parts = parts
+        self.carries = sum(part.carries for part in parts)
+
+    def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
+        return torch.cat([part.whole(output, lengths, spec) for part in self.parts], dim=-1)
+
+    def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
+        H, first = len(y), 0
+        after, values = np.empty(self.carries * H), []  # in float64, which a float32 goes through unchanged
+        for part in self.parts:
+            mine = slice(first * H, (first + part.carries) * H)
+            own = part.running(None if carried is None else carried[mine], y, rows)
+            if own.carried is not None:
+                after[mine] = own.carried
+            values.append(own.value.astype(np.float32, copy=False))
+            first += part.carries
+        return Pooled(after, np.concatenate(values))
+
+
 POOLINGS: dict[str, Pooling] = {"last": _Last(), "mean": _Mean(), "max": _Max()}
+# Named after its parts, in their order: `ModelSpec.poolings` reads them there, and so do the exports.
+POOLINGS |= {"last+max+mean": _Joined(POOLINGS["last"], POOLINGS["max"], POOLINGS["mean"])}
 
 
 def _inside(output: Tensor, lengths: Tensor) -> Tensor:

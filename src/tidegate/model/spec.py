@@ -52,7 +52,7 @@ class ModelSpec:
     bidirectional: bool
     dropout: float
     per: Literal["step", "sequence"]
-    pooling: Literal["last", "mean", "max"]
+    pooling: Literal["last", "mean", "max", "last+max+mean"]
     horizon: int
     outputs: int
     residual: tuple[int, ...] | None = None
@@ -77,6 +77,16 @@ class ModelSpec:
     def output_width(self) -> int:
         """Features of the core's output, D·H; without a core those of its input."""
         return self.input_width if self.cell == "none" else self.directions * self.hidden_size
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """What the head reads of a sequence, side by side; nothing of the kind with per="step"."""
+        return tuple(self.pooling.split("+")) if self.per == "sequence" else ()
+
+    @property
+    def read_width(self) -> int:
+        """Features that the head reads: those of the output, of each pooling."""
+        return self.output_width * max(1, len(self.poolings))
 
     @property
     def ahead(self) -> int:

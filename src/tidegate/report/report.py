@@ -118,6 +118,11 @@ def _chosen(run: Trained) -> str:
         words += ", as no epoch was better on the validation rows" if run.resolved.epochs_run else ""
     if by is None:  # of an earlier version
         return words
+    if run.resolved.tolerance is not None:
+        return (
+            f"the latest one whose {nice(by)} on the validation rows is within {run.resolved.tolerance:.3f} of the best epoch's: one "
+            "standard error, at least one sequence. So few rows can't tell these epochs apart"
+        )
     words += f". Best epoch by {nice(by)}"
     if by.startswith("scaled_"):
         words += ": each target in standard deviations (SD) of its training rows, the mean over the targets"

@@ -347,7 +347,7 @@ class Stream:
         spec = self._spec
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self._row.state, (spec.num_layers, spec.hidden_size))
         if self._pooling.carries:
-            shapes[self._pooling.carries] = (self._model_head.in_features,)
+            shapes["pooled"] = (self._pooling.carries * spec.output_width,)
         return shapes
 
     def _check_run(self, fingerprint: str, what: str) -> None:

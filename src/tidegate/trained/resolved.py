@@ -22,7 +22,8 @@ class Resolved:
     sequences and rows. longest: steps of the longest sequence. task, classes, numbers, categories: what was found in the table. bidirectional ...
     patience: what the settings came to. parameters: how many numbers were learned. notes: what was told of the table.
     finished, best_epoch, epochs_run, seconds: how it ended. chosen_by: the figure of the validation rows by which the best epoch
-    was chosen; None where there was none to choose by, and in runs of November 2026 and earlier.
+    was chosen; None where there was none to choose by, and in runs of November 2026 and earlier. tolerance: how far below the best
+    one this figure may lie in the epoch that was kept, the latest such one; None: the best epoch was kept.
     """
 
     version: int = VERSION
@@ -53,6 +54,7 @@ class Resolved:
     finished: bool = False
     best_epoch: int | None = None
     chosen_by: str | None = None
+    tolerance: float | None = None
     epochs_run: int | None = None
     seconds: float | None = None
 

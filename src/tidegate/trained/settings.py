@@ -94,10 +94,10 @@ class TrainSettings(DataSettings):
     embedding_dim: int | None = setting(
         None, MODEL, "Length of the vector of a word or category. None: by the size of the vocabulary.", ge=1
     )
-    pooling: Literal["last", "mean", "max"] = setting(
+    pooling: Literal["last", "mean", "max", "last+max+mean"] = setting(
         "max",
         MODEL,
-        "With per=sequence: which summary of the outputs the head reads: the last one, the mean, or each unit's largest.",
+        "With per=sequence: which summary of the outputs the head reads: the last one, the mean, each unit's largest, or all three side by side.",
     )
     residual: bool | None = setting(
         None,
@@ -173,7 +173,7 @@ class TrainSettings(DataSettings):
     choose_by: Literal[CHOICES] = setting(  # type: ignore[valid-type]
         "auto",
         TRAINING,
-        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O), for 0/1 labels the loss, for numbers the RMSE, of several in standard deviations of each.",
+        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O; of a class a sequence the latest epoch within one standard error of the best accuracy), for 0/1 labels the loss, for numbers the RMSE, of several in standard deviations of each.",
     )
     class_weights: Annotated[str | dict[str, float] | None, BeforeValidator(_weights)] = setting(
         None,

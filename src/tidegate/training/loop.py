@@ -52,9 +52,11 @@ class State:
     targets: int = 0
     lr: float = 0.0  # of the last batch
     seconds: float = 0.0  # spent on this epoch so far
-    best_epoch: int = 0
-    best: list[float] = field(default_factory=list)  # what `rank_of` gave for it
+    best_epoch: int = 0  # the one that is kept
+    best: list[float] = field(default_factory=list)  # the best that `rank_of` gave
     chosen_by: str = ""  # the figure of the validation rows that `rank_of` reads
+    latest: bool = False  # of the epochs that these rows can't tell from the best one, the latest is kept: `_tolerance`
+    tolerance: float = 0.0  # how far below the best one that is
     factor: float = 1.0  # of the learning rate, schedule="plateau"
     rested: int = 0  # epochs since the last cut or the best one, schedule="plateau"
     finished: bool = False
@@ -82,7 +84,10 @@ class Loop:
         self.begun = begun
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
-        self.state = State(chosen_by=chooser(pre.target, pre.horizon, settings.choose_by))
+        by = chooser(pre.target, pre.horizon, settings.choose_by)
+        # Weights of another run are left for those of a better epoch alone.
+        latest = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence" and not begun
+        self.state = State(chosen_by=by, latest=latest)
         self.task = TASKS[pre.target.task]
         weights = class_weights(settings, pre.target)
         self.weights = None if weights is None else torch.tensor(weights, device=source.device)
@@ -201,7 +206,7 @@ class Loop:
     def _score_beginning(self) -> None:
         """Epoch 0: the weights of another run, with which this training begins."""
         row: dict[str, float] = {"epoch": 0, "lr": math.nan, "train_loss": math.nan}
-        self.state.best = self._judge(row)
+        self.state.best, _ = self._judge(row)
         self._best = weights_of(self.model)
         self.journal.keep_best(self.model)
         self.state.history.append(row)
@@ -217,31 +222,36 @@ class Loop:
             "lr": state.lr,
             "train_loss": state.loss / max(state.targets, 1),
         }
-        rank = self._judge(row)
-        better = not state.best or rank > state.best
+        rank, count = self._judge(row)
+        best = not state.best or rank > state.best
         state.epoch += 1
-        if better:
-            state.best, state.best_epoch, state.rested = rank, state.epoch, 0
-            self._best = weights_of(self.model)
-            self.journal.keep_best(self.model)
+        if best:
+            state.best, state.rested = rank, 0
+            state.tolerance = _tolerance(rank[0], count) if state.latest else 0.0
         else:
             state.rested += 1
             if settings.schedule == "plateau" and state.rested >= rests(settings):
                 state.factor, state.rested = state.factor / 2, 0
+        as_good = state.latest and rank[0] >= state.best[0] - state.tolerance
+        if best or as_good:
+            state.best_epoch = state.epoch
+            self._best = weights_of(self.model)
+            self.journal.keep_best(self.model)
         state.history.append(row)
         state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
         self.journal.keep_history(state.history)
         width = len(str(settings.epochs))
         text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
         text += f"  {self._told(row)}" if self.validated else ""
-        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{'  best so far' if better and self.validated else ''}")
+        mark = "" if not self.validated else "  best so far" if best else "  as good as the best" if as_good else ""
+        self.progress.epoch(f"{text}  {row['seconds']:.1f} s{mark}")
 
     def _told(self, row: Mapping[str, float]) -> str:
         name, _ = primary(self.pre.target, self.pre.horizon, self.settings.choose_by)
         return f"valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
 
-    def _judge(self, row: dict[str, float]) -> list[float]:
-        """Score the validation rows into a row of the history; how good that is."""
+    def _judge(self, row: dict[str, float]) -> tuple[list[float], int]:
+        """Score the validation rows into a row of the history; how good that is, and how many were scored."""
         state = self.state
         began = time.perf_counter()
         if self.validated:
@@ -251,13 +261,13 @@ class Loop:
             row["valid_loss"] = outcome.loss
             scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
             row |= {f"valid_{k}": v for k, v in scores.summary.items()}
-            rank = rank_of(state.chosen_by, row)
+            rank, count = rank_of(state.chosen_by, row), scores.count
         else:
-            rank = [row["epoch"], 0.0]  # nothing to choose by: the last epoch is taken
+            rank, count = [row["epoch"], 0.0], 0  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
         row["seconds"] = state.seconds + time.perf_counter() - began
         row |= gates
-        return rank
+        return rank, count
 
     def batches(self) -> list[tuple[Tensor, ...]]:
         settings = self.settings
@@ -280,6 +290,18 @@ def rank_of(name: str, row: Mapping[str, float]) -> list[float]:
 def rests(settings: CompleteSettings) -> int:
     """After how many epochs that were no better schedule="plateau" halves the learning rate."""
     return max(2, (settings.patience or 30) // 5)
+
+
+def _tolerance(accuracy: float, count: int) -> float:
+    """How far below this one an accuracy over the same `count` sequences may lie without saying that a model is worse: a
+    standard error, and at least one sequence (of two models that differ on one alone, neither is the better one).
+
+    The rule of one standard error of Breiman et al. 1984 (Classification and Regression Trees, section 3.4.3).
+    """
+    if not count:
+        return 0.0
+    rounding = 1e-9  # 6/7 is no less than 1 - 1/7
+    return max(math.sqrt(accuracy * (1 - accuracy) / count), 1 / count) + rounding
 
 
 def factor(settings: CompleteSettings, state: State, batches: int) -> float:

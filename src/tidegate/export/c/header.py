@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tidegate import __version__
+from tidegate.data.texts import listed as in_words
 from tidegate.export.c.names import digits, self_test_of
 from tidegate.export.c.spelling import (
     braced,
@@ -36,7 +37,7 @@ def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict
     arrays, layer_rows = _layer_arrays(parts, weights, name)
     vocabularies, vocabulary_rows = _vocabularies(parts, weights, name)
     H, inputs = spec.hidden_size, spec.number_width + sum(spec.embedding_dims)
-    pooled = {"mean": 2, "max": 1}.get(spec.pooling, 0) if spec.per == "sequence" else 0
+    pooled = sum({"mean": 2, "max": 1, "last": 0}[name] for name in spec.poolings)
     if spec.bidirectional:
         state = f"{(2 if spec.num_layers > 1 else 1) * 2 * H * 4:,} bytes a row"
     else:
@@ -66,7 +67,9 @@ def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict
         "learned_start": parts.initial_h is not None,
         "both_ways": spec.bidirectional,
         "per": spec.per,
-        "pooling": spec.pooling if spec.per == "sequence" else None,
+        "poolings": spec.poolings,
+        "joined": len(spec.poolings) > 1,
+        "features": spec.read_width,
         "task": target.task,
         "numbers": pre.numbers,
         "tokens": pre.tokens,
@@ -99,7 +102,7 @@ def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict
         "weight_bytes": f"{weights.bytes:,}",
         "state_title": "Scratch" if spec.bidirectional else "State",
         "state_bytes": state,
-        "stack_bytes": f"{4 * (inputs + 6 * H + (directions * H if spec.per == 'sequence' else 0) + ahead * spec.outputs) + 100:,}",
+        "stack_bytes": f"{4 * (inputs + 6 * H + len(spec.poolings) * directions * H + ahead * spec.outputs) + 100:,}",
     }
 
 
@@ -138,9 +141,8 @@ def _about(parts: Parts) -> list[str]:
     if target.task == "class":
         lines.append(f"Classes: {some([class_text(c) for c in target.classes])}.")
     layers = f"{spec.num_layers} layer{'s' if spec.num_layers > 1 else ''} of {spec.hidden_size} units"
-    pooled = {"last": "the last state", "mean": "the mean of the states", "max": "the largest of the states"}[
-        spec.pooling
-    ]
+    words = {"last": "the last state", "mean": "the mean of the states", "max": "the largest of the states"}
+    pooled = in_words([words[name] for name in spec.poolings])
     lines.append(
         f"Model: {layers}{', both directions' if spec.bidirectional else ''}"
         f"{f', then {pooled}' if spec.per == 'sequence' else ''}."

@@ -17,6 +17,7 @@ from tidegate.export.onnx.recurrence import recur, start
 from tidegate.export.onnx.runtime import open_session
 from tidegate.export.parts import FORMAT, Exported, Parts, check_beside, one_line
 from tidegate.export.probe import batch, checked
+from tidegate.model import ModelSpec
 
 
 def write(parts: Parts, path: Path, *, codes: bool = False) -> Exported:
@@ -194,10 +195,26 @@ def _vectors(graph: Graph, parts: Parts, k: int, codes: bool, missing_text: str)
 
 
 def _pooled(graph: Graph, parts: Parts, output: str, h_n: str) -> str:
-    """[B, D*H] of the output [B, T, D*H] over each sequence's own steps."""
+    """[B, poolings*D*H] of the output [B, T, D*H] over each sequence's own steps."""
     spec = parts.spec
+    inside = _inside(graph, output) if {*spec.poolings} & {"mean", "max"} else ""
+    pooled = [_pooled_by(graph, spec, name, output, h_n, inside) for name in spec.poolings]
+    return pooled[0] if len(pooled) == 1 else graph.add("Concat", "pool/joined", *pooled, axis=1)
+
+
+def _inside(graph: Graph, output: str) -> str:
+    """[B, T, 1]: False where padded."""
+    zero, one = (graph.constant(f"pool/{n}", np.array(n, np.int64)) for n in (0, 1))
+    time = graph.add("Gather", "pool/T", graph.add("Shape", "pool/sizes", output), one, axis=0)
+    steps = graph.add("Range", "pool/steps", zero, time, one)
+    ends = graph.add("Unsqueeze", "pool/ends", "lengths", graph.constant("pool/axes_1_2", np.array([1, 2], np.int64)))
+    steps = graph.add("Unsqueeze", "pool/steps_column", steps, graph.constant("pool/axis_1", np.array([1], np.int64)))
+    return graph.add("Less", "pool/inside", steps, ends)
+
+
+def _pooled_by(graph: Graph, spec: ModelSpec, pooling: str, output: str, h_n: str, inside: str) -> str:
     D = spec.directions
-    if spec.pooling == "last":  # the last layer's last states: backwards that is the one at the first step
+    if pooling == "last":  # the last layer's last states: backwards that is the one at the first step
         last = h_n
         if spec.num_layers > 1:
             rows = np.arange((spec.num_layers - 1) * D, spec.num_layers * D)
@@ -205,15 +222,9 @@ def _pooled(graph: Graph, parts: Parts, output: str, h_n: str) -> str:
         last = graph.add("Transpose", "pool/by_sequence", last, perm=[1, 0, 2])
         shape = graph.constant("pool/shape", np.array([0, D * spec.hidden_size], np.int64))  # 0: B as it is
         return graph.add("Reshape", "pool/last", last, shape)
-    zero, one = (graph.constant(f"pool/{n}", np.array(n, np.int64)) for n in (0, 1))
-    time = graph.add("Gather", "pool/T", graph.add("Shape", "pool/sizes", output), one, axis=0)
-    steps = graph.add("Range", "pool/steps", zero, time, one)
-    ends = graph.add("Unsqueeze", "pool/ends", "lengths", graph.constant("pool/axes_1_2", np.array([1, 2], np.int64)))
-    steps = graph.add("Unsqueeze", "pool/steps_column", steps, graph.constant("pool/axis_1", np.array([1], np.int64)))
-    inside = graph.add("Less", "pool/inside", steps, ends)  # [B, T, 1]
-    if spec.pooling == "max":
+    if pooling == "max":
         lowest = graph.constant("pool/lowest", np.array(-np.inf, np.float32))
-        kept = graph.add("Where", "pool/kept", inside, output, lowest)
+        kept = graph.add("Where", "pool/kept_or_lowest", inside, output, lowest)
         return graph.add("ReduceMax", "pool/max", kept, axes=[1], keepdims=0)
     kept = graph.add("Where", "pool/kept", inside, output, graph.constant("zero", np.array(0, np.float32)))
     # In float64: of 300 000 steps ONNX Runtime's sum in float32 is off by 2e-4 of the mean.

@@ -109,8 +109,10 @@ def _place(run: Trained, predictions: int, sequences: int, what: str, unmoved: i
     if spec.per == "sequence":
         place = "each from the last state of its sequence"
         if spec.pooling != "last":
-            words = "maximum" if spec.pooling == "max" else "mean"
-            place += f" alone (not from the {words} over the steps that the model reads: it would lead to every step directly)"
+            words = {"mean": "mean", "max": "maximum"}.get(spec.pooling, "maximum and mean")
+            place += (
+                f" alone (not from the {words} over the steps that the model reads: these lead to every step directly)"
+            )
     elif predictions > sequences:
         place = "each at a scored step of its own, the last one and others before it"
     else:

@@ -137,6 +137,8 @@ def relative_gradients(
             h = chain[-1][0]  # (every prediction's own step is there)
             if backward is not None:  # with per="sequence" it has read everything at the first step
                 h = torch.cat([h, backward[torch.zeros_like(t) if per_sequence else t, b]], dim=-1)
+            if per_sequence:  # one state in the place of the last, the largest and the mean
+                h = h.repeat(1, len(model.spec.poolings))
             scores = model.score(h, numbers[t, b])
             loss, _ = TASKS[pre.target.task].loss_sum(scores, y[y_of[i : i + chunk]])
             nodes = [state[n] for n in range(len(names)) for state in reversed(chain)]
