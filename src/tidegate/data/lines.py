@@ -13,7 +13,7 @@ from typing import Any
 
 from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.tables import MISSING, blank_follows, separator_of
+from tidegate.data.tables import MISSING, blank_follows, check_encoding, separator_of
 from tidegate.errors import DataError, nearest
 
 WHOLE = re.compile(r"-?\d+", re.ASCII)
@@ -53,10 +53,8 @@ class RowLines:
         dots: bool = False,  # of files: here the run knows which columns are so
         name: str = "standard input",
     ):
-        try:
-            codec = codecs.lookup(encoding).name
-        except LookupError:
-            raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252.") from None
+        check_encoding(encoding)
+        codec = codecs.lookup(encoding).name
         if codec.startswith(("utf-16", "utf-32")):
             encoding = "utf-8"  # those can't be cut into lines; a stream of such a run is UTF-8
         self._source, self._encoding, self._name = source, encoding, name
@@ -91,8 +89,9 @@ class RowLines:
                 continue
             try:
                 text = raw.decode(self._encoding)
-            except UnicodeDecodeError as error:
-                told = f"byte 0x{raw[error.start]:02X} is not {self._encoding}"
+            except UnicodeError as error:  # of rarer encodings it doesn't say where
+                start = getattr(error, "start", 0)
+                told = f"byte 0x{raw[start]:02X} is not {self._encoding}"
                 if json_lines is None:
                     raise DataError(f"{self._name}, line {number}: {told}.") from None
                 yield Line(number, raw, None, f"{told}. Send {self._encoding}, or train with another encoding.")
@@ -100,9 +99,12 @@ class RowLines:
             if json_lines is None:
                 json_lines = text.lstrip().startswith("{")
                 if not json_lines:
-                    separator = separator_of(text)
                     self.head = raw
-                    self._read_header(text, separator, number)
+                    try:
+                        separator = separator_of(text)
+                        self._read_header(text, separator, number)
+                    except csv.Error as error:
+                        raise DataError(f"{self._name}, line {number}: not a header of CSV ({error}).") from None
                     continue
             row: dict[str, Any] | str
             row = self._from_json(text) if json_lines else self._from_csv(text, separator)

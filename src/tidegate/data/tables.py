@@ -10,7 +10,6 @@ import codecs
 import csv
 import hashlib
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ import polars as pl
 
 from tidegate.data.numerals import NUMBER
 from tidegate.data.pandas_frames import from_pandas
+from tidegate.documents import Damaged, from_json, shown
 from tidegate.errors import DataError
 
 CSV_SUFFIXES = {".csv", ".tsv", ".txt"}
@@ -142,7 +142,7 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
             return Table(read(path), name, path, _sha256(path))
         except PermissionError:
             raise
-        except Exception as error:  # polars raises several kinds, all of which mean the same to a user
+        except (Exception, pl.exceptions.PanicException) as error:  # all of them mean the same to a user
             raise DataError(
                 f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
             ) from error
@@ -152,8 +152,22 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
         raise DataError(f"{name} is empty. A table needs a header and at least one row.")
     sha256 = hashlib.sha256(raw).hexdigest()
     if suffix in CSV_SUFFIXES:
-        return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
+        try:
+            return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
+        except csv.Error as error:
+            raise _not_csv(text, name, error) from None
     return Table(_read_json_lines(text, name), name, path, sha256)
+
+
+def _not_csv(text: str, name: str, error: csv.Error) -> DataError:
+    """What Python's reader can't take: a carriage return alone, or a cell of over 131,072 characters beside quotes."""
+    if stray := re.search(r"\r(?!\n)", text):
+        line = text.count("\n", 0, stray.start()) + 1
+        return DataError(
+            f"{name}, line {line}: a carriage return that no line feed follows, as old Macintosh programs end their lines. Save the table "
+            "with the line ends of today, or quote the cell."
+        )
+    return DataError(f"{name} can't be read as CSV: {error}.")
 
 
 def _sha256(path: Path) -> str:
@@ -200,7 +214,7 @@ def _from_memory(source: Any) -> Table:
     elif isinstance(source, pl.DataFrame):
         frame = source
     elif isinstance(source, Mapping):
-        frame = pl.DataFrame(source)
+        frame = _from_columns(source)
     elif type(source).__module__.split(".")[0] == "pandas":
         frame = from_pandas(source)
     elif type(source).__module__.split(".")[0] == "pyarrow":
@@ -213,6 +227,25 @@ def _from_memory(source: Any) -> Table:
     if frame.height == 0:
         raise DataError("The table has no rows.")
     return Table(frame, name)
+
+
+def _from_columns(source: Mapping[Any, Any]) -> pl.DataFrame:
+    columns = {}
+    for name, values in source.items():
+        if not isinstance(name, str):
+            raise DataError(f"A column's name must be text, not {shown(name)}.")
+        try:
+            columns[name] = pl.DataFrame({"": values}).to_series()
+        except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"The table's column {shown(name)} can't be read ({_first_line(error)}). All values of a column are of one kind: numbers, "
+                "text, yes/no, times, or lists of these."
+            ) from error
+    try:
+        return pl.DataFrame(columns)
+    except pl.exceptions.ShapeError:
+        told = ", ".join(f"{shown(name)} has {len(values):,}" for name, values in list(columns.items())[:12])
+        raise DataError(f"The columns of the table differ in length: {told}.") from None
 
 
 def _nearby(path: Path) -> str:
@@ -230,10 +263,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _decode(raw: bytes, name: str, encoding: str) -> str:
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
+    check_encoding(encoding)
     if encoding.lower().replace("_", "-") in {"utf-8", "utf8"}:
         if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise DataError(f"{name} is UTF-16 (it starts with its byte order mark). Read it with encoding='utf-16'.")
@@ -247,6 +277,19 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
             "If the file comes from an older Windows program, read it with encoding='cp1252' "
             "(on the command line: --encoding cp1252), or save it as UTF-8."
         ) from None
+    except UnicodeError as error:  # of rarer encodings, which don't say where
+        raise DataError(f"{name} is not {encoding} ({_first_line(error)}). Name its encoding, or save it as UTF-8.") from None
+
+
+def check_encoding(encoding: str) -> None:
+    """Raises DataError for a name that is no encoding of text (base64, which Python knows too, is none)."""
+    try:
+        b"a".decode(encoding)
+    except LookupError:
+        raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
+    except ValueError:  # a name with a null character; or one letter is no text in it, as in UTF-16
+        if "\x00" in encoding:
+            raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
 
 
 def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
@@ -259,10 +302,10 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
             f"{name}: its separator is a comma, so a decimal comma can't be told from it. Leave decimal_comma out, or save "
             "the table with semicolons."
         )
-    names = next(csv.reader([first], delimiter=separator))
+    names = cells_of(first, separator)
     spaced = blank_follows(names) and not how.as_named & set(names)
     if spaced:
-        names = next(csv.reader([first], delimiter=separator, skipinitialspace=True))
+        names = cells_of(first, separator, spaced=True)
     header = _all_named([n if n in how.as_named else n.strip() for n in names])
     widths, lines = _field_counts(text, separator, spaced)
     expected = len(header) + (1 if how.row_names else 0)
@@ -411,7 +454,12 @@ def separator_of(header: str) -> str:
 
 
 def _fields(line: str, separator: str) -> int:
-    return len(next(csv.reader([line], delimiter=separator), []))
+    return len(cells_of(line, separator))
+
+
+def cells_of(line: str, separator: str, *, spaced: bool = False) -> list[str]:
+    """The cells of one line of a CSV file. spaced: a blank follows each separator. Raises csv.Error."""
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=spaced), [])
 
 
 def _field_counts(text: str, separator: str, spaced: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -472,11 +520,9 @@ def _read_json_lines(text: str, name: str) -> pl.DataFrame:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as bad:
-                raise DataError(
-                    f"{name}, line {number}: not JSON ({bad.msg}, column {bad.colno}). JSON lines hold one object a line."
-                ) from None
+                value = from_json(line)
+            except Damaged as bad:
+                raise DataError(f"{name}, line {number}: not JSON ({bad}). JSON lines hold one object a line.") from None
             if not isinstance(value, dict):
                 raise DataError(
                     f'{name}, line {number}: a {type(value).__name__}, not an object such as {{"x": 1}}.'
