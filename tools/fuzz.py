@@ -31,12 +31,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 RESULTS = ROOT / "benchmarks/results/fuzz.csv"
 FAILURES = ROOT / "build/fuzz/failures.jsonl"
 MEMORY = 2 << 30
-PATIENCE = 3  # times `SECONDS`, after which a child that doesn't hear the alarm is ended
+PATIENCE = 180  # seconds without a word after which a child is ended that doesn't hear its own alarm
 COLUMNS = ["target", "date", "commit", "first_seed", "inputs", "taken", "refused", "failed", "seconds", "peak_mb"]
 
 
-def child(name: str, first: int, last: int) -> None:
-    """Read the inputs of the seeds first..last; a line of JSON for each failure, and now and then one of how it goes."""
+def child(name: str, first: int, last: int, seconds: float) -> None:
+    """Read the inputs of the seeds first..last, for some seconds; a line of JSON for each, for each failure, and at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what polars says of its panics
     from tests.fuzz.harness import input_of, place_of, read
     from tests.fuzz.targets import TARGETS
@@ -46,7 +46,9 @@ def child(name: str, first: int, last: int) -> None:
     begun = _pages("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (begun + MEMORY, begun + MEMORY))
     told: Counter[str] = Counter()
-    for seed in range(first, last):
+    end = time.perf_counter() + seconds
+    seed = first
+    while seed < last and time.perf_counter() < end:
         tell({"seed": seed})
         try:
             outcome = read(target, input_of(target, seed))
@@ -55,7 +57,8 @@ def child(name: str, first: int, last: int) -> None:
             raise
         except BaseException as error:
             tell({"failed": place_of(error), "error": f"{type(error).__name__}: {error}"[:300], "at": seed})
-    tell({"done": dict(told), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024})
+        seed += 1
+    tell({"done": dict(told), "next": seed, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024})
 
 
 def tell(values: dict[str, Any]) -> None:
@@ -70,7 +73,7 @@ def _pages(name: str) -> int:
 
 
 class Fuzz:
-    """One target in child processes, a piece of its seeds after the other."""
+    """One target in child processes."""
 
     def __init__(self, name: str):
         self.name = name
@@ -78,24 +81,23 @@ class Fuzz:
         self.failures: dict[str, tuple[int, str, int]] = {}
         self.peak = 0
 
-    def piece(self, first: int, last: int) -> None:
-        """The seeds first..last, in as many processes as it takes."""
-        while first < last:
-            first = self._process(first, last)
+    def run(self, first: int, last: int, seconds: float) -> int:
+        """The seeds first..last, for some seconds, in as many processes as it takes; the seed to go on with."""
+        end = time.perf_counter() + seconds
+        while first < last and time.perf_counter() < end:
+            first = self._process(first, last, end - time.perf_counter())
+        return first
 
-    def _process(self, first: int, last: int) -> int:
+    def _process(self, first: int, last: int, seconds: float) -> int:
         """Returns the seed to go on with."""
-        from tests.fuzz.harness import SECONDS
-
-        command = [sys.executable, __file__, self.name, "--child", str(first), str(last)]
+        command = [sys.executable, __file__, self.name, "--child", str(first), str(last), str(seconds)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "0"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
             assert process.stdout is not None
             seed, failed, rest, why = first - 1, 0, b"", ""
             while True:
-                wait = SECONDS * PATIENCE + (60 if seed < first else 0)  # to load what it needs
-                if not select.select([process.stdout], [], [], wait)[0]:
-                    why = f"no answer in {wait} s, and no answer to the alarm"
+                if not select.select([process.stdout], [], [], PATIENCE)[0]:
+                    why = f"no answer in {PATIENCE} s, and none to the alarm"
                     process.kill()
                     break
                 block = os.read(process.stdout.fileno(), 1 << 16)
@@ -111,7 +113,7 @@ class Fuzz:
                     if "done" in values:
                         self.counts.update(values["done"])
                         self.peak = max(self.peak, values["peak_mb"])
-                        return last
+                        return int(values["next"])
         if seed < first:
             raise SystemExit(f"{self.name}: the process ended before its first input. {why}")
         self._note(f"the process ended, status {process.returncode}", seed, why or "memory, or a fault of a library")
@@ -150,11 +152,8 @@ def again(name: str, seed: int, path: str | None) -> int:
 def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save: bool) -> int:
     failed = 0
     for name in names:
-        run, began, seed = Fuzz(name), time.perf_counter(), first
-        while (seed - first < inputs) if inputs else (time.perf_counter() - began < seconds):
-            size = min(inputs - (seed - first), 20_000) if inputs else _size(seed - first, time.perf_counter() - began, seconds)
-            run.piece(seed, seed + size)
-            seed += size
+        run, began = Fuzz(name), time.perf_counter()
+        seed = run.run(first, first + inputs, 1e9) if inputs else run.run(first, sys.maxsize, seconds)
         counts, spent = run.counts, time.perf_counter() - began
         print(
             f"{name}: {seed - first:,} inputs in {spent:.0f} s: {counts['taken']:,} taken, {counts['refused']:,} refused with a sentence, "
@@ -165,11 +164,6 @@ def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save:
         if save:
             _save(name, first, seed - first, run, spent)
     return int(failed > 0)
-
-
-def _size(done: int, spent: float, seconds: float) -> int:
-    """How many inputs may fit into the rest of the time."""
-    return 50 if not done else max(20, min(20_000, int(done / spent * (seconds - spent))))
 
 
 def _save(name: str, first: int, inputs: int, run: Fuzz, spent: float) -> None:
@@ -199,10 +193,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="read the input of one seed, and say what comes of it")
     parser.add_argument("--write", metavar="PATH", help="with --seed: write the bytes of the input to a file")
     parser.add_argument("--save", action="store_true", help=f"add a line for each target to {RESULTS.relative_to(ROOT)}")
-    parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(given.targets[0], *given.child)
+        first, last, seconds = given.child
+        child(given.targets[0], int(first), int(last), seconds)
         return 0
     from tests.fuzz.targets import TARGETS, has
 

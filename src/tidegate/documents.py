@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST_VALUES = 100_000
 """In a YAML document. A few lines of aliases to aliases can stand for more values than any memory holds."""
+
+
+LARGEST = 1 << 128
+"""Of whole numbers: no column of a table has larger ones, and a float can't be as large as JSON's."""
 
 
 class Damaged(ValueError):
@@ -54,6 +58,9 @@ def check(kind: Any, values: Any) -> None:
     """Raise Damaged unless the values of a JSON tree have the types of a dataclass or another annotated type."""
     from pydantic import ValidationError
 
+    for value in _walk(values):
+        if type(value) is int and abs(value) >= LARGEST:
+            raise Damaged(f"the number {cut(f'{value:#x}')}")
     try:
         _adapter(kind).validate_json(json.dumps(values), strict=True)
     except (TypeError, ValueError, RecursionError) as error:
@@ -73,12 +80,16 @@ def _adapter(kind: Any) -> Any:
 
 def _check_size(tree: Any) -> None:
     """Raises Damaged where a walk over the whole tree would not end, or not soon."""
-    count, stack = 0, [tree]
-    while stack:
-        value = stack.pop()
-        count += 1
+    for count, _ in enumerate(_walk(tree)):
         if count > MOST_VALUES:
             raise Damaged(f"its aliases (such as *a) stand for more than {MOST_VALUES:,} values")
+
+
+def _walk(tree: Any) -> Iterator[Any]:
+    stack = [tree]
+    while stack:
+        value = stack.pop()
+        yield value
         if isinstance(value, Mapping):
             stack += value.values()
         elif isinstance(value, list | tuple | set):

@@ -324,7 +324,7 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     repeated = sorted({h for h in header if header.count(h) > 1})
     if repeated:
         raise DataError(f"{name}: the header names {repeated[0]!r} more than once. Rename one of the columns.")
-    if len(lines) and lines[-1] != lines.size:
+    if len(lines) and (lines[-1] != lines.size or text.endswith(("\n\n", "\n\r\n"))):
         text = _without_blank_lines(text, separator, spaced)
     if spaced:
         text = _without_following_blanks(text, separator)
@@ -336,6 +336,11 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     try:
         as_text = {n: pl.String for n in header if n in how.as_text}
         frame = how.parse(text, separator, schema_overrides=as_text)
+        if frame.height != len(lines) - 1:  # whatever the reason: a row must not be taken for another
+            raise DataError(
+                f"{name} can't be read as CSV: {len(lines) - 1:,} rows were counted and {frame.height:,} read. Save it again from the "
+                "program that it comes from, or as Parquet."
+            )
         columns = {n: frame[n] if n in as_text else _cleaned(frame[n], how, spaced) for n in frame.columns}
         if how.dots:
             columns |= _dotted(frame, text, separator, how)
