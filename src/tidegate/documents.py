@@ -50,12 +50,14 @@ def from_json(text: str | bytes) -> Any:
         raise Damaged("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise Damaged(f"{error.msg}, column {error.colno}", error.lineno) from None
-    except ValueError as error:  # a whole number of thousands of digits; bytes that are no text
-        raise Damaged(cut(str(error))) from None
+    except UnicodeDecodeError as error:
+        raise Damaged(f"it is not UTF-8: {error.reason} at byte {error.start:,}") from None
+    except ValueError:  # Python's limit
+        raise Damaged("a whole number of thousands of digits") from None
 
 
-def check(kind: Any, values: Any) -> None:
-    """Raise Damaged unless the values of a JSON tree have the types of a dataclass or another annotated type."""
+def check(kind: Any, values: Any, name: str = "") -> None:
+    """Raise Damaged unless the values of a JSON tree have the types of a dataclass or another annotated type. name: theirs."""
     from pydantic import ValidationError
 
     for value in _walk(values):
@@ -67,7 +69,7 @@ def check(kind: Any, values: Any) -> None:
         if not isinstance(error, ValidationError):
             raise Damaged(cut(str(error))) from None
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, [name] * bool(name) + list(first["loc"])))
         raise Damaged(f"{cut(place)}: {cut(first['msg'])}") from None
 
 

@@ -349,9 +349,9 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
     if how.row_names:
         del columns[frame.columns[0]]
-    nan = {n: int(c.is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
+    nan = {n: int(c.alias("").is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
     nan = {n: count for n, count in nan.items() if count}
-    columns |= {n: columns[n].fill_nan(None) for n in nan}
+    columns |= {n: columns[n].alias("").fill_nan(None) for n in nan}
     return Table(pl.DataFrame(columns), name, lines=lines[1:], separator=separator, nan=nan, grouped=grouped)
 
 
@@ -371,9 +371,10 @@ def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
     """A column of text as what it is without the blanks around its cells: numbers, yes/no or times, else the text as it came."""
     if column.dtype != pl.String:
         return column
-    bare = column.str.strip_chars()
-    first = column.drop_nulls().head(1)
-    if not len(first) or not (_MAYBE_A_TIME.match(first[0].strip()) or bool((bare != column).any())):
+    whole = column.alias("")  # without a name, which polars may read as a pattern
+    bare = whole.str.strip_chars()
+    first = whole.drop_nulls().head(1)
+    if not len(first) or not (_MAYBE_A_TIME.match(first[0].strip()) or bool((bare != whole).any())):
         return column
     bare = pl.select(pl.when(bare.alias("") != "").then(bare.alias(""))).to_series()
     one = pl.DataFrame({"at": pl.zeros(len(column), dtype=pl.UInt8, eager=True), "cell": bare.alias("cell")})
@@ -508,7 +509,7 @@ def _complain_about_widths(
     if row_names:
         raise DataError(f"{start} (and row_names adds one). Mend the line, or leave row_names out.")
     if bool((widths[1:] == len(header) + 1).all()) and row == 1:
-        cell = next(csv.reader([text.split("\n")[1]], delimiter=separator))[0]
+        cell = cells_of(text.split("\n")[line - 1], separator)[0]
         raise DataError(
             f"{start}; so it is in every row. It looks like a file written by R: the first field ({cell!r}) is an "
             "unnamed row number. Read it with row_names=True (on the command line: --row-names)."

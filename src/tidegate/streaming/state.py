@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save, save_file
 
-from tidegate.documents import cut
+from tidegate.documents import check, cut
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import DiskError, replacing
 from tidegate.streaming.places import Key, plain_key
@@ -116,6 +116,8 @@ def read_states(path: Path) -> Saved:
         for key in keys:
             plain_key(key)
         rows, seen = tensors.pop("rows").tolist(), tensors.pop("seen").tolist()
+        check(list[int], rows, "rows")
+        check(list[float], seen, "seen")
         times: list[Moment | None] = [None] * len(keys)
         if "times" in tensors:
             times = [moment_from(time) for time in json.loads(tensors.pop("times").tobytes())]

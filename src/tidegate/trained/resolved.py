@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from tidegate.data.sequences import PART_NAMES
 from tidegate.data.texts import listed
 from tidegate.documents import Damaged, check, cut, shown
 from tidegate.errors import RunError, nearest
@@ -90,8 +91,9 @@ class Resolved:
         except Damaged as error:
             raise RunError(f"{name} is damaged (resolved: {error}).") from None
         resolved = Resolved(**{"version": version} | dict(values))
-        if resolved.task not in TASKS or any({"sequences", "rows"} - set(part) for part in resolved.parts.values()):
-            raise RunError(f"{name} is damaged (resolved: task={shown(resolved.task)}, parts={shown(resolved.parts)}).")
+        parts = resolved.parts
+        if resolved.task not in TASKS or not all({"sequences", "rows"} <= {*parts.get(part, ())} for part in PART_NAMES):
+            raise RunError(f"{name} is damaged (resolved: task={shown(resolved.task)}, parts={shown(dict(parts))}).")
         return resolved
 
     def lines(self) -> list[str]:

@@ -75,11 +75,13 @@ class Trained:
         if self._no_memory is None and self.folder is not None:
             folder = self.folder / files.NO_MEMORY
             if (folder / files.MODEL).is_file():
+                model = load_model(folder / files.MODEL)
+                _check_belong(self.preprocessing, model.spec, folder)
                 self._no_memory = Trained(
                     settings=self.settings.with_cell("none"),
                     resolved=self.resolved,
                     preprocessing=self.preprocessing,
-                    model=load_model(folder / files.MODEL).to(self.device),
+                    model=model.to(self.device),
                     source=self.source,
                     folder=folder,
                 )

@@ -42,9 +42,10 @@ def model_of(spec: ModelSpec, weights: Mapping[str, Tensor], name: str = "The mo
             raise ValueError(f"{len(weights)} arrays for {spec.num_layers} layers")
         with torch.device("meta"):  # no weights to draw and throw away, and the random state stays as it was
             model = SequenceModel(spec)
+        kinds = {weight.dtype for weight in weights.values()}
+        if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
+            raise ValueError(f"they are {' and '.join(sorted(map(str, kinds)))}")
         model.load_state_dict(weights, strict=True, assign=True)
-        if any(not weight.is_floating_point() or weight.dtype != model.head.weight.dtype for weight in weights.values()):
-            raise ValueError("of several types, or of whole numbers")
     except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise RunError(
             f"{name} doesn't hold the weights that its header describes ({cut(str(error).strip().splitlines()[-1])})."
