@@ -39,6 +39,23 @@ def test_windows_line_ends_and_a_byte_order_mark_are_taken_in_stride(tmp_path):
     assert read_table(path).frame.to_dict(as_series=False) == {"id": [1, 2], "x": [2.5, 3.5]}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("text", ["id,x|1,2.5||2,3.5||", "id,x|1,2.5|2,3.5|||", '"id",x|1,2.5|2,3.5||', "id|1|2||"])
+def test_blank_lines_are_no_rows_wherever_they_are(tmp_path, text, end):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.replace("|", end).encode())
+    assert read_table(path).frame["id"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["^x$", "^.*$", "*"])
+def test_a_column_may_have_a_name_that_is_a_pattern_to_polars(tmp_path, name):
+    path = tmp_path / "t.csv"
+    path.write_text(f"id,{name}\n1, a\n2,b\n")
+    assert read_table(path).frame[name].to_list() == [" a", "b"]
+    path.write_text(f"id,{name}\n1,0.5\n2,NaN\n")
+    assert read_table(path).frame[name].to_list() == [0.5, None]
+
+
 def test_a_byte_order_mark_before_json_lines_is_skipped(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"x": 1}\n{"x": 2}\n')

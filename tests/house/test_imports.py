@@ -18,7 +18,7 @@ ROOMS = [
     "export", "run", "bench", "cli",
 ]  # fmt: skip
 HOMES = {
-    **dict.fromkeys(["", "errors", "files", "pages", "_lazy"], "base"),
+    **dict.fromkeys(["", "documents", "errors", "files", "pages", "_lazy"], "base"),
     "backends": "ops",
     "datasets": "data",
     "keras_models": "convert",

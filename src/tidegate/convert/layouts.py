@@ -136,7 +136,10 @@ def as_arrays(place: str, parts: Sequence[Sequence[Any]], names: Sequence[str]) 
                 raise ShapeError(
                     f"{place}: {name}{way} is on meta, where tensors have no values. Load the weights first."
                 )
-            value = value.detach().cpu() if isinstance(value, Tensor) else np.asarray(value)
+            try:
+                value = value.detach().cpu() if isinstance(value, Tensor) else np.asarray(value)
+            except (ValueError, OverflowError) as error:  # lists of different lengths
+                raise ShapeError(f"{place}: {name}{way} is no array ({error}).") from None
             dtype = str(value.dtype).removeprefix("torch.")
             if dtype not in _DTYPES:
                 raise ShapeError(

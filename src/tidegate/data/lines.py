@@ -14,7 +14,7 @@ from typing import Any
 from tidegate.data.csv_text import all_named, blank_follows, excels_separator, is_header, separator_of
 from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.tables import MISSING, packing_of
+from tidegate.data.tables import MISSING, check_encoding, packing_of
 from tidegate.errors import DataError, nearest
 
 WHOLE = re.compile(r"-?\d+", re.ASCII)
@@ -55,10 +55,8 @@ class RowLines:
         dots: bool = False,  # of files: here the run knows which columns are so
         name: str = "standard input",
     ):
-        try:
-            codec = codecs.lookup(encoding).name
-        except LookupError:
-            raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252.") from None
+        check_encoding(encoding)
+        codec = codecs.lookup(encoding).name
         if codec.startswith(("utf-16", "utf-32")):
             encoding = "utf-8"  # those can't be cut into lines; a stream of such a run is UTF-8
         self._source, self._encoding, self._name = source, encoding, name
@@ -99,8 +97,9 @@ class RowLines:
                 continue
             try:
                 text = raw.decode(self._encoding)
-            except UnicodeDecodeError as error:
-                told = f"byte 0x{raw[error.start]:02X} is not {self._encoding}"
+            except UnicodeError as error:  # of rarer encodings it doesn't say where
+                start = getattr(error, "start", 0)
+                told = f"byte 0x{raw[start]:02X} is not {self._encoding}"
                 if json_lines is None:
                     raise DataError(f"{self._name}, line {number}: {told}.") from None
                 yield Line(number, raw, None, f"{told}. Send {self._encoding}, or train with another encoding.")
@@ -113,18 +112,21 @@ class RowLines:
                     continue
                 json_lines = text.lstrip().startswith("{")
                 if not json_lines:
-                    if not self._with_header:
-                        separator = separator or separator_of(text, "," if self._comma else "")
-                        self._number_columns(text, separator, number)
-                    elif comment and is_header(comment[2], text):
-                        separator = separator or separator_of(comment[2])
-                        self.head = comment[1]
-                        self._read_header(comment[2], separator, comment[0])
-                    else:
-                        separator = separator or separator_of(text)
-                        self.head = raw
-                        self._read_header(text, separator, number)
-                        continue
+                    try:
+                        if not self._with_header:
+                            separator = separator or separator_of(text, "," if self._comma else "")
+                            self._number_columns(text, separator, number)
+                        elif comment and is_header(comment[2], text):
+                            separator = separator or separator_of(comment[2])
+                            self.head = comment[1]
+                            self._read_header(comment[2], separator, comment[0])
+                        else:
+                            separator = separator or separator_of(text)
+                            self.head = raw
+                            self._read_header(text, separator, number)
+                            continue
+                    except csv.Error as error:
+                        raise DataError(f"{self._name}, line {number}: not a header of CSV ({error}).") from None
             elif not json_lines and text.lstrip().startswith("#") and text.count(separator) + 1 != self._fields:
                 continue
             row: dict[str, Any] | str

@@ -69,6 +69,11 @@ class NumberFormat:
         )
 
     @property
+    def sound(self) -> bool:
+        """Whether a file of ours can hold it."""
+        return self.decimal in (".", ",") and (self.thousands == "" or self.thousands in _THOUSANDS)
+
+    @property
     def sample(self) -> str:
         """How it writes 1234.5.
 

@@ -7,6 +7,7 @@ sequences; `Preprocessing.apply` encodes another table in the same way.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.data.texts import read_numbers
 from tidegate.data.word_features import FEATURES, feature_values
+from tidegate.documents import Damaged, check, cut, from_json
 from tidegate.errors import DataError, RunError
 
 FORMAT, VERSION = "tidegate-preprocessing", 3
@@ -156,20 +158,61 @@ class Preprocessing:
     def from_json(text: str, name: str = "preprocessing.json") -> Preprocessing:
         """Raises RunError where `text` is not what `to_json` wrote."""
         try:
-            values = json.loads(text)
-            if values.pop("format") != FORMAT:
+            values = from_json(text)
+            if not isinstance(values, dict) or values.pop("format") != FORMAT:
                 raise KeyError("format")
-            if values.pop("version") not in range(1, VERSION + 1):
+            version = values.pop("version")
+            if type(version) is not int or version < 1:
+                raise KeyError("version")
+            if version > VERSION:
                 raise RunError(f"{name} was written by a newer Tidegate. Update this one.")
+            check(Preprocessing, values)
             features = tuple(
                 NumberColumn(**c) if c["kind"] == "number" else TokenColumn(**_tuples(c))
                 for c in values.pop("features")
             )
             target = Target(**_tuples(values.pop("target")))
             formats = {name: NumberFormat(**f) for name, f in values.pop("formats", {}).items()}
-            return Preprocessing(**_tuples(values), features=features, target=target, formats=formats)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{name} is damaged or was not written by Tidegate ({error}).") from error
+            pre = Preprocessing(**_tuples(values), features=features, target=target, formats=formats)
+            pre._check()
+            return pre
+        except (Damaged, KeyError, TypeError) as error:
+            raise RunError(f"{name} is damaged or was not written by Tidegate ({cut(str(error))}).") from error
+
+    def _check(self) -> None:
+        """Raises Damaged where the parts of a file of sound types contradict each other."""
+        target, names = self.target, [c.name for c in self.features]
+        widths = {"labels": (target.means,), "number": (target.means, target.stds)}
+        kinds = {type(c) for c in target.classes}
+        numbers = [*(c.mean for c in self.numbers), *target.means]
+        spreads = [*(c.std for c in self.numbers), *target.stds]
+        for good, what in (
+            (names and len({*names}) == len(names) and target.names, "the names of features or targets"),
+            (self.horizon >= 0, "the horizon"),
+            (
+                self.non_finite in ("error", "missing") and self.date_order in ("", "dmy", "mdy"),
+                "non_finite or date_order",
+            ),
+            (target.task in ("class", *widths), "the task"),
+            (
+                all(len(part) == len(target.names) for part in widths.get(target.task, ())),
+                "the means or spreads of the target",
+            ),
+            (
+                target.task != "class" or (len(target.names) == 1 and len(kinds) == 1 and kinds <= {str, int, bool}),
+                "the classes",
+            ),
+            (len({*target.classes}) == len(target.classes), "the classes"),
+            (not target.counts or len(target.counts) == len(target.classes), "the counts of the classes"),
+            (all(count >= 0 for count in target.counts), "the counts of the classes"),
+            (all(map(math.isfinite, numbers)) and all(0 < s < math.inf for s in spreads), "a mean or a spread"),
+            (all(c.kind == "number" for c in self.numbers), "the kind of a feature"),
+            (all(c.kind in ("category", "words") for c in self.tokens), "the kind of a feature"),
+            (all(len(c.counts) == len({*c.vocabulary}) == len(c.vocabulary) for c in self.tokens), "a vocabulary"),
+            (all(f.sound for f in self.formats.values()), "a number format"),
+        ):
+            if not good:
+                raise Damaged(f"{what} can't be right")
 
     def arrange(self, table: Table, *, with_target: bool, split: str | None = None) -> Arranged:
         """Another table's rows in the order of their sequences, lists and sentences cut into their items, not yet encoded.

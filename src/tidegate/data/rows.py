@@ -165,7 +165,7 @@ def told(value: Any) -> str:
     """A value for a message, cut where it is long."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except (ValueError, RecursionError):  # a whole number of thousands of digits; lists in lists in lists
         text = f"a value {of_type(value)}"
     return text if len(text) <= 60 else text[:57] + "..."
 

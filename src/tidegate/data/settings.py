@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tidegate.documents import shown
 from tidegate.errors import SettingsError, nearest
 
 
@@ -42,12 +43,18 @@ def _spellings(value: Any) -> Any:
     values = [value] if isinstance(value, str | int | float) else value
     if not isinstance(values, list | tuple):
         return values
-    return tuple(part.strip() for one in values for part in str(one).split(",") if part.strip())
+    if not all(isinstance(one, str | int | float) for one in values):
+        return values
+    try:
+        return tuple(part.strip() for one in values for part in str(one).split(",") if part.strip())
+    except ValueError:  # a whole number of thousands of digits
+        return values
 
 
 def _separator(value: Any) -> Any:
     """A separator by its name, or as it is written."""
-    return {",": "comma", ".": "dot", " ": "blank", "'": "apostrophe"}.get(value, value)
+    names = {",": "comma", ".": "dot", " ": "blank", "'": "apostrophe"}
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _fold(value: Any) -> Any:
@@ -87,7 +94,7 @@ class Settings(BaseModel):
         """Build the settings from keyword arguments; an unknown name or an impossible value is a SettingsError."""
         for name in values:
             if name not in cls.model_fields:
-                raise SettingsError(f"There is no setting {name!r}.{nearest(name, cls.model_fields)}")
+                raise SettingsError(f"There is no setting {shown(name)}.{nearest(name, cls.model_fields)}")
         try:
             return cls(**values)
         except ValidationError as error:
@@ -95,7 +102,7 @@ class Settings(BaseModel):
             if not first["loc"]:
                 raise SettingsError(str(first["msg"]).removeprefix("Value error, ")) from None
             name = str(first["loc"][0])
-            raise SettingsError(f"{name}={values.get(name)!r}: {_sentence(first)}") from None
+            raise SettingsError(f"{name}={shown(values.get(name))}: {_sentence(first)}") from None
 
 
 def _sentence(error: Any) -> str:

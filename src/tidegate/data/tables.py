@@ -12,7 +12,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import lzma
 import re
 import zlib
@@ -27,6 +26,7 @@ import polars as pl
 from tidegate.data.csv_text import CsvText, look, names_totals
 from tidegate.data.numerals import NUMBER
 from tidegate.data.pandas_frames import from_pandas
+from tidegate.documents import Damaged, from_json, shown
 from tidegate.errors import DataError
 
 CSV_SUFFIXES = {".csv", ".tsv", ".txt"}
@@ -163,7 +163,7 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
             return Table(read(source), name, path, _sha256(path))
         except PermissionError:
             raise
-        except Exception as error:  # polars raises several kinds, all of which mean the same to a user
+        except (Exception, pl.exceptions.PanicException) as error:  # all of them mean the same to a user
             raise DataError(
                 f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
             ) from error
@@ -173,7 +173,10 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
         raise DataError(f"{name} is empty. A table needs a header and at least one row.")
     sha256 = hashlib.sha256(raw).hexdigest()
     if suffix in CSV_SUFFIXES:
-        return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
+        try:
+            return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
+        except csv.Error as error:
+            raise _not_csv(text, name, error) from None
     return Table(_read_json_lines(text, name), name, path, sha256)
 
 
@@ -214,6 +217,17 @@ def _unpacked(raw: bytes, packed: str, name: str) -> bytes:
         return {"gzip": gzip, "bzip2": bz2, "xz": lzma}[packed].decompress(raw)  # type: ignore[attr-defined, no-any-return]
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{name} is not a whole {packed} file ({_first_line(error)}). Was it cut off?") from error
+
+
+def _not_csv(text: str, name: str, error: csv.Error) -> DataError:
+    """What Python's reader can't take: a carriage return alone, or a cell of over 131,072 characters beside quotes."""
+    if stray := re.search(r"\r(?!\n)", text):
+        line = text.count("\n", 0, stray.start()) + 1
+        return DataError(
+            f"{name}, line {line}: a carriage return that no line feed follows, as old Macintosh programs end their lines. Save the table "
+            "with the line ends of today, or quote the cell."
+        )
+    return DataError(f"{name} can't be read as CSV: {error}.")
 
 
 def _sha256(path: Path) -> str:
@@ -260,7 +274,7 @@ def _from_memory(source: Any) -> Table:
     elif isinstance(source, pl.DataFrame):
         frame = source
     elif isinstance(source, Mapping):
-        frame = pl.DataFrame(source)
+        frame = _from_columns(source)
     elif type(source).__module__.split(".")[0] == "pandas":
         frame = from_pandas(source)
     elif type(source).__module__.split(".")[0] == "pyarrow":
@@ -273,6 +287,25 @@ def _from_memory(source: Any) -> Table:
     if frame.height == 0:
         raise DataError("The table has no rows.")
     return Table(frame, name)
+
+
+def _from_columns(source: Mapping[Any, Any]) -> pl.DataFrame:
+    columns = {}
+    for name, values in source.items():
+        if not isinstance(name, str):
+            raise DataError(f"A column's name must be text, not {shown(name)}.")
+        try:
+            columns[name] = pl.DataFrame({"": values}).to_series()
+        except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"The table's column {shown(name)} can't be read ({_first_line(error)}). All values of a column are of one kind: numbers, "
+                "text, yes/no, times, or lists of these."
+            ) from error
+    try:
+        return pl.DataFrame(columns)
+    except pl.exceptions.ShapeError:
+        told = ", ".join(f"{shown(name)} has {len(values):,}" for name, values in list(columns.items())[:12])
+        raise DataError(f"The columns of the table differ in length: {told}.") from None
 
 
 def _nearby(path: Path) -> str:
@@ -290,10 +323,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _decode(raw: bytes, name: str, encoding: str) -> str:
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
+    check_encoding(encoding)
     if encoding.lower().replace("_", "-") in {"utf-8", "utf8"}:
         if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise DataError(f"{name} is UTF-16 (it starts with its byte order mark). Read it with encoding='utf-16'.")
@@ -307,6 +337,21 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
             "If the file comes from an older Windows program, read it with encoding='cp1252' "
             "(on the command line: --encoding cp1252), or save it as UTF-8."
         ) from None
+    except UnicodeError as error:  # of rarer encodings, which don't say where
+        raise DataError(
+            f"{name} is not {encoding} ({_first_line(error)}). Name its encoding, or save it as UTF-8."
+        ) from None
+
+
+def check_encoding(encoding: str) -> None:
+    """Raises DataError for a name that is no encoding of text (base64, which Python knows too, is none)."""
+    try:
+        b"a".decode(encoding)
+    except LookupError:
+        raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
+    except ValueError:  # a name with a null character; or one letter is no text in it, as in UTF-16
+        if "\x00" in encoding:
+            raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
 
 
 def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
@@ -323,7 +368,7 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
             as_named=how.as_named,
         )
     except csv.Error as error:
-        raise DataError(f"{name} can't be read as CSV: {error}.") from error
+        raise _not_csv(text, name, error) from error
     text, separator, lines = found.text, found.separator, found.lines
     try:
         as_text = {n: pl.String for n in found.names if n in how.as_text}
@@ -341,9 +386,9 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
         for k, word in enumerate(left_out, 1)
     ]
     lines = lines[: len(lines) - len(totals)]
-    nan = {n: int(c.is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
+    nan = {n: int(c.alias("").is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
     nan = {n: count for n, count in nan.items() if count}
-    columns |= {n: columns[n].fill_nan(None) for n in nan}
+    columns |= {n: columns[n].alias("").fill_nan(None) for n in nan}
     return Table(
         pl.DataFrame(columns),
         name,
@@ -403,9 +448,10 @@ def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
     """A column of text as what it is without the blanks around its cells: numbers, yes/no or times, else the text as it came."""
     if column.dtype != pl.String:
         return column
-    bare = column.str.strip_chars()
-    first = column.drop_nulls().head(1)
-    if not len(first) or not (_MAYBE_A_TIME.match(first[0].strip()) or bool((bare != column).any())):
+    whole = column.alias("")  # without a name, which polars may read as a pattern
+    bare = whole.str.strip_chars()
+    first = whole.drop_nulls().head(1)
+    if not len(first) or not (_MAYBE_A_TIME.match(first[0].strip()) or bool((bare != whole).any())):
         return column
     bare = pl.select(pl.when(bare.alias("") != "").then(bare.alias(""))).to_series()
     one = pl.DataFrame({"at": pl.zeros(len(column), dtype=pl.UInt8, eager=True), "cell": bare.alias("cell")})
@@ -477,10 +523,10 @@ def _read_json_lines(text: str, name: str) -> pl.DataFrame:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as bad:
+                value = from_json(line)
+            except Damaged as bad:
                 raise DataError(
-                    f"{name}, line {number}: not JSON ({bad.msg}, column {bad.colno}). JSON lines hold one object a line."
+                    f"{name}, line {number}: not JSON ({bad}). JSON lines hold one object a line."
                 ) from None
             if not isinstance(value, dict):
                 raise DataError(

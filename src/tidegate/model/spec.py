@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from tidegate.documents import Damaged, check, shown
 from tidegate.errors import RunError, nearest
+from tidegate.model.cells import CELLS
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class ModelSpec:
     @staticmethod
     def from_dict(values: Mapping[str, Any], name: str = "The model's header") -> ModelSpec:
         """What `to_dict` gave. Raises RunError for a field that this version doesn't know."""
+        if not isinstance(values, dict) or not isinstance(values.get("core", {}), dict):
+            raise RunError(f"{name} is damaged (it has no sizes of a model).")
         values = dict(values)
         core = values.pop("core", {})
         for given, kind, what in ((values, ModelSpec, ""), (core, CoreOptions, "core.")):
@@ -113,9 +117,32 @@ class ModelSpec:
                         "it: update this one."
                     )
         try:
-            return ModelSpec(**_tuples(values), core=CoreOptions(**_tuples(core)))
-        except TypeError as error:
+            check(ModelSpec, values | {"core": core})
+            spec = ModelSpec(**_tuples(values), core=CoreOptions(**_tuples(core)))
+            spec._check()
+            return spec
+        except (Damaged, TypeError) as error:
             raise RunError(f"{name} is damaged ({error}).") from error
+
+    def _check(self) -> None:
+        """Raises Damaged for sizes that no model has."""
+        for good, what in (
+            (self.cell in CELLS, f"cell={shown(self.cell)}"),
+            (
+                min(self.hidden_size, self.num_layers, self.outputs, *self.embedding_dims, *self.vocabularies) >= 1,
+                "a size below 1",
+            ),
+            (self.number_width >= 0 and self.horizon >= 0 and self.input_width >= 1, "a size below 0"),
+            (len(self.vocabularies) == len(self.embedding_dims), "vocabularies and embedding_dims differ in length"),
+            (0 <= self.dropout < 1, f"dropout={self.dropout}"),
+            (
+                self.residual is None
+                or (len(self.residual) == self.outputs and all(0 <= k < self.number_width for k in self.residual)),
+                f"residual={shown(self.residual)}",
+            ),
+        ):
+            if not good:
+                raise Damaged(what)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

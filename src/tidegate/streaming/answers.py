@@ -10,11 +10,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tidegate.data.lines import Line, RowLines
+from tidegate.documents import Damaged, check
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import DiskError
 from tidegate.streaming.places import Key, plain_key
@@ -44,6 +45,36 @@ class Counts:
     late: int = 0
     skipped: int = 0
     stopped: bool = False
+
+
+@dataclass
+class _Input:
+    rows: int = 0
+    first: str = ""
+    digest: str = ""
+
+
+@dataclass
+class _Kept:
+    """What the loop keeps in a state file beside the states."""
+
+    input: _Input = field(default_factory=_Input)
+    key: list[str] | None = None
+    only_last: bool = False
+    last: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+
+
+def _checked(kept: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Raises DataError where that is not what a file of ours holds."""
+    try:
+        check(_Kept, kept)
+        if kept.get("input", {}).get("rows", 0) < 0:
+            raise Damaged("rows below 0")
+        for key, _ in kept.get("last", []):
+            plain_key(tuple(key) if isinstance(key, list) else key)
+    except (Damaged, SettingsError) as error:
+        raise DataError(f"{path}: not the state of a stream, or damaged ({error}). Begin anew without it.") from None
+    return kept
 
 
 class Intake:
@@ -162,7 +193,7 @@ class Answers:
         path, kept = self._state, {}
         if path is not None and path.exists():
             saved = read_states(path)
-            kept = saved.more
+            kept = _checked(saved.more, path)
             if bool(kept.get("only_last")) != self._only_last:
                 had, say = (
                     ("with", "Say --only-last again") if kept.get("only_last") else ("without", "Leave --only-last out")

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save, save_file
 
+from tidegate.documents import check, cut
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import DiskError, replacing
 from tidegate.streaming.places import Key, plain_key
@@ -115,6 +116,8 @@ def read_states(path: Path) -> Saved:
         for key in keys:
             plain_key(key)
         rows, seen = tensors.pop("rows").tolist(), tensors.pop("seen").tolist()
+        check(list[int], rows, "rows")
+        check(list[float], seen, "seen")
         times: list[Moment | None] = [None] * len(keys)
         if "times" in tensors:
             times = [moment_from(time) for time in json.loads(tensors.pop("times").tobytes())]
@@ -128,7 +131,7 @@ def read_states(path: Path) -> Saved:
                     raise ValueError(f"a part of key {k}")
                 parts[k][name] = part
         return Saved(str(header["run"]), keys, rows, seen, parts, times, dict(more))
-    except (KeyError, ValueError, TypeError, SettingsError) as error:
+    except (KeyError, ValueError, TypeError, SettingsError, RecursionError) as error:
         raise _damaged(str(path), str(error)) from error
 
 
@@ -156,7 +159,7 @@ def _read(data: bytes, name: str, kind: str) -> tuple[Parts, dict[str, Any]]:
         if header["format"] != FORMAT or header["kind"] != kind:
             raise KeyError("format")
         newer = header["version"] not in range(1, VERSION + 1)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(name, str(error) or type(error).__name__) from error
     if newer:
         raise DataError(f"{name} was written by a newer Tidegate. Update this one.")
@@ -164,4 +167,4 @@ def _read(data: bytes, name: str, kind: str) -> tuple[Parts, dict[str, Any]]:
 
 
 def _damaged(name: str, why: str) -> DataError:
-    return DataError(f"{name}: not the state of a stream, or damaged ({why}). Begin anew without it.")
+    return DataError(f"{name}: not the state of a stream, or damaged ({cut(why)}). Begin anew without it.")

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from tidegate.documents import Damaged, check
 from tidegate.trained.figures import KNOWN
 from tidegate.trained.metrics import MOST_NAMED, Scores
 
@@ -45,9 +46,18 @@ class Evaluation:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Evaluation:
+        """What `to_dict` gave. Raises Damaged; TypeError for a field that isn't known."""
+        check(Evaluation, values)
         values = dict(values)
+        for scores in (values["model"], *values.get("baselines", {}).values()):
+            rows = scores.get("rows", [])
+            for row in rows:
+                if not {"class", "count"} <= {*row} == {*rows[0]} or not all(
+                    isinstance(v, int | float) for k, v in row.items() if k != "class"
+                ):
+                    raise Damaged("a row of figures that are no numbers")
         values["model"] = Scores(**values["model"])
-        values["baselines"] = {k: Scores(**v) for k, v in values["baselines"].items()}
+        values["baselines"] = {k: Scores(**v) for k, v in values.get("baselines", {}).items()}
         if values.get("before") is not None:
             values["before"] = Scores(**values["before"])
         return Evaluation(**values)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tidegate.documents import Damaged, from_json, from_yaml
 from tidegate.errors import RunError
 from tidegate.trained.comparison import Evaluation
 
@@ -30,10 +28,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{folder} is not a run: it has no {CONFIG}.{_runs_in(folder)}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
-    if not isinstance(values, dict) or not isinstance(values.get("resolved"), dict):
+        values = from_yaml(path.read_bytes())
+    except Damaged as error:
+        raise RunError(f"{path} is damaged ({error}).") from error
+    if not (isinstance(values, dict) and all(isinstance(name, str) for name in values)):
+        raise RunError(f"{path} was not written by Tidegate.")
+    if not isinstance(values.get("resolved"), dict) or not isinstance(values.get("table", ""), str):
         raise RunError(f"{path} was not written by Tidegate.")
     return values
 
@@ -59,7 +59,10 @@ def read_preprocessing(folder: Path) -> tuple[str, str]:
     path = folder / PREPROCESSING
     if not path.is_file():
         raise RunError(f"{path} is missing: the run is not complete.")
-    return path.read_text(encoding="utf-8"), str(path)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is damaged ({error}).") from error
 
 
 def read_results(folder: Path) -> Evaluation | None:
@@ -68,8 +71,8 @@ def read_results(folder: Path) -> Evaluation | None:
     if not path.is_file():
         return None
     try:
-        return Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        return Evaluation.from_dict(from_json(path.read_bytes()))
+    except (Damaged, TypeError) as error:
         raise RunError(f"{path} is damaged or was written by a later version of Tidegate ({error}).") from error
 
 
@@ -78,5 +81,12 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     path = folder / METRICS
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    except (
+        ValueError,
+        TypeError,
+        csv.Error,
+    ) as error:  # a cell that is no number, too many or too few of them, not UTF-8
+        raise RunError(f"{path} is damaged ({error}).") from error

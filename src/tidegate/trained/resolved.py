@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from tidegate.data.sequences import PART_NAMES
 from tidegate.data.texts import listed
+from tidegate.documents import Damaged, check, cut, shown
 from tidegate.errors import RunError, nearest
 from tidegate.model.tasks import TASKS
 
@@ -75,19 +77,29 @@ class Resolved:
     def from_dict(values: Mapping[str, Any], name: str) -> Resolved:
         """What `to_dict` gave. Raises RunError: from a later version, or with a field that this one doesn't know."""
         version = values.get("version", 1)
-        if not isinstance(version, int) or version > VERSION:
+        if not isinstance(version, int) or isinstance(version, bool) or version > VERSION:
             raise RunError(
-                f"{name} was written by a later version of Tidegate ({values.get('tidegate', '?')}; its files have version {version}, "
+                f"{name} was written by a later version of Tidegate ({cut(str(values.get('tidegate', '?')))}; its files have version {shown(version)}, "
                 f"and up to {VERSION} can be read here). Update this one."
             )
         known = [f.name for f in fields(Resolved)]
         for key in values:
             if key not in known:
                 raise RunError(
-                    f"{name} has the unknown field {str(key)!r} under resolved.{nearest(str(key), known)} A later version of Tidegate may "
+                    f"{name} has the unknown field {shown(str(key))} under resolved.{nearest(cut(str(key)), known)} A later version of Tidegate may "
                     "have written it: update this one."
                 )
-        return Resolved(**{"version": version} | dict(values))
+        try:
+            check(Resolved, dict(values))
+        except Damaged as error:
+            raise RunError(f"{name} is damaged (resolved: {error}).") from None
+        resolved = Resolved(**{"version": version} | dict(values))
+        parts = resolved.parts
+        if resolved.task not in TASKS or not all(
+            {"sequences", "rows"} <= {*parts.get(part, ())} for part in PART_NAMES
+        ):
+            raise RunError(f"{name} is damaged (resolved: task={shown(resolved.task)}, parts={shown(dict(parts))}).")
+        return resolved
 
     def lines(self) -> list[str]:
         """What was made of the table and the settings, in a few lines."""

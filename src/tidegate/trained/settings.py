@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, model_validator
 
 from tidegate.data.settings import MODEL, TRAINING, DataSettings, Settings, setting
+from tidegate.documents import Damaged, cut, from_yaml, shown
 from tidegate.errors import SettingsError, nearest
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.spec import CoreOptions
@@ -42,10 +43,10 @@ def _weights(value: Any) -> Any:
         for name, weight in value.items():
             try:
                 good = 0 < float(weight) < float("inf")
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 good = False
             if not good:
-                raise ValueError(f"the weight of {name!r} is {weight!r}, expected a number above 0")
+                raise ValueError(f"the weight of {shown(name)} is {shown(weight)}, expected a number above 0")
     elif value not in (None, "balanced"):
         raise ValueError("expected balanced, or a weight for each class such as yes=5,no=1")
     return value
@@ -240,7 +241,7 @@ class TrainSettings(DataSettings):
             shortest, longest = memory if isinstance(memory, tuple) else (memory, memory)
             if isinstance(memory, str) or not 1 < shortest <= longest < float("inf"):
                 raise ValueError(
-                    f"update_bias={memory!r}: expected a number of steps above 1, or a shortest and a longest such as 2,50."
+                    f"update_bias={shown(memory)}: expected a number of steps above 1, or a shortest and a longest such as 2,50."
                 )
         return self
 
@@ -342,17 +343,14 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
 
     Raises SettingsError: no such file, not YAML, or an unknown setting (the nearest one is named).
     """
-    import yaml  # not at the top: the help reads none
-
     path = Path(path)
     if not path.is_file():
         raise SettingsError(f"No such settings file: {path}.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        line = f", line {place.line + 1}" if place else ""
-        raise SettingsError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error}).") from None
+        values = from_yaml(path.read_bytes())
+    except Damaged as error:
+        line = f", line {error.line}" if error.line else ""
+        raise SettingsError(f"{path}{line}: not YAML ({error}).") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -362,5 +360,5 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
     known = [*TrainSettings.model_fields, *RepeatSettings.model_fields, "table", "out"]
     for name in values:
         if name not in known:
-            raise SettingsError(f"{path}: there is no setting {name!r}.{nearest(str(name), known)}")
+            raise SettingsError(f"{path}: there is no setting {shown(name)}.{nearest(cut(str(name)), known)}")
     return values

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import Table, read_table
+from tidegate.documents import shown
 from tidegate.errors import RunError, SettingsError
-from tidegate.model import SequenceModel
+from tidegate.model import ModelSpec, SequenceModel
 from tidegate.trained import folder as files
 from tidegate.trained.comparison import Evaluation
 from tidegate.trained.resolved import Resolved
@@ -84,11 +85,13 @@ class Trained:
         if self._no_memory is None and self.folder is not None:
             folder = self.folder / files.NO_MEMORY
             if (folder / files.MODEL).is_file():
+                model = load_model(folder / files.MODEL)
+                _check_belong(self.preprocessing, model.spec, folder)
                 self._no_memory = Trained(
                     settings=self.settings.with_cell("none"),
                     resolved=self.resolved,
                     preprocessing=self.preprocessing,
-                    model=load_model(folder / files.MODEL).to(self.device),
+                    model=model.to(self.device),
                     source=self.source,
                     folder=folder,
                 )
@@ -136,11 +139,13 @@ def open_folder(folder: str | Path) -> Trained:
             f"{folder / files.MODEL} is missing: the run is not complete. Its training hasn't come to the end of an epoch yet; go on with: "
             f"tidegate train --resume --out {folder}"
         )
+    pre, model = Preprocessing.from_json(*files.read_preprocessing(folder)), load_model(folder / files.MODEL)
+    _check_belong(pre, model.spec, folder)
     return Trained(
         settings=settings,
         resolved=resolved,
-        preprocessing=Preprocessing.from_json(*files.read_preprocessing(folder)),
-        model=load_model(folder / files.MODEL),
+        preprocessing=pre,
+        model=model,
         source=source,
         folder=folder,
     )
@@ -153,6 +158,17 @@ def unfinished(run: Trained) -> str:
         f"Note: {run.folder} is not finished: it has the best weights of {done} of at most {run.resolved.epochs} epochs. "
         f"Go on with: tidegate train --resume --out {run.folder}"
     )
+
+
+def _check_belong(pre: Preprocessing, spec: ModelSpec, folder: Path) -> None:
+    """Raises RunError where the model reads or predicts other things than the preprocessing says."""
+    of_table = (pre.number_width, tuple(c.size for c in pre.tokens), pre.per, pre.horizon, pre.target.width)
+    of_model = (spec.number_width, spec.vocabularies, spec.per, spec.horizon, spec.outputs)
+    if of_table != of_model:
+        raise RunError(
+            f"{folder}: {files.PREPROCESSING} and {files.MODEL} don't belong together: numbers, vocabularies, per, horizon and outputs "
+            f"are {shown(of_table)} in the one and {shown(of_model)} in the other. A file was replaced or damaged; take the whole folder again."
+        )
 
 
 def read_settings(folder: Path) -> tuple[TrainSettings, Resolved, str | None]:

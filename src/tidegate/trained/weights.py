@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tidegate.documents import Damaged, cut, from_json, shown
 from tidegate.errors import RunError
 from tidegate.files import replacing
 from tidegate.model import ModelSpec, SequenceModel
@@ -29,20 +30,25 @@ def save_model(model: SequenceModel, path: Path) -> None:
 def load_model(path: Path) -> SequenceModel:
     """The model that `save_model` wrote. Raises RunError: missing, cut off, of a later version, or another program's file."""
     tensors, header = read_tensors(path, FORMAT, VERSION)
-    return model_of(ModelSpec.from_dict(header["model"], str(path)), tensors, str(path))
+    return model_of(ModelSpec.from_dict(header.get("model", {}), str(path)), tensors, str(path))
 
 
 def model_of(spec: ModelSpec, weights: Mapping[str, Tensor], name: str = "The model") -> SequenceModel:
     """The model of this spec that has these weights (the tensors themselves), in evaluation mode. Raises RunError where they don't
     fit together.
     """
-    with torch.device("meta"):  # no weights to draw and throw away, and the random state stays as it was
-        model = SequenceModel(spec)
     try:
+        if max(spec.num_layers, len(spec.vocabularies)) > len(weights):  # before they are made
+            raise ValueError(f"{len(weights)} arrays for {spec.num_layers} layers")
+        with torch.device("meta"):  # no weights to draw and throw away, and the random state stays as it was
+            model = SequenceModel(spec)
+        kinds = {weight.dtype for weight in weights.values()}
+        if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
+            raise ValueError(f"they are {' and '.join(sorted(map(str, kinds)))}")
         model.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise RunError(
-            f"{name} doesn't hold the weights that its header describes ({str(error).splitlines()[-1].strip()})."
+            f"{name} doesn't hold the weights that its header describes ({cut(str(error).strip().splitlines()[-1])})."
         ) from error
     return model.eval()
 
@@ -69,14 +75,15 @@ def read_tensors(
         raise RunError(f"{path} is missing: the run is not complete.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            header = from_json((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} can't be read ({error}). It was cut off, or is not a safetensors file.") from error
-    if header.get("format") != expected:
+    except (SafetensorError, OSError, Damaged) as error:
         raise RunError(
-            f"{path} was not written by Tidegate ({expected} was expected, found {header.get('format', 'no mark')!r})."
-        )
+            f"{path} can't be read ({cut(str(error))}). It was cut off, or is not a safetensors file."
+        ) from error
+    mark = header.get("format", "no mark") if isinstance(header, dict) else header
+    if mark != expected:
+        raise RunError(f"{path} was not written by Tidegate ({expected} was expected, found {shown(mark)}).")
     found = header.get("version")
     if not isinstance(found, int) or found > version:
         raise RunError(f"{path} was written by another version of Tidegate, a later one. Update this one.")

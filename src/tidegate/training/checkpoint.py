@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tidegate.documents import shown
 from tidegate.errors import RunError
 from tidegate.model import SequenceModel
 from tidegate.trained.weights import read_tensors, write_tensors
 
 FORMAT, VERSION = "tidegate-checkpoint", 1
+_OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}
+AGAIN = "The training can't go on from it: start a new run."
 
 
 class Checkpoint(NamedTuple):
@@ -40,6 +43,17 @@ class Checkpoint(NamedTuple):
             model.load_state_dict(self.weights, strict=True)
         except RuntimeError as error:
             raise RunError(f"{name} belongs to another model ({str(error).splitlines()[-1].strip()}).") from error
+        parameters = list(model.parameters())
+        for index, values in self.optimizer.items():
+            for key, value in values.items():
+                right = 0 <= index < len(parameters) and value.shape in ((), parameters[index].shape)
+                if (
+                    not right
+                    or value.dtype != torch.float32
+                    or {*values} != _OF_ADAM
+                    or (key == "step") != (value.ndim == 0)
+                ):
+                    raise RunError(f"{name} is damaged (the optimiser's {key} of weight {index}). {AGAIN}")
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
 
@@ -55,7 +69,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """What `save_checkpoint` wrote. Raises RunError: missing, cut off, of a later version, or another program's file."""
     tensors, header = read_tensors(path, FORMAT, VERSION)
-    checkpoint = Checkpoint({}, {}, {}, header["state"])
+    state = header.get("state")
+    if not isinstance(state, dict):
+        raise RunError(f"{path} is damaged (it doesn't say where the training stood). {AGAIN}")
+    checkpoint = Checkpoint({}, {}, {}, state)
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "model":
@@ -64,5 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             checkpoint.random[rest] = value
         else:
             index, _, key = rest.partition(".")
+            if not index.isdecimal() or len(index) > 9:
+                raise RunError(f"{path} is damaged (an array {shown(name)}). {AGAIN}")
             checkpoint.optimizer.setdefault(int(index), {})[key] = value
     return checkpoint

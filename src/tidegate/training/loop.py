@@ -22,7 +22,8 @@ from torch import Tensor
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import TRAIN, VALID
-from tidegate.errors import Interrupted, TrainingFailed
+from tidegate.documents import Damaged, check, cut
+from tidegate.errors import Interrupted, RunError, TrainingFailed
 from tidegate.model import SequenceModel
 from tidegate.model.tasks import TASKS
 from tidegate.trained.evaluation import judge, run_model
@@ -30,7 +31,7 @@ from tidegate.trained.figures import KNOWN
 from tidegate.trained.metrics import chooser, primary
 from tidegate.trained.settings import CompleteSettings
 from tidegate.trained.weights import weights_of
-from tidegate.training.checkpoint import Checkpoint
+from tidegate.training.checkpoint import AGAIN, Checkpoint
 from tidegate.training.gate_log import GateLog
 from tidegate.training.journal import Journal
 from tidegate.training.progress import Silent
@@ -141,7 +142,9 @@ class Loop:
         checkpoint, name = last
         checkpoint.put_into(self.model, self.optimizer, name)
         earlier = CHOSE_EARLIER.get(self.task.name, self.state.chosen_by)
-        self.state = State(**({"chosen_by": earlier} | checkpoint.state))
+        self.state = _state_of({"chosen_by": earlier} | checkpoint.state, self.settings, name)
+        if not self.state.finished:
+            _check_random_state(checkpoint.random, name)
         self._best = self.journal.best()
         return checkpoint.random
 
@@ -277,6 +280,36 @@ class Loop:
     def _checkpoint(self) -> None:
         random = _random_state(self.source)
         self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, asdict(self.state)))
+
+
+def _state_of(values: dict[str, Any], settings: CompleteSettings, name: str) -> State:
+    """Where an earlier training stood. Raises RunError where a checkpoint's file doesn't say that."""
+    try:
+        check(State, values)
+        state = State(**values)
+        for good, what in (
+            # (Weights of another run, with which a training began, are scored as epoch 0.)
+            (sum(row.get("epoch") != 0 for row in state.history) == state.epoch, "the number of epochs"),
+            (state.epoch <= settings.epochs, "the number of epochs"),
+            (0 <= state.best_epoch <= state.epoch and state.step >= 0 and state.rested >= 0, "a count"),
+            (len(state.best) in (0, 2), "the best epoch's figures"),
+            (state.chosen_by == "loss" or state.chosen_by in KNOWN, "the figure that chooses"),
+            (all({"epoch", "train_loss", "seconds"} <= {*row} for row in state.history), "the history"),
+            (all(map(math.isfinite, (state.loss, state.lr, state.seconds, state.factor))), "a figure"),
+        ):
+            if not good:
+                raise Damaged(f"{what} can't be right")
+    except (Damaged, TypeError) as error:
+        raise RunError(f"{name} is damaged ({error}). {AGAIN}") from error
+    return state
+
+
+def _check_random_state(state: dict[str, Tensor], name: str) -> None:
+    """Raises RunError where torch would not take it."""
+    try:
+        torch.Generator().set_state(state["cpu"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise RunError(f"{name} is damaged (the state of the random numbers: {cut(str(error))}). {AGAIN}") from error
 
 
 def rank_of(name: str, row: Mapping[str, float]) -> list[float]:
