@@ -181,13 +181,14 @@ class Preprocessing:
 
     def _check(self) -> None:
         """Raises Damaged where the parts of a file of sound types contradict each other."""
-        target, names = self.target, [c.name for c in self.features]
+        target, names = self.target, [c.label for c in self.features]
         widths = {"labels": (target.means,), "number": (target.means, target.stds)}
         kinds = {type(c) for c in target.classes}
-        numbers = [*(c.mean for c in self.numbers), *target.means]
+        numbers = [*(c.mean for c in self.numbers), *target.means, *target.rule]
         spreads = [*(c.std for c in self.numbers), *target.stds]
         for good, what in (
             (names and len({*names}) == len(names) and target.names, "the names of features or targets"),
+            (len(target.rule) in (0, len(target.names)), "the means of the target"),
             (self.horizon >= 0, "the horizon"),
             (
                 self.non_finite in ("error", "missing") and self.date_order in ("", "dmy", "mdy"),
@@ -207,7 +208,7 @@ class Preprocessing:
             (all(count >= 0 for count in target.counts), "the counts of the classes"),
             (all(map(math.isfinite, numbers)) and all(0 < s < math.inf for s in spreads), "a mean or a spread"),
             (all(c.kind == "number" for c in self.numbers), "the kind of a feature"),
-            (all(c.kind in ("category", "words") for c in self.tokens), "the kind of a feature"),
+            (all(c.kind in ("category", "words", *FEATURES) for c in self.tokens), "the kind of a feature"),
             (all(len(c.counts) == len({*c.vocabulary}) == len(c.vocabulary) for c in self.tokens), "a vocabulary"),
             (all(f.sound for f in self.formats.values()), "a number format"),
         ):
