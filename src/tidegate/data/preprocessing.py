@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from tidegate.data.tables import Table
 from tidegate.data.texts import read_numbers
 from tidegate.errors import DataError, RunError
 
-FORMAT, VERSION = "tidegate-preprocessing", 2
+FORMAT, VERSION = "tidegate-preprocessing", 3  # 3: with thresholds of labels
 _SINCE_2 = ("formats", "date_order", "missing")  # without these a file is one of version 1, which earlier versions read
 MOST_NAMED = 5  # classes told by name
 
@@ -55,7 +56,10 @@ class TokenColumn:
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted: task "class", "labels" or "number"; classes in the type of their column."""
+    """What is predicted: task "class", "labels" or "number"; classes in the type of their column.
+
+    thresholds: of each 0/1 label, the probability above which it is predicted; (): 1/2 for all.
+    """
 
     names: tuple[str, ...]
     task: str
@@ -63,6 +67,13 @@ class Target:
     counts: tuple[int, ...] = ()  # training steps (or sequences) of each class
     means: tuple[float, ...] = ()  # of the training steps: of a number its mean, of a label its share of ones
     stds: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    @cached_property
+    def cuts(self) -> tuple[float, ...]:
+        """The thresholds in terms of scores, log odds that a float32 holds: a label is 1 where its score is above."""
+        thresholds = self.thresholds or (0.5,) * len(self.names)
+        return tuple(float(np.float32(np.log(t / (1 - t)))) for t in thresholds)
 
     @property
     def width(self) -> int:
@@ -120,7 +131,11 @@ class Preprocessing:
         for name in _SINCE_2:
             if not values[name]:
                 del values[name]
-        version = VERSION if any(name in values for name in _SINCE_2) else 1
+        version = 2 if any(name in values for name in _SINCE_2) else 1
+        if self.target.thresholds:
+            version = VERSION
+        else:
+            del values["target"]["thresholds"]
         return json.dumps({"format": FORMAT, "version": version, **values}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod

@@ -18,7 +18,8 @@ MOST_PRINTED = 20  # targets with a line of their own
 class Evaluation:
     """A model's figures beside those of the baselines, on the same rows.
 
-    model, baselines: name -> Scores; metric: the figure that counts most; what: which rows were scored.
+    model, baselines: name -> Scores; metric: the figure that counts most; what: which rows were scored. notes: sentences on how
+    to take the figures.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Evaluation:
     model: Scores
     loss: float
     baselines: dict[str, Scores] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, Scores]]:
         return [(self.name, self.model), *self.baselines.items()]
@@ -36,7 +38,10 @@ class Evaluation:
         return text_table(self)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        return (
+            values if self.notes else {k: v for k, v in values.items() if k != "notes"}
+        )  # (as earlier versions read it)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Evaluation:
@@ -151,8 +156,8 @@ def verdict(evaluation: Evaluation) -> str:
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
-    """What a mean over classes or targets hides, a sentence each."""
-    out = []
+    """What a mean over classes or targets hides, and how to take the figures, a sentence each."""
+    out = [*evaluation.notes]
     scores = evaluation.model
     if scores.missed:
         it = "it" if scores.missed_count == 1 else "them"

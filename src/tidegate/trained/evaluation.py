@@ -58,9 +58,18 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
     }
     if trained.no_memory is not None:
         bare = trained.no_memory.model.to(source.device)
-        other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
+        own = trained.no_memory.preprocessing  # its labels have thresholds of their own
+        other = run_model(bare, own, source, part, batch_size=batch_size, chances=True)
         baselines["same head, no recurrence"] = judge(pre, source, part, other.values, other.chances)
-    return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines)
+    return Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, _notes(pre, part))
+
+
+def _notes(pre: Preprocessing, part: int | None) -> list[str]:
+    if not pre.target.thresholds or part != VALID:
+        return []
+    return [
+        "The labels' thresholds were chosen on these validation rows, so F1 and exact match are better here than on new rows."
+    ]
 
 
 def _unseen(rows: Rows) -> dict[Any, int]:

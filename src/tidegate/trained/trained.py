@@ -74,10 +74,13 @@ class Trained:
         if self._no_memory is None and self.folder is not None:
             folder = self.folder / files.NO_MEMORY
             if (folder / files.MODEL).is_file():
+                own = (folder / files.PREPROCESSING).is_file()  # where it differs from the run's
                 self._no_memory = Trained(
                     settings=self.settings.with_cell("none"),
                     resolved=self.resolved,
-                    preprocessing=self.preprocessing,
+                    preprocessing=Preprocessing.from_json(*files.read_preprocessing(folder))
+                    if own
+                    else self.preprocessing,
                     model=load_model(folder / files.MODEL).to(self.device),
                     source=self.source,
                     folder=folder,

@@ -12,14 +12,19 @@ from typing import Any, Literal
 import torch
 
 from tidegate.data.fitting import fit_preprocessing
+from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
+from tidegate.model.cells import CELLS
+from tidegate.ops.gru import native
 from tidegate.trained import Resolved, Trained
 from tidegate.trained.evaluation import check_choice, evaluate_rows
 from tidegate.trained.folder import NO_MEMORY
+from tidegate.trained.metrics import MOST_NAMED
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, TrainSettings, read_settings_file
+from tidegate.trained.thresholds import check_thresholds, with_thresholds
 from tidegate.trained.trained import read_settings
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.lock import FolderLock
@@ -75,8 +80,10 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     source = table if table is not None else stored
     asked = TrainSettings.make(**(chosen.model_dump() | settings))
     changed = [name for name in TrainSettings.model_fields if getattr(asked, name) != getattr(chosen, name)]
+    fixed = _fixes_threads(chosen, resolved)
     if changed == ["threads"]:
-        _check_threads(asked, resolved)
+        if fixed:
+            _check_threads(asked, resolved)
     elif changed:
         name = next(name for name in changed if name != "threads")
         raise SettingsError(
@@ -93,25 +100,32 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
         raise RunError(
             f"{read.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
         )
-    with threads_at_most(None if asked.threads else _threads_of(resolved, shown)):
+    with threads_at_most(_threads_of(resolved, shown) if fixed and not asked.threads else None):
         return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown)
 
 
-def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
-    """Raises SettingsError where other threads would make other weights: on a CPU, PyTorch cuts products over many rows (the
-    head's gradient, an LSTM's) into as many sums as there are threads, and those round otherwise.
+def _fixes_threads(settings: TrainSettings, resolved: Resolved) -> bool:
+    """Whether other threads would make other weights: on a CPU, PyTorch cuts some sums into as many parts as there are threads,
+    and those round otherwise.
     """
-    if resolved.device == "cpu" and asked.threads != resolved.threads:
+    ours = CELLS[settings.cell].any_threads and native.missing() is None
+    return resolved.device == "cpu" and not ours
+
+
+def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
+    """Raises SettingsError for another number than the run began with."""
+    if asked.threads != resolved.threads:
+        why = f"with cell={asked.cell}" if native.missing() is None else "without the C++ kernels"
         raise SettingsError(
-            f"threads can't change on resume: the run began with {resolved.threads}, and on a CPU another number rounds some sums "
-            f"otherwise, so that it would not be one training to the last bit. Say threads={resolved.threads} (--threads), leave it out, "
-            "or start a new run."
+            f"threads can't change on resume of a run {why}: it began with {resolved.threads}, and on a CPU another number rounds some "
+            f"sums otherwise, so that it would not be one training to the last bit. Say threads={resolved.threads} (--threads), leave "
+            "it out, or start a new run."
         )
 
 
 def _threads_of(resolved: Resolved, shown: Silent) -> int | None:
     """With how many threads a run goes on that left them to torch: as it began, where this machine has as many."""
-    if resolved.device != "cpu" or resolved.threads == torch.get_num_threads():
+    if resolved.threads == torch.get_num_threads():
         return None
     if resolved.threads <= (os.cpu_count() or 1):
         return resolved.threads
@@ -148,6 +162,7 @@ def fit(
         )
     check_choice(pre, batches, settings.choose_by)
     class_weights(settings, pre.target)  # raises where they don't fit the target
+    check_thresholds(pre, batches, settings.label_thresholds)
     if not batches.has_targets(VALID):
         why = "a class that training saw" if data.unseen else "a target to score"
         data.notes.append(f"No validation row has {why}: the weights of the last epoch are kept.")
@@ -172,6 +187,9 @@ def fit(
             loop = Loop(model, pre, batches, full, journal=journal, progress=shown)
             state = loop.run(f"Training {spec.cell}:")
             trained._history = state.history
+            if settings.label_thresholds != "half":
+                trained.preprocessing = with_thresholds(model, pre, batches)
+                shown.note(_thresholds(trained.preprocessing.target))
             if settings.baselines and settings.cell != "none":
                 trained._no_memory = _without_recurrence(trained, full, data, batches, journal, shown)
         except Interrupted:
@@ -205,12 +223,18 @@ def _without_recurrence(
     return Trained(
         settings=trained.settings.with_cell("none"),
         resolved=trained.resolved,
-        preprocessing=pre,
+        preprocessing=pre if settings.label_thresholds == "half" else with_thresholds(model, pre, batches),
         model=model,
         source=trained.source,
         folder=own.folder,
         history=state.history,
     )
+
+
+def _thresholds(target: Target) -> str:
+    found = [f"{name} {t:.3g}" for name, t in zip(target.names, target.thresholds, strict=True)]
+    more = f" and {len(found) - MOST_NAMED} more, in the report" if len(found) > MOST_NAMED else ""
+    return f"Thresholds by the F1 on the validation rows: {', '.join(found[:MOST_NAMED])}{more}."
 
 
 @contextlib.contextmanager
