@@ -240,7 +240,7 @@ template <class Real>
 void affine_backward(const AffineBackward<Real>& job, int threads) {
   const int64_t rows = job.rows, I = job.I, O = job.O;
   if (job.d_x) multiply<Real>({job.d_y, job.w, nullptr, O, 1, I, 1, job.d_x, nullptr, rows, I, O, false}, threads);
-  if (job.d_w) multiply<Real>({job.d_y, job.x, nullptr, 1, O, I, 1, job.d_w, job.d_b, O, I, rows, true}, threads);
+  if (job.d_w || job.d_b) multiply<Real>({job.d_y, job.x, nullptr, 1, O, I, 1, job.d_w, job.d_b, O, I, rows, true}, threads);
 }
 
 namespace {

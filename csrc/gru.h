@@ -201,8 +201,8 @@ struct AffineBackward {
   const Real* w;             // [O, I] contiguous
   const Real* d_y;           // [rows, O] contiguous
   Real* d_x;                 // [rows, I] contiguous; null where nobody asks. Overwritten, like all that follow
-  Real* d_w;                 // [O, I] contiguous; null where nobody asks
-  Real* d_b;                 // [O]; null where nobody asks, and where d_w is null
+  Real* d_w;                 // [O, I] contiguous; null where nobody asks for it and for d_b
+  Real* d_b;                 // [O]; null where nobody asks
   int64_t rows, I, O;
 };
 template <class Real>

@@ -249,8 +249,9 @@ class _Columns:
         return columns
 
     def _mean_over_known(self, each: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        each = torch.where(known, each, 0.0)
         with one_thread():
-            return torch.where(known, each, 0.0).sum(), known.sum()
+            return each.sum(), known.sum()
 
 
 class _CrossEntropy(torch.autograd.Function):
