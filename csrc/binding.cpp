@@ -406,6 +406,7 @@ struct AffineCall {
   bool wide;  // float64
   int64_t rows, I, O;
   Address x, weight, bias, y;
+  bool in_blocks = false;
 
   template <class Real>
   void run_as(int threads) const {
@@ -413,7 +414,8 @@ struct AffineCall {
     one.x = at<Real>(x), one.x_row = I;
     one.w = at<Real>(weight), one.b = at<Real>(bias), one.y = at<Real>(y);
     one.rows = rows, one.I = I, one.O = O;
-    affine(one, threads);
+    if (in_blocks) affine_in_blocks(one, threads);
+    else affine(one, threads);
   }
   void run(int threads) const { wide ? run_as<double>(threads) : run_as<float>(threads); }
 };
@@ -428,6 +430,13 @@ struct AffineInto {
     call.run(1);
   }
 };
+
+template <class Real>
+void run_affine_backward(int64_t rows, int64_t I, int64_t O, Address x, Address weight, Address d_y, Address d_x, Address d_w,
+                         Address d_b, int threads) {
+  affine_backward<Real>({at<Real>(x), at<Real>(weight), at<Real>(d_y), at<Real>(d_x), at<Real>(d_w), at<Real>(d_b), rows, I, O},
+                        threads);
+}
 
 // What `GRU.step` asks of its arguments at every step of a stream, asked from here: thirty questions of a PyTorch object
 // take 1.5 us in C and 5 in Python, and the step itself takes one. Knows PyTorch by the names of its attributes alone.
@@ -651,12 +660,21 @@ NB_MODULE(_native, m) {
                     nb::tuple, nb::object>())
       .def("__call__", &QuickStep::operator(), nb::arg().none(), nb::arg().none(), nb::arg());
   m.def("affine", [](bool wide, int64_t rows, int64_t I, int64_t O, nb::handle x, nb::handle weight, nb::handle bias, nb::handle y,
-                     int threads) {
-    const AffineCall call{wide, rows, I, O, address_of(x), address_of(weight), address_of(bias), address_of(y)};
+                     bool in_blocks, int threads) {
+    const AffineCall call{wide, rows, I, O, address_of(x), address_of(weight), address_of(bias), address_of(y), in_blocks};
     std::optional<nb::gil_scoped_release> free;  // as in QuickStep
     if (rows * I * O > 100000) free.emplace();
     call.run(threads);
-  }, nb::kw_only(), "wide"_a, "rows"_a, "I"_a, "O"_a, "x"_a, "weight"_a, "bias"_a, "y"_a, "threads"_a);
+  }, nb::kw_only(), "wide"_a, "rows"_a, "I"_a, "O"_a, "x"_a, "weight"_a, "bias"_a, "y"_a, "in_blocks"_a, "threads"_a);
+  m.def("affine_backward", [](bool wide, int64_t rows, int64_t I, int64_t O, nb::handle x, nb::handle weight, nb::handle d_y,
+                              nb::handle d_x, nb::handle d_w, nb::handle d_b, int threads) {
+    const Address from[] = {address_of(x), address_of(weight), address_of(d_y)};
+    const Address to[] = {address_of(d_x), address_of(d_w), address_of(d_b)};
+    nb::gil_scoped_release free;
+    (wide ? run_affine_backward<double> : run_affine_backward<float>)(rows, I, O, from[0], from[1], from[2], to[0], to[1], to[2],
+                                                                      threads);
+  }, nb::kw_only(), "wide"_a, "rows"_a, "I"_a, "O"_a, "x"_a, "weight"_a, "d_y"_a, "d_x"_a.none(), "d_w"_a.none(), "d_b"_a.none(),
+     "threads"_a);
   nb::class_<AffineInto>(m, "AffineInto")
       .def("__init__", [](AffineInto* into, bool wide, int64_t I, int64_t O, nb::object weight, nb::object bias, nb::object y) {
         new (into) AffineInto{{wide, 1, I, O, 0, address_of(weight), address_of(bias), address_of(y)}, {weight, bias, y}};

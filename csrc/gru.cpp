@@ -221,6 +221,30 @@ void affine(const Affine<Real>& job, int threads) {
 
 namespace {
 
+template <class Real>
+void multiply(const Matrices<Real>& product, int threads) {
+  const auto& k = of<Real>(*chosen().load());
+  const auto scratch = allocate<Real>(k.product_scratch(product.M, product.N, product.K));
+  k.product(product, threads, scratch.get());
+}
+
+}  // namespace
+
+template <class Real>
+void affine_in_blocks(const Affine<Real>& job, int threads) {
+  if (job.O <= 2) return affine(job, threads);  // a block would be empty for the most part
+  multiply<Real>({job.x, job.w, job.b, job.x_row, 1, 1, job.I, job.y, nullptr, job.rows, job.O, job.I, false}, threads);
+}
+
+template <class Real>
+void affine_backward(const AffineBackward<Real>& job, int threads) {
+  const int64_t rows = job.rows, I = job.I, O = job.O;
+  if (job.d_x) multiply<Real>({job.d_y, job.w, nullptr, O, 1, I, 1, job.d_x, nullptr, rows, I, O, false}, threads);
+  if (job.d_w || job.d_b) multiply<Real>({job.d_y, job.x, nullptr, 1, O, I, 1, job.d_w, job.d_b, O, I, rows, true}, threads);
+}
+
+namespace {
+
 // Calls take(first, step, from, n) for runs of n lines that lie `step` values apart; they are lines number `from` and on.
 template <class Take>
 void each_run(const Matrix& m, const Take& take) {
@@ -321,6 +345,10 @@ template void backward(const Sizes&, const Backward<float>*, int);
 template void backward(const Sizes&, const Backward<double>*, int);
 template void affine(const Affine<float>&, int);
 template void affine(const Affine<double>&, int);
+template void affine_in_blocks(const Affine<float>&, int);
+template void affine_in_blocks(const Affine<double>&, int);
+template void affine_backward(const AffineBackward<float>&, int);
+template void affine_backward(const AffineBackward<double>&, int);
 template void activations(const float*, float*, float*, int64_t);
 template void activations(const double*, double*, double*, int64_t);
 

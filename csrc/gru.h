@@ -189,6 +189,25 @@ struct Affine {
 template <class Real>
 void affine(const Affine<Real>&, int threads);  // allocates nothing
 
+// The same for training, where rows are many and a stream need not have their bits: as fast as a matrix product in blocks.
+// Its bits, too, depend neither on the other rows nor on the number of threads, but they are others than those of `affine`.
+template <class Real>
+void affine_in_blocks(const Affine<Real>&, int threads);
+
+// Backwards: d_x = d_y W, d_W = d_y^T x, d_b = the sum of d_y over the rows. The bits don't depend on the number of threads.
+template <class Real>
+struct AffineBackward {
+  const Real* x;             // [rows, I] contiguous
+  const Real* w;             // [O, I] contiguous
+  const Real* d_y;           // [rows, O] contiguous
+  Real* d_x;                 // [rows, I] contiguous; null where nobody asks. Overwritten, like all that follow
+  Real* d_w;                 // [O, I] contiguous; null where nobody asks for it and for d_b
+  Real* d_b;                 // [O]; null where nobody asks
+  int64_t rows, I, O;
+};
+template <class Real>
+void affine_backward(const AffineBackward<Real>&, int threads);
+
 // y[i] = σ(x[i]) and tanh(x[i]) by the kernel's own approximation, for tests. Either result may be null.
 // Error bound, every instruction set: 3 units in the last place of the exact value, float32 and float64, for all x
 // whose exact value is a normal number; below it an absolute error of the smallest normal number.

@@ -17,6 +17,16 @@ struct Plan {
   int64_t rows;            // how many there are, in all steps
 };
 
+// c = a b (+ bias), with a [M, K] and b [K, N] given by how far their rows and columns lie apart, one of which is 1.
+template <class Real>
+struct Matrices {
+  const Real *a, *b, *bias;  // bias [N] or null
+  int64_t a_row, a_column, b_row, b_column;
+  Real *c, *a_sums;  // c [M, N] contiguous; a_sums [M]: the sums over each row of a, or null
+  int64_t M, N, K;
+  bool packs_a;      // a_row is 1; only then there may be a_sums. Else a_column is 1
+};
+
 template <class Real>
 struct KernelsOf {
   int64_t (*packed_size)(int64_t I, int64_t H, Reset, bool norm);
@@ -32,6 +42,8 @@ struct KernelsOf {
                    int64_t scratch_each, Real* own, int64_t own_each);
   void (*activations)(const Real*, Real*, Real*, int64_t);
   void (*affine)(const Affine<Real>&, int threads);
+  int64_t (*product_scratch)(int64_t M, int64_t N, int64_t K);  // values
+  void (*product)(const Matrices<Real>&, int threads, Real* scratch);
 };
 
 struct Kernels {

@@ -23,6 +23,7 @@ namespace TIDEGATE_ISA {
 #include "kernels/forward.inl"
 #include "kernels/backward.inl"
 #include "kernels/affine.inl"
+#include "kernels/product.inl"
 
 template <class Real>
 void activations(const Real* x, Real* sigmoids, Real* tanhs, int64_t n) {
@@ -52,7 +53,7 @@ template <class Real>
 constexpr KernelsOf<Real> kernels_of = {
     packed_size<Real>,     pack<Real>,             forward_scratch<Real>, forward_threads<Real>, forward<Real>,
     backward_scratch<Real>, backward_own_scratch<Real>, backward_threads<Real>, backward<Real>, activations<Real>,
-    affine<Real>,
+    affine<Real>,          product_scratch<Real>,  product<Real>,
 };
 
 }  // namespace TIDEGATE_ISA

@@ -806,6 +806,48 @@ void test_affine(int64_t rows, int64_t I, int64_t O, bool bias) {
   check(same_bits(y, other), name + ": a row alone has other bits");
 }
 
+// The same in blocks, and backwards: right, on any number of threads, and outputs the same in any batch.
+template <class Real>
+void test_product(int64_t rows, int64_t I, int64_t O) {
+  const std::string name = "product " + std::to_string(rows) + " " + std::to_string(I) + " " + std::to_string(O);
+  const auto x = normal<Real>(rows * I, 1), w = normal<Real>(O * I, 2), b = normal<Real>(O, 3), d_y = normal<Real>(rows * O, 4);
+  struct Results {
+    std::vector<Real> y, d_x, d_w, d_b;
+  };
+  const auto run = [&](int threads) {
+    Results r{unset<Real>(rows * O), unset<Real>(rows * I), unset<Real>(O * I), unset<Real>(O)};
+    affine_in_blocks<Real>({x.data(), I, w.data(), b.data(), r.y.data(), rows, I, O}, threads);
+    affine_backward<Real>({x.data(), w.data(), d_y.data(), r.d_x.data(), r.d_w.data(), r.d_b.data(), rows, I, O}, threads);
+    return r;
+  };
+  const Results one = run(1), three = run(3);
+  // c[m, n] = Σ_k of term(m, n, k)
+  const auto near = [&](const std::vector<Real>& c, int64_t M, int64_t N, int64_t K, const auto& term, const char* what) {
+    double worst = 0;
+    for (int64_t m = 0; m < M; ++m) {
+      for (int64_t n = 0; n < N; ++n) {
+        long double sum = 0, size = 0;
+        for (int64_t k = 0; k < K; ++k) sum += term(m, n, k), size += std::fabs(term(m, n, k));
+        const double error = static_cast<double>(std::fabs(c[m * N + n] - sum) / (size > 0 ? size : 1));
+        worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+      }
+    }
+    check(worst < 16 * std::numeric_limits<Real>::epsilon(), name + ": " + what + " error " + std::to_string(worst));
+  };
+  using Long = long double;
+  near(one.y, rows, O, I + 1, [&](int64_t m, int64_t n, int64_t k) { return k < I ? static_cast<Long>(x[m * I + k]) * w[n * I + k] : b[n]; }, "y");
+  near(one.d_x, rows, I, O, [&](int64_t m, int64_t n, int64_t k) { return static_cast<Long>(d_y[m * O + k]) * w[k * I + n]; }, "d_x");
+  near(one.d_w, O, I, rows, [&](int64_t m, int64_t n, int64_t k) { return static_cast<Long>(d_y[k * O + m]) * x[k * I + n]; }, "d_w");
+  near(one.d_b, O, 1, rows, [&](int64_t m, int64_t, int64_t k) { return static_cast<Long>(d_y[k * O + m]); }, "d_b");
+  check(same_bits(one.y, three.y) && same_bits(one.d_x, three.d_x) && same_bits(one.d_w, three.d_w) && same_bits(one.d_b, three.d_b),
+        name + ": threads change bits");
+  for (int64_t row = 0; row < rows; row += 7) {
+    auto y = unset<Real>(O);
+    affine_in_blocks<Real>({x.data() + row * I, I, w.data(), b.data(), y.data(), 1, I, O}, 1);
+    check(same_bits(y, std::vector<Real>(one.y.begin() + row * O, one.y.begin() + (row + 1) * O)), name + ": a row alone has other bits");
+  }
+}
+
 template <class Real>
 void test_all(int draws) {
   for (int64_t H : {1, 2, 7, 9, 33, 64}) {
@@ -848,6 +890,10 @@ int main(int count, char** arguments) {
       for (int64_t O : {1, 2, 3, 4, 7, 73}) test_affine<float>(5, I, O, true), test_affine<double>(6, I, O, I != 7);
     }
     test_affine<float>(700, 64, 40, true), test_affine<float>(0, 4, 4, true), test_affine<double>(1, 300, 9, true);
+    for (int64_t rows : {0, 1, 9, 300}) {
+      for (int64_t O : {1, 3, 20, 70}) test_product<float>(rows, 17, O), test_product<double>(rows, O == 3 ? 0 : 33, O);
+    }
+    test_product<float>(3, 1030, 5), test_product<float>(1030, 3, 5), test_product<float>(9, 4, 1030), test_product<float>(600, 64, 40);
   }
   for (int64_t T : {0, 3}) {
     Case c{T, 2, 3, 5};

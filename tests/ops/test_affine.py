@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.helpers.native import on_threads
 from tidegate.ops.affine import affine, one_row
 from tidegate.ops.gru import native
 
@@ -45,18 +46,74 @@ def test_a_row_has_the_same_bits_alone_in_any_batch_and_layout(rows, I, O):
         assert torch.equal(three[:, 1], y)
 
 
-def test_the_kernel_runs_without_gradients_and_pytorch_with_them(monkeypatch):
+def test_the_kernels_run_without_gradients_and_with_them(monkeypatch):
     calls = []
     kernel = native.affine.affine
-    monkeypatch.setattr(native.affine, "affine", lambda *a: calls.append(1) or kernel(*a))
+    monkeypatch.setattr(native.affine, "affine", lambda *a, **more: calls.append(more) or kernel(*a, **more))
     x, w, b = case(5, 7, 3, torch.float32)
     with torch.no_grad():
         affine(x, w, b)
-    assert calls == [1]
     w.requires_grad_()
     affine(x, w, b).sum().backward()
-    assert calls == [1]
+    assert calls == [{}, {"in_blocks": True}]
     assert torch.allclose(w.grad, x.sum(0).expand(3, 7))
+
+
+MANY = [(700, 40, 1), (600, 33, 50), (300, 300, 9), (1100, 5, 3), (30, 20, 1100), (20, 1030, 4)]
+
+
+def trained(x, w, b, upstream):
+    x, w, b = (v.clone().requires_grad_() for v in (x, w, b))
+    y = affine(x, w, b)
+    y.backward(upstream)
+    return y.detach(), x.grad, w.grad, b.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "I", "O"), [*SHAPES, *MANY])
+def test_in_training_outputs_and_gradients_are_as_near_to_float64_as_torch(rows, I, O, dtype):
+    x, w, b = case(rows, I, O, dtype)
+    d = case(rows, O, 1, dtype)[0]
+    found = trained(x, w, b, d)
+    X, W, B, D = (v.double() for v in (x, w, b, d))
+    exact = (torch.nn.functional.linear(X, W, B), D @ W, D.T @ X, D.sum(0))
+    sizes = (X.abs() @ W.abs().T + B.abs(), D.abs() @ W.abs(), D.abs().T @ X.abs(), D.abs().sum(0))
+    for value, right, size in zip(found, exact, sizes, strict=True):
+        assert value.dtype == dtype
+        assert value.shape == right.shape
+        assert ((value.double() - right).abs() <= 8 * torch.finfo(dtype).eps * size).all()
+
+
+@pytest.mark.parametrize(("rows", "I", "O"), MANY)
+def test_in_training_no_bit_depends_on_the_threads_the_other_rows_or_the_layout(rows, I, O):
+    x, w, b = case(rows, I, O, torch.float32)
+    d = case(rows, O, 1, torch.float32)[0]
+    alone = on_threads(1, lambda: trained(x, w, b, d))
+    for n in (2, 3):
+        for one, many in zip(alone, on_threads(n, lambda: trained(x, w, b, d)), strict=True):
+            assert torch.equal(one, many)
+    for one, same in zip(alone, trained(x.T.contiguous().T, w.T.contiguous().T, b, d.T.contiguous().T), strict=True):
+        assert torch.equal(one, same)
+    some = trained(x[5:12], w, b, d[5:12])
+    assert torch.equal(some[0], alone[0][5:12])
+    assert torch.equal(some[1], alone[1][5:12])
+
+
+def test_only_what_is_asked_for_has_a_gradient():
+    x, w, b = case(40, 7, 3, torch.float32)
+    for k in range(3):
+        given = [v.clone().requires_grad_(i == k) for i, v in enumerate((x, w, b))]
+        affine(*given).square().sum().backward()
+        exact = [v.detach().clone().requires_grad_(i == k) for i, v in enumerate((x, w, b))]
+        torch.nn.functional.linear(*exact).square().sum().backward()
+        assert [v.grad is not None for v in given] == [i == k for i in range(3)]
+        assert torch.allclose(given[k].grad, exact[k].grad, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_gradients_and_many_at_once_are_right():
+    x, w, b = (v.requires_grad_() for v in case(4, 5, 3, torch.float64))
+    assert torch.autograd.gradcheck(affine, (x, w, b), check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(affine, (x, w, b))
 
 
 def test_what_the_kernel_does_not_take_goes_to_pytorch():

@@ -111,16 +111,16 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def test_the_number_of_threads_that_a_run_began_with_can_be_said_on_resume_and_another_one_not(
+def test_the_number_of_threads_that_an_lstm_began_with_can_be_said_on_resume_and_another_one_not(
     tmp_path, signals, two_threads
 ):
     path = tmp_path / "t.parquet"
     write_table(signals, path)
     for name in ("a", "b"):
         with pytest.raises(Interrupted):
-            train(path, out=tmp_path / name, **(QUICK | ROLES | {"progress": StopAfter(1)}))
+            train(path, out=tmp_path / name, cell="lstm", **(QUICK | ROLES | {"progress": StopAfter(1)}))
     message = (
-        r"threads can't change on resume: the run began with 2, and on a CPU another number rounds some sums otherwise.*"
+        r"threads can't change on resume of a run with cell=lstm: it began with 2, and on a CPU another number rounds some sums.*"
         r"Say threads=2 \(--threads\), leave it out"
     )
     with pytest.raises(SettingsError, match=message):
@@ -143,7 +143,7 @@ def test_where_a_machine_has_fewer_threads_than_the_run_began_with_that_is_told(
     path = tmp_path / "t.parquet"
     write_table(signals, path)
     with pytest.raises(Interrupted):
-        train(path, out=tmp_path / "run", **(QUICK | ROLES | {"progress": StopAfter(1)}))
+        train(path, out=tmp_path / "run", cell="lstm", **(QUICK | ROLES | {"progress": StopAfter(1)}))
     config = tmp_path / "run" / "config.yaml"
     config.write_text(re.sub(r"^  threads: \d+$", "  threads: 99", config.read_text(), flags=re.MULTILINE))
     monkeypatch.setattr("os.cpu_count", lambda: 4)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from tidegate.data.word_features import FEATURES, feature_values
 from tidegate.documents import Damaged, check, cut, from_json
 from tidegate.errors import DataError, RunError
 
-FORMAT, VERSION = "tidegate-preprocessing", 3
+FORMAT, VERSION = "tidegate-preprocessing", 3  # 3: with the looks of words, or thresholds of labels
 _SINCE_2 = ("formats", "date_order", "missing")  # without these a file is one of version 1, which earlier versions read
 MOST_NAMED = 5  # classes told by name
 
@@ -75,7 +76,10 @@ class TokenColumn:
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted: task "class", "labels" or "number"; classes in the type of their column."""
+    """What is predicted: task "class", "labels" or "number"; classes in the type of their column.
+
+    thresholds: of each 0/1 label, the probability above which it is predicted; (): 1/2 for all.
+    """
 
     names: tuple[str, ...]
     task: str
@@ -86,6 +90,13 @@ class Target:
     rule: tuple[
         float, ...
     ] = ()  # of numbers whose means are those of an earlier run: the mean of the training steps themselves
+    thresholds: tuple[float, ...] = ()
+
+    @cached_property
+    def cuts(self) -> tuple[float, ...]:
+        """The thresholds in terms of scores, log odds that a float32 holds: a label is 1 where its score is above."""
+        thresholds = self.thresholds or (0.5,) * len(self.names)
+        return tuple(float(np.float32(np.log(t / (1 - t)))) for t in thresholds)
 
     @property
     def width(self) -> int:
@@ -148,10 +159,11 @@ class Preprocessing:
         for name in _SINCE_2:
             if not values[name]:
                 del values[name]
-        if not self.target.rule:
-            del values["target"]["rule"]
+        for name in ("rule", "thresholds"):
+            if not getattr(self.target, name):
+                del values["target"][name]
         version = 2 if any(name in values for name in _SINCE_2) else 1
-        version = VERSION if any(c.of_words for c in self.tokens) else version
+        version = VERSION if self.target.thresholds or any(c.of_words for c in self.tokens) else version
         return json.dumps({"format": FORMAT, "version": version, **values}, indent=1, ensure_ascii=False) + "\n"
 
     @staticmethod
@@ -189,6 +201,8 @@ class Preprocessing:
         for good, what in (
             (names and len({*names}) == len(names) and target.names, "the names of features or targets"),
             (len(target.rule) in (0, len(target.names)), "the means of the target"),
+            (len(target.thresholds) in (0, len(target.names)), "the thresholds of the labels"),
+            (all(0 < t < 1 for t in target.thresholds), "the thresholds of the labels"),
             (self.horizon >= 0, "the horizon"),
             (
                 self.non_finite in ("error", "missing") and self.date_order in ("", "dmy", "mdy"),

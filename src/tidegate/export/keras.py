@@ -188,7 +188,10 @@ def _class(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
 
 
 def _labels(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:
-    return {"prediction": ops.cast(scores > 0, "int64"), "probabilities": ops.sigmoid(scores)}
+    return {
+        "prediction": ops.cast(scores > np.array(target.cuts, np.float32), "int64"),
+        "probabilities": ops.sigmoid(scores),
+    }
 
 
 def _number(layers: Any, ops: Any, target: Any, scores: Any) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class Parts:
                 "classes": list(target.classes),
                 "means": list(target.means) if target.task == "number" else [],
                 "stds": list(target.stds) if target.task == "number" else [],
+                # of labels, the probabilities above which they are predicted; without it 1/2
+                **({"thresholds": list(target.thresholds)} if target.thresholds else {}),
             },
             "per": spec.per,
             "horizon": spec.horizon,

@@ -104,6 +104,7 @@ class _Program(nn.Module):
     std: Tensor
     target_mean: Tensor
     target_std: Tensor
+    cuts: Tensor
 
     def __init__(self, parts: Parts):
         super().__init__()
@@ -131,6 +132,8 @@ class _Program(nn.Module):
         if self.task == "number":
             self.register_buffer("target_mean", float64(pre.target.means))
             self.register_buffer("target_std", float64(pre.target.stds))
+        if self.task == "labels":
+            self.register_buffer("cuts", torch.tensor(pre.target.cuts))
 
     def forward(
         self, *, lengths: Tensor, h_0: Tensor, numbers: Tensor | None = None, codes: Tensor | None = None
@@ -192,7 +195,7 @@ class _Program(nn.Module):
 
 MEANINGS: dict[str, Callable[[_Program, Tensor], dict[str, Tensor]]] = {
     "class": lambda _, scores: {"prediction": scores.argmax(dim=-1), "probabilities": scores.softmax(dim=-1)},
-    "labels": lambda _, scores: {"prediction": (scores > 0).long(), "probabilities": scores.sigmoid()},
+    "labels": lambda program, scores: {"prediction": (scores > program.cuts).long(), "probabilities": scores.sigmoid()},
     "number": lambda program, scores: {"prediction": scores.double() * program.target_std + program.target_mean},
 }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS, UNSEEN_CLASS
+from tidegate.ops.threads import one_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TOP = 3  # classes told of every prediction
@@ -250,11 +251,30 @@ class _Columns:
         return columns
 
     def _mean_over_known(self, each: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(known, each, 0.0).sum(), known.sum()
+        each = torch.where(known, each, 0.0)
+        with one_thread():
+            return each.sum(), known.sum()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """`F.binary_cross_entropy_with_logits` of each label, whose gradient has the same bits on any number of threads."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(scores, y)
+        return F.binary_cross_entropy_with_logits(scores, y, reduction="none")
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, None]:
+        scores, y = ctx.saved_tensors
+        with one_thread():
+            p = torch.sigmoid(scores)
+        return (p - y) * d_loss, None
 
 
 class _Labels(_Columns):
-    """Several 0/1 labels: binary cross-entropy of each; 1 where its score is above 0."""
+    """Several 0/1 labels: binary cross-entropy of each; 1 where its probability is above its threshold, 1/2 unless training chose
+    one."""
 
     name, kind = "labels", "label"
     has_probabilities = True
@@ -265,13 +285,13 @@ class _Labels(_Columns):
     def loss_sum(self, scores: Tensor, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         known = self.known(y)
         y = torch.where(known, y, 0.0)  # NaN must not reach the loss: its gradient would be NaN even where masked
-        return self._mean_over_known(F.binary_cross_entropy_with_logits(scores, y, reduction="none"), known)
+        return self._mean_over_known(_CrossEntropy.apply(scores, y), known)  # type: ignore[no-untyped-call]  # (torch's)
 
     def decide(self, scores: Tensor, target: Target) -> Array:
-        return (scores > 0).numpy()
+        return (scores > torch.tensor(target.cuts)).numpy()
 
     def decide_one(self, scores: list[float], which: int, target: Target) -> int:
-        return int(scores[which] > 0)
+        return int(scores[which] > target.cuts[which])
 
     def probabilities(self, scores: Tensor) -> Tensor:
         # PyTorch rounds σ otherwise at the end of an array than within; over pairs, σ(s) = softmax(0, s), it doesn't.
@@ -301,10 +321,11 @@ class _Labels(_Columns):
 
     def outputs(self, scores: Tensor, truth: Array | None, target: Target) -> list[Output]:
         out = []
+        values = self.decide(scores[:, 0], target).astype(int)
         for w, name in enumerate(target.names):
             p = torch.sigmoid(scores[:, 0, w].double()).tolist()
             true = None if truth is None else [None if np.isnan(v) else int(v) for v in truth[:, 0, w]]
-            out.append(Output(name, self.kind, [int(v > 0.5) for v in p], true, None, p, (0, 1)))
+            out.append(Output(name, self.kind, values[:, w].tolist(), true, None, p, (0, 1)))
         return out
 
 

@@ -25,13 +25,19 @@ def affine(
     weight: Tensor,  # [O, I]
     bias: Tensor,  # [O]
 ) -> Tensor:  # [..., O]
-    """`torch.nn.functional.linear`. Without gradients, on a CPU with the native back end, by its kernels: then the bits of
-    a row of y depend on nothing but its own x, where PyTorch's matrix product rounds by the size of the batch.
+    """`torch.nn.functional.linear`, on a CPU with the native back end by its kernels.
 
-    So a row that comes alone, in a stream, gets what it gets in a table of millions.
+    Without gradients the bits of a row of y depend on nothing but its own x, where PyTorch's matrix product rounds by the size
+    of the batch. So a row that comes alone, in a stream, gets what it gets in a table of millions. With gradients rows are
+    many: then the product is cut into blocks, which rounds otherwise, and the bits of y and of all gradients don't depend on
+    the number of threads, where PyTorch cuts a sum over many rows into as many parts as there are threads.
     """
-    kernel = None if torch.is_grad_enabled() else _kernel_for(x, weight, bias)
-    return functional.linear(x, weight, bias) if kernel is None else kernel.affine(x, weight, bias)
+    kernel = _kernel_for(x, weight, bias)
+    if kernel is None:
+        return functional.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return kernel.affine_with_gradients(x, weight, bias)
+    return kernel.affine(x, weight, bias)
 
 
 def one_row(weight: Tensor, bias: Tensor) -> Callable[[Tensor], np.ndarray]:

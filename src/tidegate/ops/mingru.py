@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch._C import _get_tracing_state as tracing
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import linear
 
 from tidegate.ops.affine import affine
 from tidegate.ops.gru.reference import without_autocast
+from tidegate.ops.threads import one_thread
 
 
 class Gates(NamedTuple):
@@ -47,14 +47,16 @@ def gates(
 ) -> Gates:  # [..., H] each
     """The gates of one layer in one direction. 1 - z is computed as σ(-k), which is exact to the last bits even where z is near 1.
 
-    Without gradients the bits of a row depend on nothing but its own x.
+    Without gradients the bits of a row depend on nothing but its own x, with gradients not on the number of threads.
     """
-    if _together():
-        k, v = linear(x, w, b).chunk(2, dim=-1)
+    sums = affine(x, w, w.new_zeros(w.size(0)) if b is None else b)
+    k, v = sums.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():
         z, not_z, shut = torch.sigmoid(k), torch.sigmoid(-k), torch.sigmoid(v)
+    elif _together():
+        with one_thread():
+            z, not_z, shut = torch.sigmoid(k), torch.sigmoid(-k), torch.sigmoid(v)
     else:
-        sums = affine(x, w, w.new_zeros(w.size(0)) if b is None else b)
-        k, v = sums.chunk(2, dim=-1)
         z, not_z = _sigmoids(k)
         e = v.exp()
         shut = e / (1 + e)  # looked at below 0 only

@@ -21,7 +21,7 @@ class Evaluation:
     """A model's figures beside those of the baselines, on the same rows.
 
     model, baselines: name -> Scores; metric: the figure that counts most; what: which rows were scored. before: of a run that went
-    on from another one, what it began with.
+    on from another one, what it began with. notes: sentences on how to take the figures.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Evaluation:
     loss: float
     baselines: dict[str, Scores] = field(default_factory=dict)
     before: Scores | None = None
+    notes: list[str] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, Scores]]:
         before = [] if self.before is None else [(BEFORE, self.before)]
@@ -41,8 +42,8 @@ class Evaluation:
         return text_table(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; `before` where there is one."""
-        return {k: v for k, v in asdict(self).items() if k != "before" or v is not None}
+        """As JSON has it; `before` and `notes` where there are any, as earlier versions know neither."""
+        return {k: v for k, v in asdict(self).items() if k not in {"before", "notes"} or v}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Evaluation:
@@ -178,8 +179,8 @@ def verdict(evaluation: Evaluation) -> str:
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
-    """What came of going on from another run, and what a mean over classes or targets hides, a sentence each."""
-    out = _gain(evaluation)
+    """What came of going on from another run, what a mean over classes or targets hides, and how to take the figures, a sentence each."""
+    out = [*_gain(evaluation), *evaluation.notes]
     scores = evaluation.model
     if scores.missed:
         it = "it" if scores.missed_count == 1 else "them"

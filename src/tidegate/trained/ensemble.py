@@ -94,7 +94,12 @@ def joined(members: Members) -> Preprocessing:
     def mean(name: str) -> tuple[float, ...]:
         return tuple(float(v) for v in np.mean([getattr(t, name) for t in targets], axis=0))
 
-    target = replace(targets[0], classes=classes, counts=counts, means=mean("means"), stds=mean("stds"))
+    target = replace(
+        targets[0],
+        classes=classes,
+        counts=counts,
+        **{name: mean(name) for name in ("means", "stds", "rule", "thresholds")},
+    )
     return replace(members[0].preprocessing, target=target)
 
 
@@ -155,7 +160,7 @@ def _mean(
     if target.task == "class":
         values = np.where(there.all(axis=-1), np.nan_to_num(mean).argmax(axis=-1), -1)
     else:
-        values = np.where(there, mean > 0.5, np.nan)
+        values = np.where(there, mean > np.array(target.thresholds or 0.5), np.nan)
     return Outcome(values, mean.astype(np.float32), float("nan"), chances)
 
 

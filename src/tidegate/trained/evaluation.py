@@ -71,15 +71,27 @@ def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> t
     baselines = judged_rules(pre, source, part, guesses, count)
     if trained.no_memory is not None:
         bare = trained.no_memory.model.to(source.device)
-        other = run_model(bare, pre, source, part, batch_size=batch_size, chances=True)
+        own = trained.no_memory.preprocessing  # its labels have thresholds of their own
+        other = run_model(bare, own, source, part, batch_size=batch_size, chances=True)
         guesses[NO_RECURRENCE] = other.values
         baselines[NO_RECURRENCE] = judge(pre, source, part, other.values, other.chances)
     before = None
     if trained.before is not None:
         first = run_model(trained.before.to(source.device), pre, source, part, batch_size=batch_size, chances=True)
         before = judge(pre, source, part, first.values, first.chances)
-    evaluation = Evaluation(settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, before)
+    notes = _notes(pre, part)
+    evaluation = Evaluation(
+        settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, before=before, notes=notes
+    )
     return evaluation, Guesses({settings.cell: outcome.values} | guesses, truth_of(pre, source, part), outcome.chances)
+
+
+def _notes(pre: Preprocessing, part: int | None) -> list[str]:
+    if not pre.target.thresholds or part != VALID:
+        return []
+    return [
+        "The labels' thresholds were chosen on these validation rows, so F1 and exact match are better here than on new rows."
+    ]
 
 
 def _unseen(rows: Rows) -> dict[Any, int]:

@@ -230,6 +230,8 @@ def _score_labels(
         }
         for k, name in enumerate(target.names)
     ]
+    for row, threshold in zip(rows, target.thresholds, strict=False):
+        row["threshold"] = threshold
     summary = {
         "micro_f1": _ratio(2 * tp.sum(), (2 * tp + fp + fn).sum()),
         "macro_f1": float(np.mean([r["f1"] for r in rows])),

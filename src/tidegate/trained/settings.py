@@ -181,6 +181,11 @@ class TrainSettings(DataSettings):
         TRAINING,
         "How much each class counts in the training loss: balanced (the rarer, the more), or by name, such as yes=5,no=1; a class without a weight has 1. None: all alike.",
     )
+    label_thresholds: Literal["half", "f1"] = setting(
+        "half",
+        TRAINING,
+        "Above which probability each 0/1 label is predicted: 1/2, or the value with the best F1 on the validation rows.",
+    )
     batch_size: int | None = setting(
         None,
         TRAINING,

@@ -86,11 +86,13 @@ class Trained:
             folder = self.folder / files.NO_MEMORY
             if (folder / files.MODEL).is_file():
                 model = load_model(folder / files.MODEL)
-                _check_belong(self.preprocessing, model.spec, folder)
+                own = (folder / files.PREPROCESSING).is_file()  # where it differs from the run's
+                pre = Preprocessing.from_json(*files.read_preprocessing(folder)) if own else self.preprocessing
+                _check_belong(pre, model.spec, folder)
                 self._no_memory = Trained(
                     settings=self.settings.with_cell("none"),
                     resolved=self.resolved,
-                    preprocessing=self.preprocessing,
+                    preprocessing=pre,
                     model=model.to(self.device),
                     source=self.source,
                     folder=folder,

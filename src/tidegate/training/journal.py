@@ -208,7 +208,10 @@ class FolderJournal(Journal):
         assert trained.results is not None
         results = json.dumps(trained.results.to_dict(), indent=1, default=plain)
         write_text(self.folder / RESULTS, results + "\n")
-        write_config(self.folder, trained)
+        self._write_settings(trained)
+        bare = trained.no_memory
+        if bare is not None and bare.preprocessing != trained.preprocessing:
+            write_text(self.folder / NO_MEMORY / PREPROCESSING, bare.preprocessing.to_json())
         write_report(trained)
 
 

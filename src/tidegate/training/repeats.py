@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from tidegate import __version__
+from tidegate.data.extending import divide
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import PART_NAMES, VALID
 from tidegate.data.tables import Table, read_table
@@ -172,6 +173,11 @@ def _check(table: Table, settings: TrainSettings, repeats: RepeatSettings) -> bo
 
     Raises DataError and SettingsError in the words of a single run.
     """
+    if repeats.kept == REFIT and settings.label_thresholds != "half":
+        raise SettingsError(
+            "label_thresholds are chosen on validation rows, and the run that folds keep has none (keep='refit'). Say keep='best' or "
+            "'ensemble' (--keep), or leave label_thresholds out."
+        )
     parts: list[np.ndarray] = []
     for name, one in _members(settings, repeats).items():
         try:
@@ -290,7 +296,7 @@ class _Training:
             ) from None
 
     def _rows(self, trained: Trained, part: int, what: str) -> Rows:
-        data = fit_preprocessing(self.table, trained.settings, trained.settings.seed)[1]
+        data = divide(self.table, trained.preprocessing, trained.settings, trained.settings.seed)
         source = batch_source(data, trained.preprocessing, trained.device)
         return Rows(data, source, part, f"the {what} rows of {self.table.name}")
 

@@ -14,15 +14,20 @@ import torch
 
 from tidegate.data.extending import divide
 from tidegate.data.fitting import fit_preprocessing
+from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError
+from tidegate.model.cells import CELLS
+from tidegate.ops.gru import native
 from tidegate.trained import Resolved, Trained
 from tidegate.trained.evaluation import check_choice, score_rows
 from tidegate.trained.folder import BEFORE, NO_MEMORY
+from tidegate.trained.metrics import MOST_NAMED
 from tidegate.trained.predicted import predicted
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, RepeatSettings, TrainSettings, read_settings_file
+from tidegate.trained.thresholds import check_thresholds, with_thresholds, without_thresholds
 from tidegate.trained.trained import read_settings, unfinished
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.lock import FolderLock
@@ -89,7 +94,8 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     source = table if table is not None else stored
     asked = TrainSettings.make(**(chosen.model_dump() | settings))
     check_changes(chosen, asked, resolved)
-    if asked.threads != chosen.threads:
+    fixed = _fixes_threads(chosen, resolved)
+    if fixed and asked.threads != chosen.threads:
         _check_threads(asked, resolved)
     if source is None:
         raise SettingsError(f"{folder} was trained on a table in memory: pass the same table again to resume.")
@@ -104,25 +110,32 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     before, now = complete_of(chosen, resolved), complete_of(asked, resolved)
     if before != now:
         shown.note(told(folder, resolved, before, now))
-    with threads_at_most(None if asked.threads else threads_of(resolved, shown)):
+    with threads_at_most(threads_of(resolved, shown) if fixed and not asked.threads else None):
         return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown, origin=origin)
 
 
-def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
-    """Raises SettingsError where other threads would make other weights: on a CPU, PyTorch cuts products over many rows (the
-    head's gradient, an LSTM's) into as many sums as there are threads, and those round otherwise.
+def _fixes_threads(settings: TrainSettings, resolved: Resolved) -> bool:
+    """Whether other threads would make other weights: on a CPU, PyTorch cuts some sums into as many parts as there are threads,
+    and those round otherwise.
     """
-    if resolved.device == "cpu" and asked.threads != resolved.threads:
+    ours = CELLS[settings.cell].any_threads and native.missing() is None
+    return resolved.device == "cpu" and not ours
+
+
+def _check_threads(asked: TrainSettings, resolved: Resolved) -> None:
+    """Raises SettingsError for another number than the run began with."""
+    if asked.threads != resolved.threads:
+        why = f"with cell={asked.cell}" if native.missing() is None else "without the C++ kernels"
         raise SettingsError(
-            f"threads can't change on resume: the run began with {resolved.threads}, and on a CPU another number rounds some sums "
-            f"otherwise, so that it would not be one training to the last bit. Say threads={resolved.threads} (--threads), leave it out, "
-            "or start a new run."
+            f"threads can't change on resume of a run {why}: it began with {resolved.threads}, and on a CPU another number rounds some "
+            f"sums otherwise, so that it would not be one training to the last bit. Say threads={resolved.threads} (--threads), leave "
+            "it out, or start a new run."
         )
 
 
 def threads_of(resolved: Resolved, shown: Silent) -> int | None:
     """With how many threads a run goes on that left them to torch: as it began, where this machine has as many."""
-    if resolved.device != "cpu" or resolved.threads == torch.get_num_threads():
+    if resolved.threads == torch.get_num_threads():
         return None
     if resolved.threads <= (os.cpu_count() or 1):
         return resolved.threads
@@ -163,12 +176,14 @@ def fit(
         table = table if isinstance(table, Table) else read_table(table, **settings.reading)
         pre, data = fit_preprocessing(table, settings, settings.seed)
         earlier = journal.preprocessing()
+        earlier = None if earlier is None else without_thresholds(earlier)
         if earlier is not None and earlier != pre:  # an earlier version, which fitted otherwise, began this training
             pre, data = earlier, replace(divide(table, earlier, settings, settings.seed), notes=data.notes)
         spec = model_spec(settings, pre, data)
     else:
         table = origin.read(table, settings)
         origin, pre, data = origin.rows(table, settings)
+        pre = without_thresholds(pre)
         spec = origin.spec(settings, pre, origin.model)
     device = find_device(settings.device)
     full = complete(settings, data)
@@ -180,6 +195,7 @@ def fit(
         )
     check_choice(pre, batches, settings.choose_by)
     class_weights(settings, pre.target)  # raises where they don't fit the target
+    check_thresholds(pre, batches, settings.label_thresholds)
     if not batches.has_targets(VALID):
         why = "a class that training saw" if data.unseen else "a target to score"
         data.notes.append(f"No validation row has {why}: the weights of the last epoch are kept.")
@@ -217,6 +233,9 @@ def fit(
             loop = Loop(model, pre, batches, full, journal=journal, progress=shown, begun=origin is not None)
             state = loop.run(f"Training {spec.cell}:")
             trained._history = state.history
+            if settings.label_thresholds != "half":
+                trained.preprocessing = with_thresholds(model, pre, batches)
+                shown.note(_thresholds(trained.preprocessing.target))
             if settings.baselines and settings.cell != "none":
                 trained._no_memory = _without_recurrence(
                     trained, full, data, batches, journal=journal, shown=shown, origin=origin
@@ -233,7 +252,7 @@ def fit(
         )
         rows = Rows(data, batches, part, f"the {name} rows of {table.name}")
         evaluation, guesses = score_rows(trained, rows)
-        trained._results, trained._predicted = evaluation, predicted(pre, table, rows, guesses)
+        trained._results, trained._predicted = evaluation, predicted(trained.preprocessing, table, rows, guesses)
         journal.finish(trained)
         report = f" Report: {journal.folder / 'report.html'}" if journal.folder else ""
         shown.note(f"\n{evaluation}\n\nWhole time {time.perf_counter() - began:.0f} s.{report}")
@@ -270,12 +289,18 @@ def _without_recurrence(
     return Trained(
         settings=trained.settings.with_cell("none"),
         resolved=trained.resolved,
-        preprocessing=pre,
+        preprocessing=pre if settings.label_thresholds == "half" else with_thresholds(model, pre, batches),
         model=model,
         source=trained.source,
         folder=own.folder,
         history=state.history,
     )
+
+
+def _thresholds(target: Target) -> str:
+    found = [f"{name} {t:.3g}" for name, t in zip(target.names, target.thresholds, strict=True)]
+    more = f" and {len(found) - MOST_NAMED} more, in the report" if len(found) > MOST_NAMED else ""
+    return f"Thresholds by the F1 on the validation rows: {', '.join(found[:MOST_NAMED])}{more}."
 
 
 @contextlib.contextmanager

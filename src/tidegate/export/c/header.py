@@ -95,6 +95,7 @@ def header_values(parts: Parts, weights: Weights, name: str, path: Path) -> dict
         "no_float": comment(no_float[0]) if no_float else None,
         "target_means": constants(target.means, target.names) if target.task == "number" else "",
         "target_stds": constants(target.stds, target.names) if target.task == "number" else "",
+        "cuts": listed([real(c) for c in target.cuts], [*target.names]) if target.thresholds else None,
         "arrays": arrays,
         "layer_rows": layer_rows,
         "vocabularies": vocabularies,

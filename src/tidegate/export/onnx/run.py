@@ -264,8 +264,9 @@ def _number(graph: Graph, parts: Parts, scores: str, codes: bool) -> str:
 
 
 def _labels(graph: Graph, parts: Parts, scores: str, codes: bool) -> str:
-    zero = graph.constant("zero", np.array(0, np.float32))
-    graph.cast("prediction", graph.add("Greater", "target/yes", scores, zero), np.int64)
+    target = parts.preprocessing.target
+    cuts = graph.constant("target/cuts", np.array(target.cuts if target.thresholds else 0, np.float32))
+    graph.cast("prediction", graph.add("Greater", "target/yes", scores, cuts), np.int64)
     graph.add("Sigmoid", "probabilities", scores)
     return f"{_names(parts)}, 0 or 1 each"
 

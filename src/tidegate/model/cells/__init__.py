@@ -38,7 +38,8 @@ class Cell(Protocol):
 
 class Row(NamedTuple):
     """title: in words. about: for help texts. options: those of `CoreOptions` that it knows. state: the names of its state's
-    parts. gates: whether `trace` shows its gates."""
+    parts. gates: whether `trace` shows its gates. any_threads: whether, by our kernels, the bits of a training are the same on any
+    number of threads of a CPU."""
 
     title: str
     about: str
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     options: frozenset[str] = frozenset()
     state: tuple[str, ...] = ("h",)
     gates: bool = False
+    any_threads: bool = False
 
     def load(self) -> Cell:
         """Its functions. Loads torch."""
@@ -67,17 +69,20 @@ _GRU_OPTIONS = frozenset(
 )
 
 CELLS = {
-    "gru": Row("GRU", "the gated recurrent unit", "gru", _GRU_OPTIONS, gates=True),
+    "gru": Row("GRU", "the gated recurrent unit", "gru", _GRU_OPTIONS, gates=True, any_threads=True),
     "mingru": Row(
         "minGRU",
         "a GRU whose gates read the input alone, trained on all steps at once",
         "mingru",
         frozenset({"learn_initial_state", "update_bias"}),
         gates=True,
+        any_threads=True,
     ),
     "lstm": Row("LSTM", "torch.nn.LSTM, to compare with", "lstm", state=("h", "c")),
     "rnn": Row("plain RNN", "torch.nn.RNN, to compare with", "rnn"),
-    "none": Row("no recurrence", "the same head on the inputs, the no-memory baseline", "none", state=()),
+    "none": Row(
+        "no recurrence", "the same head on the inputs, the no-memory baseline", "none", state=(), any_threads=True
+    ),
 }
 
 

@@ -126,10 +126,13 @@ class JoinWeights(Protocol):
 
 class Affine(Protocol):
     def can_affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-        """Whether `affine` takes these."""
+        """Whether the functions below take these."""
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """W x + b, [..., O]. No gradients."""
+
+    def affine_with_gradients(self, x: Tensor, weight: Tensor, bias: Tensor, /) -> Tensor:
+        """The same for training."""
 
     def affine_into(self, weight: Tensor, bias: Tensor, y: Tensor) -> Callable[[int], None]:
         """A function of the address of one row [I] that writes W x + b to y [1, O]."""
