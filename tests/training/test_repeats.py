@@ -60,7 +60,7 @@ def folds(tmp_path_factory, table) -> tidegate.Run:
 def test_each_of_several_seeds_is_bit_for_bit_that_seed_alone(tmp_path, table, seeds):
     folder = seeds.folder.parent
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {"seed-1", "seed-3", "seed-7"}
-    for seed in (1, 3, 7):
+    for seed in (1, 3):
         tidegate.train(table, out=tmp_path / str(seed), seed=seed, **(SETTINGS | {"baselines": True}))
         assert same_run(folder / f"seed-{seed}", tmp_path / str(seed))
         alone, member = ((f / "config.yaml").read_text() for f in (tmp_path / str(seed), folder / f"seed-{seed}"))
@@ -127,8 +127,11 @@ def test_the_ratio_of_the_corrected_test_is_that_of_scored_to_training_rows(seed
     assert folds.repeats.ratio == pytest.approx(ratio, rel=1e-12)
 
 
-def test_runs_on_the_same_rows_are_compared_without_correction(table):
-    run = tidegate.train(table, out=False, seeds=[1, 2], split_seed=0, **SETTINGS)
+def test_runs_on_the_same_rows_are_compared_without_correction_and_validation_rows_in_place_of_test_rows_are_told(
+    table,
+):
+    run = tidegate.train(table, out=False, seeds=[1, 2], split_seed=0, split=(0.7, 0.3, 0), **SETTINGS)
+    assert "these figures are of the validation rows, which also chose the epochs" in str(run.repeats)
     assert not run.repeats.drawn
     assert run.repeats.ratio == 0
     assert "so it speaks of the seed alone" in str(run.repeats)
@@ -175,7 +178,7 @@ def test_folds_of_one_long_sequence_go_forward_in_time():
     assert scored == (17, 17, 17)
 
 
-@pytest.mark.parametrize("stop", [StopAfter, DieAfter])
+@pytest.mark.parametrize("stop", [StopAfter, pytest.param(DieAfter, marks=pytest.mark.long)])
 def test_an_interrupted_repeat_goes_on_and_what_was_trained_is_not_touched(tmp_path, table, seeds, stop):
     settings = SETTINGS | {"baselines": True}
     batches = math.ceil(seeds.resolved["parts"]["train"]["sequences"] / seeds.resolved.batch_size)
@@ -330,7 +333,7 @@ def test_the_command_line_a_yaml_file_and_python_mean_the_same(tmp_path, table, 
         "--device",
         "cpu",
     ]
-    command, config = tmp_path / "command", tmp_path / "c.yaml"
+    command = tmp_path / "command"
     assert main(["train", str(table), *options, "--seeds", "3,1,7", "--out", str(command)]) == 0
     shown = capsys.readouterr().err
     for text in (
@@ -344,13 +347,12 @@ def test_the_command_line_a_yaml_file_and_python_mean_the_same(tmp_path, table, 
         assert text in shown
     settings = yaml.safe_load((seeds.folder.parent / "repeats.yaml").read_text())
     assert settings["seeds"] == [3, 1, 7]
-    config.write_text(yaml.safe_dump({k: v for k, v in settings.items() if k != "resolved"}))
-    tidegate.train(config=config, out=tmp_path / "yaml", progress=False)
     tidegate.train(config=seeds.folder.parent / "repeats.yaml", out=tmp_path / "again", progress=False)
-    for name in ("command", "yaml", "again"):
+    for name in ("command", "again"):
         assert (tmp_path / name / "results.json").read_bytes() == (seeds.folder.parent / "results.json").read_bytes()
 
 
+@pytest.mark.long
 def test_the_folder_of_several_runs_goes_where_that_of_one_goes(tmp_path, table, seeds, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = seeds.folder.parent
