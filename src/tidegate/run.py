@@ -292,7 +292,7 @@ def train(
     from tidegate.trained.settings import RepeatSettings
     from tidegate.training import repeats, trainer
 
-    if repeats.wanted(out, config, resume, settings):
+    if repeats.wanted(table, out, config, resume, settings):
         several = repeats.train(
             table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
         )

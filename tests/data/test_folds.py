@@ -116,9 +116,10 @@ def test_one_long_sequence_validates_forward_in_time(rows):
     assert ((encoded(frame, target="label", fold="0/4").part == TRAIN) == (whole.part != TEST)).all()
 
 
-def test_split_by_time_cuts_each_sequence_in_every_fold():
+@pytest.mark.parametrize("split", [(0.7, 0.15, 0.15), (1, 0, 0)])
+def test_split_by_time_cuts_each_sequence_in_every_fold(split):
     frame = signal_table(20, least=12)
-    data = encoded(frame, fold="1/3", split_by="time", **GROUPS)
+    data = encoded(frame, fold="1/3", split_by="time", split=split, **GROUPS)
     for start, end in zip(data.offsets[:-1], data.offsets[1:], strict=True):
         assert data.part[start] == TRAIN
         assert VALID in data.part[start:end]

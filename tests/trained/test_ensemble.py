@@ -32,6 +32,7 @@ def columns(frames: list[pl.DataFrame], start: str) -> dict[str, np.ndarray]:
     return {n: np.mean([f[n].to_numpy() for f in frames], axis=0, dtype=np.float64) for n in names}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_ensemble_predicts_the_mean_of_its_members(kind):
     run = trained(kind)

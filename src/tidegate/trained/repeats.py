@@ -187,6 +187,8 @@ class Repeats:
                 "Each run drew a split of its own by its seed: ± holds that, too, and the validation scores are of different rows. With "
                 "split_seed (--split-seed) all have the same."
             )
+        if self.members[0].evaluation.what.startswith("the valid rows"):
+            out.append("There are no test rows: these figures are of the validation rows, which also chose the epochs.")
         return [*out, self._what_is_kept()]
 
     def _what_is_kept(self) -> str:

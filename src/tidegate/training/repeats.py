@@ -51,7 +51,7 @@ class Several:
     folder: Path | None
 
 
-def wanted(out: Any, config: str | Path | None, resume: bool, settings: Mapping[str, Any]) -> bool:
+def wanted(table: Any, out: Any, config: str | Path | None, resume: bool, settings: Mapping[str, Any]) -> bool:
     """Whether a call of `train` asks for several runs."""
     values = read_settings_file(config) if config and not resume else {}
     asked = RepeatSettings.make(
@@ -59,6 +59,7 @@ def wanted(out: Any, config: str | Path | None, resume: bool, settings: Mapping[
     )
     if not resume:
         return bool(asked)
+    table, out = _run_first(table, out)
     several = isinstance(out, str | Path) and holds_repeats(out)
     if asked and not several and out:
         raise SettingsError(f"{out} doesn't hold several runs, so it can't go on with seeds or folds. Leave them out.")
@@ -81,6 +82,7 @@ def train(
     if target is not None:
         settings["target"] = target
     if resume:
+        table, out = _run_first(table, out)
         return _resume(table, Path(out or ""), config, overwrite, settings, shown)
     values = read_settings_file(config) if config else {}
     source = table if table is not None else values.pop("table", None)
@@ -111,6 +113,11 @@ def train(
     with contextlib.closing(journal):
         journal.begin_repeats(plan)
         return _Training(plan, read, drawn, journal, shown).run()
+
+
+def _run_first(table: Any, out: Any) -> tuple[Any, Any]:
+    """The table and the folder on resume, where the folder of the runs may stand in place of the table."""
+    return (None, table) if out is None and isinstance(table, str | Path) and holds_repeats(table) else (table, out)
 
 
 def _resume(table: Any, folder: Path, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Several:
