@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -466,3 +467,11 @@ def test_the_command_line_goes_on_from_a_run_and_gives_a_run_more_epochs(tmp_pat
     assert main([*said, "--out", str(tmp_path / "other"), "--hidden-size", "9"]) == 2
     assert "hidden_size=9, but" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_run_of_an_earlier_version_is_gone_on_from(kind):
+    old = Path(__file__).parents[1] / "trained" / "runs_of_version_1"
+    run = tidegate.train(old / "table.csv", out=False, from_run=old / kind, epochs=0, progress=False)
+    found = run.predict(old / "table.csv", probabilities=True)
+    assert found.equals(tidegate.load(old / kind).predict(old / "table.csv", probabilities=True))
