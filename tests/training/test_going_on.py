@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -59,7 +60,7 @@ def grown(tagger):
     return tidegate.train(words(1, 6, 5), out=False, from_run=tagger, epochs=0, **QUIET)
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     "name",
     [
@@ -300,7 +301,8 @@ def test_the_weights_of_the_earlier_run_are_kept_where_no_epoch_is_better(tagger
     assert "The training changed nothing: accuracy 1.0000, as before the first epoch." in str(run.results)
 
 
-@pytest.mark.parametrize("batches", [1, 3, 8])
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("batches", [3, 1, 8])
 def test_an_interrupted_training_goes_on_to_the_same_bits_without_the_run_it_came_from(tmp_path, tagger, batches):
     old = shutil.copytree(tagger.folder, tmp_path / "old")
     path = tmp_path / "new.parquet"
@@ -466,3 +468,11 @@ def test_the_command_line_goes_on_from_a_run_and_gives_a_run_more_epochs(tmp_pat
     assert main([*said, "--out", str(tmp_path / "other"), "--hidden-size", "9"]) == 2
     assert "hidden_size=9, but" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_run_of_an_earlier_version_is_gone_on_from(kind):
+    old = Path(__file__).parents[1] / "trained" / "runs_of_version_1"
+    run = tidegate.train(old / "table.csv", out=False, from_run=old / kind, epochs=0, progress=False)
+    found = run.predict(old / "table.csv", probabilities=True)
+    assert found.equals(tidegate.load(old / kind).predict(old / "table.csv", probabilities=True))

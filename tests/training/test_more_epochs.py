@@ -37,6 +37,7 @@ def table(tmp_path, signals):
     return path
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("schedule", ["constant", "plateau"])
 def test_two_epochs_and_two_more_are_four_to_the_bit(tmp_path, table, schedule):
     settings = QUICK | ROLES | {"baselines": True, "schedule": schedule}
