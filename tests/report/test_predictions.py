@@ -13,6 +13,8 @@ import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from tests.helpers.tables import QUICK, signal_table
+from tidegate.data.preprocessing import Target
+from tidegate.data.sequences import MISSING_CLASS
 from tidegate.report.predictions import confusion_matrix, label_dots, most_confused, scatter
 from tidegate.trained import predicted as module
 from tidegate.trained.predicted import Confusion
@@ -94,6 +96,15 @@ def test_beyond_so_many_classes_the_pairs_that_are_confused_most_are_told(traine
         for a, b, n in wrong.rows()[::-1]
     ]
     assert most_confused(run.predicted.confusion).rows == expected
+
+
+def test_the_most_frequent_of_the_wrong_pairs_come_first(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PAIRS", 2)
+    target = Target(("c",), "class", ("a", "b", "c"), (5, 5, 5))
+    truth, guesses = np.array([0, 0, 0, 1, 1, 1, 1, MISSING_CLASS, 2]), np.array([1, 0, 2, 0, 0, 0, 1, 0, 0])
+    found = module._confusion(target, guesses, truth)
+    assert found.pairs == [("b", "a", 3, 4), ("a", "b", 1, 3)]
+    assert found.wrong == 4
 
 
 def test_classes_that_training_never_saw_have_a_row_and_no_column():
