@@ -23,5 +23,5 @@ for (const name of readdirSync(root)) {
     answers[name] = String(error.message);
   }
 }
-console.log(JSON.stringify({ version: ort.env.versions.common, answers }));
-process.exit(0); // the threads of WebAssembly would keep it alive
+const text = JSON.stringify({ version: ort.env.versions.common, answers });
+process.stdout.write(`${text}\n`, () => process.exit(0)); // the threads of WebAssembly would keep it alive

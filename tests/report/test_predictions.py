@@ -105,6 +105,8 @@ def test_the_most_frequent_of_the_wrong_pairs_come_first(monkeypatch):
     found = module._confusion(target, guesses, truth)
     assert found.pairs == [("b", "a", 3, 4), ("a", "b", 1, 3)]
     assert found.wrong == 4
+    seen = Target(("c",), "class", ("a", "b"), (5, 5)).with_unseen(["c"])
+    assert module._confusion(seen, np.minimum(guesses, 1), truth).guesses == ["a", "b"]  # "c" is never predicted
 
 
 def test_classes_that_training_never_saw_have_a_row_and_no_column():
