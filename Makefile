@@ -44,7 +44,7 @@ test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 test-browser: $(VENV)/.browser $(MERMAID)  ## our diagrams drawn by Mermaid in a real browser (Debian: chromium and npm)
 	$(BIN)/python -m pytest tests/browser -m browser
 
-test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bit ARM (Debian: clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm)
+test-c: $(VENV)/.test  ## exported C headers: GCC, Clang, C++, sanitizers, 32-bit ARM, big-endian, AVR (Debian: clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm gcc-s390x-linux-gnu libc6-dev-s390x-cross gcc-avr avr-libc simavr)
 	$(BIN)/python -m pytest tests/export -m c
 
 # The system's CMake, where there is one: then the kernels' own tests need no Python.

@@ -17,6 +17,8 @@ backend='auto' runs 'reference'
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from torch._C import _get_tracing_state as tracing
 from torch.compiler import is_compiling
 
-from tidegate.errors import BackendUnavailableError, SettingsError, nearest
+from tidegate.errors import BackendUnavailableError, BackendWarning, SettingsError, nearest
 from tidegate.ops.gru import in_onnx
 from tidegate.ops.gru.backend import BACKENDS, IN_ORDER, Backend
 from tidegate.ops.gru.extras import WISHES
@@ -78,6 +80,8 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> Backend:
     if backend == "auto":
         for back_end in IN_ORDER:
             if back_end.why_not(x, wishes) is None and (back_end.in_transforms or not transformed()):
+                if back_end is not IN_ORDER[0] and x.is_cpu and IN_ORDER[0].missing() and not is_compiling():
+                    _say_what_is_missing()
                 return back_end
     if backend not in BACKENDS:
         raise _unknown(backend)
@@ -86,6 +90,16 @@ def choose(backend: str, x: Tensor, wishes: Sequence[str] = ()) -> Backend:
     if why is not None:
         raise _unavailable(backend, why)
     return back_end
+
+
+@functools.cache  # once in a process
+def _say_what_is_missing() -> None:
+    warnings.warn(
+        f"Tidegate runs without its kernels, as {IN_ORDER[0].missing()}: on the CPU a GRU is then PyTorch's, several times slower, and its "
+        "last bits change with the batch. `tidegate doctor` says what to do.",
+        BackendWarning,
+        stacklevel=4,
+    )
 
 
 def explain(

@@ -43,6 +43,10 @@ class DataWarning(UserWarning):
     """A table can be read, but hardly as it was meant; the message names file and column."""
 
 
+class BackendWarning(RuntimeWarning):
+    """A slower back end runs, as the kernels are not part of this installation. Said once in a process."""
+
+
 class SettingsError(UserError):
     """A setting is unknown, has an impossible value, or contradicts another one."""
 

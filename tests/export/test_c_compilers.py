@@ -1,6 +1,7 @@
 """Every exported header through other compilers, for other machines and under sanitizers: `make test-c`.
 
-The headers' own self-tests are what runs. Debian: clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm.
+The headers' own self-tests are what runs. Debian: clang gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm gcc-s390x-linux-gnu
+libc6-dev-s390x-cross gcc-avr avr-libc simavr.
 """
 
 from __future__ import annotations
@@ -108,6 +109,35 @@ def test_every_self_test_passes_on_a_bare_cortex_m(
     quiet = ("-nographic", "-monitor", "none", "-serial", "none", "-semihosting-config", "enable=on,target=native")
     hold(tmp_path, "arm-none-eabi-gcc", "gcc-arm-none-eabi libnewlib-arm-none-eabi", *ARM, *start, *options,
          before=(emulator, "-M", board, *quiet, "-kernel"), turn=bool(options) + 3 * (board == "mps2-an386"))  # fmt: skip
+
+
+def test_the_self_tests_pass_where_bytes_have_the_other_order(tmp_path: Path) -> None:
+    emulator = need("qemu-s390x", "qemu-user")
+    hold(tmp_path, "s390x-linux-gnu-gcc", "gcc-s390x-linux-gnu libc6-dev-s390x-cross", "-std=c99", "-O1", "-static",
+         before=(emulator,), turn=2)  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["one_number_test.c", "8/words_test.c"])
+def test_a_self_test_passes_where_int_has_16_bits(tmp_path: Path, source: str) -> None:
+    emulator = need("simavr", "simavr")
+    start = HERE / "avr.c"
+    flags = (
+        "-std=c99",
+        "-mmcu=atmega2560",
+        "-Os",
+        "-DTIDEGATE_NO_MATH",
+        "-DTIDEGATE_FLOAT_INPUT",
+        f'-DSELF_TEST="{source}"',
+    )
+    printf = ("-I", str(headers()), "-I", str((headers() / source).parent), "-Wl,-u,vfprintf", "-lprintf_flt")
+    shutil.copy(start, tmp_path)
+    program = compile_c(
+        tmp_path / "avr.c", tmp_path / "a", *flags, *printf, compiler="avr-gcc", package="gcc-avr avr-libc"
+    )
+    said = run_program(emulator, "-m", "atmega2560", "-f", "16000000", program)
+    assert "int has 16 bits" in said.stdout + said.stderr
+    assert "as in Python" in said.stdout + said.stderr
+    assert "status 0" in said.stdout + said.stderr
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

@@ -7,8 +7,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tests.helpers.inspection_runs import KINDS
 from tidegate.errors import SettingsError
 from tidegate.gates.gates import Gates
 from tidegate.gates.statistics import Counter
-from tidegate.inspection import Inspection, write_page
+from tidegate.inspection import Inspection, picture, write_page
 from tidegate.inspection.inspection import Layer
 from tidegate.inspection.lean import Lean
 from tidegate.inspection.sequence import InputColumn
@@ -216,3 +218,39 @@ def test_two_runs_share_a_page_if_they_read_the_same_steps(trained, tmp_path):
     with pytest.raises(SettingsError, match="can't be set side by side"):
         write_page(tmp_path / "no.html", [run.inspect(table), other.inspect(table, steps=(1, 2))])
     assert not (tmp_path / "no.html").exists()
+
+
+# How people see a colour (linear RGB) to whom one kind of cone is missing: Machado, Oliveira and Fernandes 2009, severity 1.
+VISION = {
+    "all cones": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    v = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize(("name", "ink"), [("TINTS", "#1d2327"), ("SHADES", "#e3e7ea")])
+def test_the_colours_of_classes_are_told_apart_with_every_kind_of_colour_vision_and_letters_on_them_are_read(name, ink):
+    script = (resources.files("tidegate.inspection") / "templates" / "gates.js").read_text(encoding="utf-8")
+    colours = re.findall(r"#\w{6}", re.search(rf"{name} = \[(.*?)\]", script)[1])
+    assert len(colours) == 8
+    if name == "TINTS":
+        assert tuple(colours) == picture.TINTS
+    for kind, seen in VISION.items():
+        labs = [lab(np.array(seen) @ linear(colour)) for colour in colours]
+        apart = min(np.linalg.norm(one - other) for one, other in itertools.combinations(labs, 2))
+        assert apart > (20 if kind == "all cones" else 11), kind  # a difference of 2.3 is just seen
+    bright = [0.05 + np.array([0.2126, 0.7152, 0.0722]) @ linear(colour) for colour in (ink, *colours)]
+    assert all(max(b, bright[0]) / min(b, bright[0]) > 4.5 for b in bright[1:])

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tidegate
 from tidegate import backends
-from tidegate.errors import BackendUnavailableError, SettingsError
+from tidegate.errors import BackendUnavailableError, BackendWarning, SettingsError
 from tidegate.ops.gru import native, reference, torch_aten
 
 
@@ -112,6 +112,7 @@ def test_forward_mode_derivatives_go_another_way():
 
 def test_an_installation_without_the_kernel_says_so_and_runs(monkeypatch):
     monkeypatch.setattr(native.kernels, "_MISSING", "the C++ kernel is not part of this installation")
+    backends._say_what_is_missing.cache_clear()
     for make in (tidegate.GRU, tidegate.GRUCell):
         with pytest.raises(BackendUnavailableError) as caught:
             make(3, 4, backend="native")
@@ -120,7 +121,19 @@ def test_an_installation_without_the_kernel_says_so_and_runs(monkeypatch):
             "Use one of 'auto', 'torch', 'reference'."
         )
     assert backends.explain().chosen == "torch"
-    assert "aten::gru" in operators_of(tidegate.GRU(3, 4), torch.zeros(5, 2, 3))
+    runs = lambda: operators_of(tidegate.GRU(3, 4), torch.zeros(5, 2, 3))  # noqa: E731
+    with pytest.warns(
+        BackendWarning, match=r"runs without its kernels, as the C\+\+ kernel is not part of this"
+    ) as said:
+        assert all("aten::gru" in operators for operators in (runs(), runs()))
+    assert len(said) == 1  # once in a process
+
+
+def test_where_the_kernels_are_nothing_is_said_of_them(recwarn):
+    backends._say_what_is_missing.cache_clear()
+    tidegate.GRU(3, 4).half()(torch.zeros(5, 2, 3, dtype=torch.float16))
+    torch.func.vmap(tidegate.GRU(3, 4))(torch.zeros(2, 5, 2, 3))
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("ask", [backends.check, lambda name: backends.choose(name, torch.zeros(1)), backends.explain])

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tidegate.errors import DataWarning, Interrupted, TidegateError, UserError
+from tidegate.errors import BackendWarning, DataWarning, Interrupted, TidegateError, UserError
 
 HELP = "Gated recurrent units (GRU): from a table of sequences to a trained model."
 EPILOG = "Every command has its own --help. --debug, anywhere, shows the traceback of an error."
@@ -96,8 +96,8 @@ def _say(error: TidegateError, status: int, debug: bool, prefix: str = "Error: "
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Our own warnings speak of a table, not of a line of code."""
-    if issubclass(category, DataWarning):
+    """Our own warnings speak of a table or of this installation, not of a line of code."""
+    if issubclass(category, DataWarning | BackendWarning):
         print(f"Warning: {message}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)

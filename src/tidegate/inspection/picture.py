@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tidegate.inspection.inspection import Inspection, Output
 
 _MOST_LINES = 6  # that can be told apart
-TINTS = ("#86c1f2", "#f9b15f", "#86d4ae", "#e6a1d2", "#f0e06a", "#ef8878", "#b9a8f3", "#c9b48a")
+TINTS = ("#80e6ff", "#ffc05d", "#ade9a3", "#fa82b9", "#fff54a", "#ef7555", "#9999e4", "#be8c85")
 _ROOM = 90  # letters that fit along the steps
 
 
@@ -58,7 +58,7 @@ def _lines(axis: Axes, steps: np.ndarray, output: Output) -> None:
 
 def _tints(count: int, grey: list[int]) -> list[Any]:
     """A colour for each of so many classes, light enough for black letters: first those that are told apart with every kind of
-    colour vision (after Okabe and Ito 2008), as on the page; then hues by the golden angle, in two shades. grey: no class of interest.
+    colour vision, as on the page; then hues by the golden angle, in two shades. grey: no class of interest.
     """
     hues = np.arange(count) * GOLDEN % 1.0
     shades = np.where(np.arange(count) % 2, 0.82, 0.95)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,13 +52,58 @@ def test_the_strip_is_strongest_at_the_step_that_the_prediction_leans_on_most(sh
         assert np.argmax(strip) == np.argmax(leans)
 
 
-def test_wrong_predictions_are_underlined_and_no_others(show, page):
+def test_wrong_predictions_are_marked_below_and_counted_and_no_others(show, page):
     shown, red = show("labels"), rgb("#c92a2a")
     for output in shown.outputs:
         wrong = [truth != guess for truth, guess in zip(output.truth, output.values, strict=True)]
         P = len(wrong)
         assert [colour[:3] == red for colour in pixels(page, f"prediction: {output.name}", range(P), P, -2)] == wrong
+        label = page.locator(".row .label", has_text=f"prediction: {output.name}").inner_text()
+        assert (f"✗ {sum(wrong)} of {P} wrong" if any(wrong) else "✗ none wrong") in label
     assert {a == b for o in shown.outputs for a, b in zip(o.truth, o.values, strict=True)} == {True, False}
+
+
+def test_each_class_has_its_colour_wherever_it_is_drawn_and_all_are_named_below(show, page):
+    shown = show("steps")
+    (output,) = shown.outputs
+    P, colours = len(shown.drawn), {}
+    for name, values in (("true", output.truth), ("prediction", output.values)):
+        for value, colour in zip(values, pixels(page, name, range(P), P, 3), strict=True):
+            colours.setdefault(value, set()).add(tuple(colour[:3]))
+    assert colours.keys() == {"up", "down"}
+    swatches = page.evaluate(
+        "() => Object.fromEntries([...document.querySelectorAll('.classes > span')].map((s) => [s.textContent, getComputedStyle(s.firstChild).backgroundColor]))"
+    )
+    for value, swatch in swatches.items():
+        assert tuple(map(int, re.findall(r"\d+", swatch))) in colours[value]
+    assert {*swatches} == {"up", "down"}
+    assert {*map(rgb_of, swatches.values())} == {tuple(rgb("#80e6ff")), tuple(rgb("#ffc05d"))}
+
+
+def rgb_of(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def test_a_name_of_a_class_is_whole_or_keeps_both_ends_and_is_never_cut_to_nonsense(show, page):
+    shown = show("words")
+    page.evaluate(
+        """() => {
+          window.drawn = [];
+          const before = CanvasRenderingContext2D.prototype.fillText;
+          CanvasRenderingContext2D.prototype.fillText = function (text, ...at) { window.drawn.push(text); before.call(this, text, ...at); };
+        }"""
+    )
+    for width in (1100, 500, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        page.wait_for_function("count => window.drawn.length > count", arg=page.evaluate("() => window.drawn.length"))
+    drawn = page.evaluate("() => window.drawn")
+    words = {str(v) for column in shown.columns for v in column.values} | {"B-", "name", "B-name", "O", "–"}
+    assert {"B-name", "O"} <= {*drawn}
+    for text in drawn:
+        start, _, end = text.partition("…")
+        assert text in words or (
+            len(start + end) >= 4 and any(w.startswith(start) and w.endswith(end) for w in words)
+        ), text
 
 
 def test_dark_mode_repaints_the_pictures(show, page, shot):

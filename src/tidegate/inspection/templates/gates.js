@@ -116,10 +116,10 @@
 
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  // Classes: hues that are told apart with every kind of colour vision come first (after Okabe and Ito 2008), for those that are
+  // Classes: colours that are told apart with every kind of colour vision come first (a test computes it), for those that are
   // most frequent on this page; then hues by the golden angle, in two shades. What no class of interest is stays grey.
-  const TINTS = ["#86c1f2", "#f9b15f", "#86d4ae", "#e6a1d2", "#f0e06a", "#ef8878", "#b9a8f3", "#c9b48a"];
-  const SHADES = ["#1d5d93", "#995210", "#1b6f4e", "#873871", "#6d6307", "#96362a", "#5844aa", "#5d4b28"];
+  const TINTS = ["#80e6ff", "#ffc05d", "#ade9a3", "#fa82b9", "#fff54a", "#ef7555", "#9999e4", "#be8c85"];
+  const SHADES = ["#1d3f80", "#9d4b00", "#1b6f4e", "#92487a", "#606530", "#77172d", "#5a46ad", "#513208"];
   const quiet = (text) => ["O", "0", "false"].includes(text);
   const ranks = new Map(); // of the classes on this page
   {
@@ -631,10 +631,9 @@
       if (c.measureText(text).width <= room) return text;
       const letters = [...text.slice(0, 100)]; // not halves of an emoji
       // Names of classes often begin alike (B-rating_unit, B-rating_value): the middle is left out, not the end.
-      const head = () => Math.floor(letters.length / 3);
-      const short = () => `${letters.slice(0, head()).join("")}…${letters.slice(head()).join("")}`;
-      while (letters.length && c.measureText(short()).width > room) letters.splice(head(), 1);
-      return letters.length >= FEWEST_LETTERS ? short() : "";
+      const short = (kept) => `${letters.slice(0, Math.floor(kept / 3)).join("")}…${letters.slice(letters.length - Math.ceil((2 * kept) / 3)).join("")}`;
+      for (let kept = letters.length - 1; kept >= FEWEST_LETTERS; kept--) if (c.measureText(short(kept)).width <= room) return short(kept);
+      return "";
     }
 
     leanAt(p) { return this.lean[(this.raw.per === "sequence" ? 0 : this.p * this.P) + p] / 255; }
