@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.sequences import TRAIN, VALID
+from tidegate.data.sequences import MISSING_CLASS, TRAIN, VALID
 from tidegate.errors import Interrupted, TrainingFailed
 from tidegate.model import SequenceModel
 from tidegate.model.tasks import TASKS
@@ -37,6 +37,7 @@ from tidegate.training.progress import Silent
 from tidegate.training.resolve import class_weights
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
+FEW_SEQUENCES = 100  # that validate: with fewer, it is drawn by lot which epoch has the best accuracy
 CHECKPOINT_SECONDS = 300.0  # within a long epoch: what a power cut can cost at most
 # By which figure epochs were chosen before checkpoints said so, where that is no longer the default. (Of classes it still is.)
 CHOSE_EARLIER = {"labels": "micro_f1", "number": "rmse"}
@@ -82,8 +83,9 @@ class Loop:
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
         by = chooser(pre.target, pre.horizon, settings.choose_by)
-        latest = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence"
-        self.state = State(chosen_by=by, latest=latest)
+        of_sequences = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence"
+        self.judging = int((source.all_targets(VALID) != MISSING_CLASS).sum()) if of_sequences else 0
+        self.state = State(chosen_by=by, latest=0 < self.judging < FEW_SEQUENCES)
         self.task = TASKS[pre.target.task]
         weights = class_weights(settings, pre.target)
         self.weights = None if weights is None else torch.tensor(weights, device=source.device)
@@ -206,9 +208,8 @@ class Loop:
             scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
             row |= {f"valid_{k}": v for k, v in scores.summary.items()}
             rank = _rank(state.chosen_by, row)
-            count = scores.count
         else:
-            rank, count = [float(state.epoch), 0.0], 0  # nothing to choose by: the last epoch is taken
+            rank = [float(state.epoch), 0.0]  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
         row["seconds"] = state.seconds + time.perf_counter() - began
         row |= gates
@@ -216,7 +217,7 @@ class Loop:
         state.epoch += 1
         if best:
             state.best, state.rested = rank, 0
-            state.tolerance = _tolerance(rank[0], count) if state.latest else 0.0
+            state.tolerance = _tolerance(rank[0], self.judging) if state.latest else 0.0
         else:
             state.rested += 1
             if settings.schedule == "plateau" and state.rested >= max(2, (settings.patience or 30) // 5):
@@ -260,8 +261,6 @@ def _tolerance(accuracy: float, count: int) -> float:
 
     The rule of one standard error of Breiman et al. 1984 (Classification and Regression Trees, section 3.4.3).
     """
-    if not count:
-        return 0.0
     rounding = 1e-9  # 6/7 is no less than 1 - 1/7
     return max(math.sqrt(accuracy * (1 - accuracy) / count), 1 / count) + rounding
 
