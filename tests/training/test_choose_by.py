@@ -18,7 +18,7 @@ from tests.helpers.training import StopAfter, same_weights
 from tidegate.cli import main
 from tidegate.data.tables import write_table
 from tidegate.errors import SettingsError
-from tidegate.training import Interrupted, load, train
+from tidegate.training import Interrupted, load, loop, train
 from tidegate.training.checkpoint import load_checkpoint, save_checkpoint
 from tidegate.training.loop import _tolerance
 
@@ -279,10 +279,17 @@ def test_of_the_epochs_that_few_validation_sequences_cant_tell_apart_the_latest_
     as_good = [k for k, n in enumerate(right, 1) if most - n <= max(1, int(error * count))]
     assert run.resolved.best_epoch == as_good[-1] != best(run.history, "accuracy", 1)
     assert as_good[-1] < len(run.history)  # not merely the last one
-    named = train(sequences(), out=False, choose_by="accuracy", **(STEADY | SEQUENCES))
-    assert hits(named) == right
-    assert named.resolved.tolerance is None
-    assert named.resolved.best_epoch == best(named.history, "accuracy", 1)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["named", "many sequences"])
+def test_the_best_epoch_alone_is_kept_where_accuracy_is_named_or_the_sequences_are_many(monkeypatch, many):
+    if many:
+        monkeypatch.setattr(loop, "FEW_SEQUENCES", 6)
+    settings = {} if many else {"choose_by": "accuracy"}
+    run = train(sequences(), out=False, **(STEADY | SEQUENCES | settings))
+    assert run.resolved.parts["valid"]["sequences"] == 6
+    assert run.resolved.tolerance is None
+    assert run.resolved.best_epoch == best(run.history, "accuracy", 1) < len(run.history)
 
 
 @pytest.mark.parametrize(

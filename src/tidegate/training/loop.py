@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.sequences import TRAIN, VALID
+from tidegate.data.sequences import MISSING_CLASS, TRAIN, VALID
 from tidegate.documents import Damaged, check, cut
 from tidegate.errors import Interrupted, RunError, TrainingFailed
 from tidegate.model import SequenceModel
@@ -38,6 +38,7 @@ from tidegate.training.progress import Silent
 from tidegate.training.resolve import class_weights
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
+FEW_SEQUENCES = 100  # that validate: with fewer, it is drawn by lot which epoch has the best accuracy
 CHECKPOINT_SECONDS = 300.0  # within a long epoch: what a power cut can cost at most
 # By which figure epochs were chosen before checkpoints said so, where that is no longer the default. (Of classes it still is.)
 CHOSE_EARLIER = {"labels": "micro_f1", "number": "rmse"}
@@ -87,8 +88,9 @@ class Loop:
         self.journal, self.progress = journal, progress
         by = chooser(pre.target, pre.horizon, settings.choose_by)
         # Weights of another run are left for those of a better epoch alone.
-        latest = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence" and not begun
-        self.state = State(chosen_by=by, latest=latest)
+        of_sequences = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence" and not begun
+        self.judging = int((source.all_targets(VALID) != MISSING_CLASS).sum()) if of_sequences else 0
+        self.state = State(chosen_by=by, latest=0 < self.judging < FEW_SEQUENCES)
         self.task = TASKS[pre.target.task]
         weights = class_weights(settings, pre.target)
         self.weights = None if weights is None else torch.tensor(weights, device=source.device)
@@ -209,7 +211,7 @@ class Loop:
     def _score_beginning(self) -> None:
         """Epoch 0: the weights of another run, with which this training begins."""
         row: dict[str, float] = {"epoch": 0, "lr": math.nan, "train_loss": math.nan}
-        self.state.best, _ = self._judge(row)
+        self.state.best = self._judge(row)
         self._best = weights_of(self.model)
         self.journal.keep_best(self.model)
         self.state.history.append(row)
@@ -225,12 +227,12 @@ class Loop:
             "lr": state.lr,
             "train_loss": state.loss / max(state.targets, 1),
         }
-        rank, count = self._judge(row)
+        rank = self._judge(row)
         best = not state.best or rank > state.best
         state.epoch += 1
         if best:
             state.best, state.rested = rank, 0
-            state.tolerance = _tolerance(rank[0], count) if state.latest else 0.0
+            state.tolerance = _tolerance(rank[0], self.judging) if state.latest else 0.0
         else:
             state.rested += 1
             if settings.schedule == "plateau" and state.rested >= rests(settings):
@@ -253,8 +255,8 @@ class Loop:
         name, _ = primary(self.pre.target, self.pre.horizon, self.settings.choose_by)
         return f"valid loss {row['valid_loss']:.4f}  {name} {row['valid_' + name]:.4f}"
 
-    def _judge(self, row: dict[str, float]) -> tuple[list[float], int]:
-        """Score the validation rows into a row of the history; how good that is, and how many were scored."""
+    def _judge(self, row: dict[str, float]) -> list[float]:
+        """Score the validation rows into a row of the history; how good that is."""
         state = self.state
         began = time.perf_counter()
         if self.validated:
@@ -264,13 +266,13 @@ class Loop:
             row["valid_loss"] = outcome.loss
             scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
             row |= {f"valid_{k}": v for k, v in scores.summary.items()}
-            rank, count = rank_of(state.chosen_by, row), scores.count
+            rank = rank_of(state.chosen_by, row)
         else:
-            rank, count = [row["epoch"], 0.0], 0  # nothing to choose by: the last epoch is taken
+            rank = [row["epoch"], 0.0]  # nothing to choose by: the last epoch is taken
         gates = self.gate_log.row(self.model) if self.gate_log else {}
         row["seconds"] = state.seconds + time.perf_counter() - began
         row |= gates
-        return rank, count
+        return rank
 
     def batches(self) -> list[tuple[Tensor, ...]]:
         settings = self.settings
@@ -331,8 +333,6 @@ def _tolerance(accuracy: float, count: int) -> float:
 
     The rule of one standard error of Breiman et al. 1984 (Classification and Regression Trees, section 3.4.3).
     """
-    if not count:
-        return 0.0
     rounding = 1e-9  # 6/7 is no less than 1 - 1/7
     return max(math.sqrt(accuracy * (1 - accuracy) / count), 1 / count) + rounding
 

@@ -246,7 +246,7 @@ def fit(
             finished=True,
             best_epoch=state.best_epoch,
             chosen_by=state.chosen_by if loop.validated else None,
-            tolerance=round(state.tolerance, 4) if state.latest and loop.validated else None,
+            tolerance=round(state.tolerance, 4) if state.latest else None,
             epochs_run=state.epoch,
             seconds=round(sum(r["seconds"] for r in state.history), 1),
         )
