@@ -98,6 +98,7 @@ class Run(Trained):
         *,
         probabilities: bool = False,
         time: str | None = None,
+        date_order: Literal["auto", "dmy", "mdy"] = "auto",
         late: Literal["error", "take"] = "error",
         max_keys: int | None = None,
         ttl: float | None = None,
@@ -109,6 +110,7 @@ class Run(Trained):
         probabilities: answers hold `p_CLASS` too.
         time: the column of a row that says when it happened, a number or a date. A row whose time is not after the last one of its
             key is late or repeated. None: rows are taken in the order in which they come.
+        date_order: how times such as 01/02/2026 are read: "dmy" has the day first, "mdy" the month; "auto": as in the training.
         late: "error": such a row raises DataError and leaves the state as it was; "take": it is taken all the same.
         max_keys: so many keys have a state; where there are more, the one not heard of for longest begins anew. None: all.
         ttl: seconds after which a key that wasn't heard of begins anew, by `clock`. None: never.
@@ -122,6 +124,7 @@ class Run(Trained):
             self,
             probabilities=probabilities,
             time=time,
+            date_order=date_order,
             late=late,
             max_keys=max_keys,
             ttl=ttl,

@@ -7,7 +7,6 @@ import datetime as dt
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.model_selection import TimeSeriesSplit
 
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.sequences import TEST, TRAIN, VALID, Sequences
@@ -58,12 +57,11 @@ def test_one_date_for_all_sequences_lies_between_the_parts():
     assert not any("older" in n for n in data.notes)
 
 
-def test_the_rows_are_those_of_scikit_learns_split_by_time():
-    data, t = prepare(panel(), split_by="date", split="0.75,0.25", **SHOPS)
+def test_a_panel_is_cut_between_two_days_for_all():
+    data, t = prepare(panel(), split_by="date", split=(0.6, 0.15, 0.25), **SHOPS)
     days = np.unique(t)
-    *_, (train, test) = TimeSeriesSplit(n_splits=2, test_size=5).split(days)
-    assert np.isin(t[data.part != TEST], days[train]).all()
-    assert np.isin(t[data.part == TEST], days[test]).all()
+    expected = np.repeat([TRAIN, VALID, TEST], [12, 3, 5])
+    assert all((data.part[t == day] == part).all() for day, part in zip(days, expected, strict=True))
 
 
 def test_rows_of_the_same_time_are_in_one_part():

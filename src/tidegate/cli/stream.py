@@ -19,7 +19,7 @@ def stream(
         typer.Option(
             "--key",
             metavar="COLUMN",
-            help="Column(s) that say whose row it is: each device, user or session has a state of its own. Default: the run's group columns, where the first row has them; else all rows are one sequence.",
+            help="Column(s) that say whose row it is, as a list (a,b) or one by one: each device, user or session has a state of its own. Default: the run's group columns, where the first row has them; else all rows are one sequence.",
         ),
     ] = None,
     probabilities: Annotated[
@@ -40,6 +40,14 @@ def stream(
             help="Column that says when a row happened, a number or a date such as 2026-11-23 14:05:00. A row whose time is not after the last one of its key is late or repeated; answers hold the line and the time of their row.",
         ),
     ] = None,
+    date_order: Annotated[
+        str,
+        typer.Option(
+            metavar="[auto|dmy|mdy]",
+            rich_help_panel=_TIME,
+            help="How times such as 01/02/2026 are read: dmy has the day first, mdy the month. auto: as in the training.",
+        ),
+    ] = "auto",
     late: Annotated[
         str,
         typer.Option(
@@ -111,6 +119,7 @@ def stream(
         strict=strict,
         probabilities=probabilities,
         time=time,
+        date_order=date_order,
         late=late,
         max_keys=max_keys,
         ttl=ttl,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidegate.data.csv_text import all_named, blank_follows, excels_separator, is_header, separator_of
+from tidegate.data.names import split_names
 from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import MISSING, check_encoding, packing_of
@@ -35,7 +37,7 @@ class RowLines:
 
     The first line says what it is: a JSON object, or else the header of a CSV file (header=False: its first row). A line that can't be read is a `Line`
     with an error; only a header that lacks a column raises DataError.
-    key: the columns that say whose row it is, and after the first row `key` says which they are; None: those of `group`
+    key: the columns that say whose row it is ("a,b" is two), and after the first row `key` says which they are; None: those of `group`
     where the first row has them, else none. time: the column that says when a row happened.
     """
 
@@ -134,7 +136,7 @@ class RowLines:
             if isinstance(row, str):
                 yield Line(number, raw, None, row)
             else:
-                if json_lines and all(name in row for name in self._features):
+                if json_lines and (self.key is not None or all(name in row for name in self._features)):
                     self._choose_key(row)
                 yield Line(number, raw, row)
 
@@ -177,6 +179,9 @@ class RowLines:
 
     def _choose_key(self, columns: Container[str]) -> None:
         if self.key is not None:
+            # "a,b" is two columns, unless one has that name: as in --features.
+            several = [[name] if name in columns else split_names(name) for name in self.key]
+            self.key = tuple(dict.fromkeys(itertools.chain.from_iterable(several)))
             return
         have = [name for name in self._group if name in columns]
         if have and len(have) < len(self._group):

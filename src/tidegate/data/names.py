@@ -50,10 +50,15 @@ def name_columns(settings: Kind, table: Table) -> Kind:
     return type(settings).make(**(settings.model_dump() | changes)) if changes else settings
 
 
+def split_names(given: str) -> list[str]:
+    """The names in a list such as "a, b"; of one without a name, itself."""
+    return [part.strip() for part in given.split(",") if part.strip()] or [given]
+
+
 def _columns_of(given: str, known: Sequence[str], others: Collection[Any], none: str) -> list[str]:
     if given in known:
         return [given]
-    parts = [part.strip() for part in given.split(",") if part.strip()] or [given]
+    parts = split_names(given)
     if len(parts) > 1:
         return [name for part in parts for name in _columns_of(part, known, others, none)]
     (one,) = parts

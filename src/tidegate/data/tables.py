@@ -39,6 +39,7 @@ _MARKS = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "zip",
 }  # fmt: skip
 _OTHERS = {"Zstandard": "zstd -d", "zip": "unzip; an Excel file is one, too: save it as CSV"}
+_MOST_TOTALS = 4  # rows: a sum, a mean, a least and a largest value
 MISSING = ("NA", "null")  # cells of a CSV file that are missing values, beside the empty one
 _DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}[-/.]\d{1,2}[-/.]\d")
 _MAYBE_A_TIME = re.compile(r"\d{1,4}[-/.:]\d")
@@ -403,19 +404,28 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
 
 def _without_totals(found: CsvText, how: _CsvOptions, as_text: dict[str, Any]) -> tuple[pl.DataFrame, str, list[str]]:
     """What polars makes of the text, the text, and what the rows of totals at its end that were left out are called."""
-    text, separator, left_out = found.text, found.separator, list[str]()
-    while True:
-        bare = text.rstrip("\r\n")
+    text = found.text
+    last: list[
+        tuple[int, list[str], str]
+    ] = []  # rows at the end that may hold totals, the last one first: where, cells, word
+    end = len(text)
+    while len(last) < _MOST_TOTALS:
+        bare = text[:end].rstrip("\r\n")
         at = bare.rfind("\n") + 1
-        cells = next(csv.reader([bare[at:]], delimiter=separator), [])
-        word = names_totals(cells) if at and bare.count('"', at) % 2 == 0 else None
-        if word is not None:
-            frame = how.parse(text[:at], separator, schema_overrides=as_text)
-            cells += [""] * min(found.loose, frame.width - len(cells))
-            if frame.width == len(cells) and frame.height > 2 and _holds_totals(cells, word, frame, how):
-                text, left_out = text[:at], [*left_out, word or ", ".join(filter(None, cells))]
-                continue
-        return how.parse(text, separator, schema_overrides=as_text), text, left_out
+        if not at or bare.count('"', at) % 2:
+            break
+        cells = next(csv.reader([bare[at:]], delimiter=found.separator), [])
+        word = names_totals(cells)
+        if word is None or (last and not (word and last[-1][2])):
+            break
+        last.append((at, cells + [""] * min(found.loose, len(found.names) - len(cells)), word))
+        end = at
+    while last:
+        frame = how.parse(text[: last[-1][0]], found.separator, schema_overrides=as_text)
+        if frame.height > 2 and all(_holds_totals(cells, word, frame, how) for _, cells, word in last):
+            return frame, text[: last[-1][0]], [word or ", ".join(filter(None, cells)) for _, cells, word in last]
+        last.pop()
+    return how.parse(text, found.separator, schema_overrides=as_text), text, []
 
 
 def _holds_totals(cells: Sequence[str], word: str, frame: pl.DataFrame, how: _CsvOptions) -> bool:
@@ -423,6 +433,8 @@ def _holds_totals(cells: Sequence[str], word: str, frame: pl.DataFrame, how: _Cs
     the row lacks a value that all others have. Without a word its first cell is the only empty one of its column, and each number is
     the sum of its column.
     """
+    if len(cells) != frame.width:
+        return False
     sums = []
     for cell, column in zip(cells, frame.get_columns(), strict=True):
         bare = cell.strip().replace(",", ".") if how.decimal_comma else cell.strip()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tidegate.data.lines import Line, RowLines
+from tidegate.data.names import split_names
 from tidegate.documents import Damaged, check
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import DiskError
@@ -153,7 +154,8 @@ class Answers:
         self._run, self._lines, self._out = run, lines, out
         self._state, self._save_every, self._new_rows = state, save_every, new_rows
         self._only_last, self._strict = only_last, strict
-        if self.stream.time is not None and self.stream.time in (lines.key or ()):
+        keys = {part for name in lines.key or () for part in (name, *split_names(name))}
+        if self.stream.time is not None and self.stream.time in keys:
             raise SettingsError(
                 f"time and key both name the column {self.stream.time!r}. A key's rows share its value, their times differ."
             )

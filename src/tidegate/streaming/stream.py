@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tidegate.data.dates import ORDERS
 from tidegate.data.rows import Row, RowReader
 from tidegate.errors import DataError, SettingsError, ShapeError
 from tidegate.model.cells import CELLS, State, parts_of, state_of
@@ -51,6 +52,7 @@ class Stream:
         *,
         probabilities: bool = False,
         time: str | None = None,
+        date_order: Literal["auto", "dmy", "mdy"] = "auto",
         late: Literal["error", "take"] = "error",
         max_keys: int | None = None,
         ttl: float | None = None,
@@ -66,6 +68,8 @@ class Stream:
         check_probabilities(pre, probabilities)
         if late not in ("error", "take"):
             raise SettingsError(f"late={late!r}: expected 'error' or 'take'.")
+        if date_order not in ("auto", *ORDERS):
+            raise SettingsError(f"date_order={date_order!r}: expected 'auto', 'dmy' or 'mdy'.")
         if late == "take" and time is None:
             raise SettingsError(
                 "late='take' is for rows whose time is not after the last one. Name the column of the times (time, --time), or leave late out."
@@ -80,7 +84,9 @@ class Stream:
         self.probabilities = probabilities
         self.time, self.late = time, late
         self._comma = run.settings.decimal_comma
-        self._date_order = pre.date_order if time == pre.time else ""
+        # As it was said here, found in the table of the training, or said there.
+        orders = [date_order, pre.date_order if time == pre.time else "", run.settings.date_order]
+        self._date_order = next((order for order in orders if order in ORDERS), "")
         self._clock, self._on_forget = clock, on_forget
         self._core, self._spec, self._target = model.core, spec, pre.target
         self._row, self._task = CELLS[spec.cell], TASKS[pre.target.task]

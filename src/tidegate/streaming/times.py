@@ -62,6 +62,11 @@ def moment_of(value: Any, where: str, *, decimal_comma: bool = False, date_order
         return moment
     if _is_missing(value):
         raise DataError(f"{where}: the time is missing. Send it, or stream without the times of the rows.")
+    if isinstance(value, str) and not date_order and as_iso(value.strip(), "dmy") != value.strip():
+        raise DataError(
+            f"{where}: {told(value)} may have the day or the month first. Say date_order='dmy' (--date-order dmy) or 'mdy', or write "
+            "dates as 2026-11-23."
+        )
     raise DataError(f"{where}: {told(value)} is not a time. Write times as 2026-11-23 14:05:00, or as numbers.")
 
 
