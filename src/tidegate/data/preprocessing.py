@@ -198,24 +198,15 @@ class Preprocessing:
             numbers.append(self.time)
         return read_numbers(table, numbers, self.formats, strict=strict)
 
-    def apply(
-        self,
-        table: Table,
-        *,
-        with_target: bool,
-        split: str | tuple[float, float, float] | None = None,
-        split_by: str = "auto",
-        seed: int = 0,
-    ) -> Sequences:
+    def apply(self, table: Table, *, with_target: bool, split: str | None = None) -> Sequences:
         """Encode another table. with_target: its target columns must be there and are encoded too.
 
-        split: a column that says train, valid or test, or three fractions, drawn as `assign_parts` does; None: every row counts as
-        test.
+        split: a column that says train, valid or test; else every row counts as test.
         Raises DataError: the message names the file, the row and the column.
         """
-        arranged = self.arrange(table, with_target=with_target, split=split if isinstance(split, str) else None)
+        arranged = self.arrange(table, with_target=with_target, split=split)
         part = (
-            assign_parts(arranged, split, split_by, seed)[0]
+            assign_parts(arranged, split, "auto", seed=0)[0]
             if split is not None
             else np.full(arranged.height, TEST, dtype=np.uint8)
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.data.batches import BatchSource
+from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import PART_NAMES, Sequences
 from tidegate.data.tables import Table
@@ -68,12 +69,10 @@ def rows_to_score(trained: Trained, table: Table, rows: str = "auto") -> Rows:
     if rows == "all":
         return found(encode(trained, table, with_target=True), None, "all rows")
     if same:
-        # The very table of the training: its split is known, drawn or not. (Not fitted anew: an earlier version may have fitted
-        # otherwise.)
-        settings = trained.settings
-        data = trained.preprocessing.apply(
-            table, with_target=True, split=settings.split, split_by=settings.split_by, seed=settings.seed
-        )
+        # The very table of the training: its split is known, drawn or not.
+        # (The task is the one that was found then: an earlier version may have taken whole numbers otherwise.)
+        settings = trained.settings.model_copy(update={"task": trained.preprocessing.target.task})
+        data = fit_preprocessing(table, settings, settings.seed)[1]
     elif column:
         data = encode(trained, table, with_target=True, split=column)
     else:

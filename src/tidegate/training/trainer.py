@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,12 +137,6 @@ def fit(
     shown, journal = make(progress), journal or Journal()
     table = table if isinstance(table, Table) else read_table(table, **settings.reading)
     pre, data = fit_preprocessing(table, settings, settings.seed)
-    earlier = journal.preprocessing()
-    if earlier is not None and earlier != pre:  # an earlier version, which fitted otherwise, began this training
-        again = earlier.apply(
-            table, with_target=True, split=settings.split, split_by=settings.split_by, seed=settings.seed
-        )
-        pre, data = earlier, replace(again, notes=data.notes)
     device = find_device(settings.device)
     spec = model_spec(settings, pre, data)
     full = complete(settings, data)
