@@ -15,6 +15,7 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
     ("table", "page"),
     [
         ("reach", "docs/quality.md"),
+        ("elsewhere", "docs/quality.md"),
         ("forward_speed", "docs/speed.md"),
         ("train_speed", "docs/speed.md"),
         ("cost", "docs/speed.md"),
