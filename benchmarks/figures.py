@@ -61,6 +61,8 @@ def elsewhere() -> str:
     ]
     for data, (title, figure, published) in ELSEWHERE.items():
         values = [float(row["value"]) for row in rows if row["data"] == data and row["what"] == "gru"]
+        if not values:
+            continue
         mean = spread(values) if len(values) > 1 else f"{values[0]:.3f}"
         seeds = f"{len(values)}: {', '.join(f'{v:.3f}' for v in values)}"
         command = f"`benchmarks/reach_elsewhere.py {data} PATH`"

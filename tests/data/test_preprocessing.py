@@ -88,21 +88,6 @@ def test_the_unit_of_a_column_does_not_matter(unit):
     assert "Column 'c'" in data.notes[-1]
 
 
-@pytest.mark.parametrize("kind", [pl.Boolean, pl.Int8, pl.Float64])
-def test_a_column_of_0_and_1_is_read_alike_however_rare_its_ones_are(kind):
-    rare, even = [1] + [0] * 9, [1, 0] * 5
-    columns = {"rare": pl.Series(rare).cast(kind), "even": pl.Series(even).cast(kind), "x": [0.0, 2.0] * 5}
-    pre, data = prepare(pl.DataFrame({**columns, "y": list("pq") * 5}), target="y", split=ALL_TRAIN)
-    assert [(c.mean, c.std) for c in pre.numbers] == [(0.1, 0.5), (0.5, 0.5), (1.0, 1.0)]
-    assert data.numbers[0].tolist() == pytest.approx([1.8, 1.0, -1.0])
-
-
-def test_a_forecast_reads_its_0_and_1_in_the_units_of_what_it_predicts():
-    frame = pl.DataFrame({"x": [1.0] + [0.0] * 9})
-    pre, _ = prepare(frame, target="x", horizon=2, split=ALL_TRAIN)
-    assert (pre.numbers[0].mean, pre.numbers[0].std) == (pre.target.means[0], pre.target.stds[0])
-
-
 def test_missing_numbers_become_the_mean_with_a_mask_beside_it():
     frame = pl.DataFrame({"x": [1.0, None, 3.0], "z": [1.0, 2.0, 3.0], "y": list("pqp")})
     pre, data = prepare(frame, target="y", split=ALL_TRAIN)

@@ -9,6 +9,7 @@ import pytest
 
 import tidegate
 from tests.helpers.runs import run_of, sentences
+from tests.helpers.streams import added, rows_and_keys
 from tests.helpers.tables import QUICK
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Preprocessing
@@ -17,7 +18,7 @@ from tidegate.data.tables import read_table
 from tidegate.data.word_features import shape, suffix
 from tidegate.errors import RunError
 
-NAME = "words, their shape and suffix"
+NAME = "words and their looks"
 TRAIN = [["Nina", "sings", "a", "song", "a", "day"], ["A", "GRU", "reads", "3.14", "or", None]]
 TABLE = pl.DataFrame({"word": TRAIN, "tag": [["x", "y", "y", "x", "y", "x"], ["y", "x", "y", "x", "y", "x"]]})
 
@@ -120,3 +121,11 @@ def test_inspect_tells_how_a_prediction_leans_on_a_word_with_its_looks_as_one_co
     assert [column.name for column in found.columns] == ["words"]
     assert found.columns[0].features == tuple(range(run.model.spec.input_width))
     assert found.columns[0].values == frame["words"][0].to_list()
+
+
+def test_a_stream_reads_words_with_their_looks_to_the_bit_as_predict_does():
+    run, frame = run_of(NAME), sentences(rare=True)
+    rows, keys = rows_and_keys(run, frame)
+    stream = run.stream(probabilities=True)
+    assert [stream.push(row, key) for row, key in zip(rows, keys, strict=True)] == added(run, frame).to_dicts()
+    assert stream.columns == ["words"]

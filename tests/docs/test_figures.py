@@ -16,6 +16,7 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
     [
         ("reach", "docs/quality.md"),
         ("small_sets", "docs/quality.md"),
+        ("elsewhere", "docs/quality.md"),
         ("forward_speed", "docs/speed.md"),
         ("train_speed", "docs/speed.md"),
         ("cost", "docs/speed.md"),

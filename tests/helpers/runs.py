@@ -56,7 +56,7 @@ def sentences(*, rare: bool = False) -> pl.DataFrame:
     words = ["play", "Song", "by", "nina", "Größe", "7", "the", "Über"]
     rows = []
     for _ in range(60):
-        some = [f"{'Rare' if len(rows) % 2 else 'seldöm'}{len(rows)}"] if rare else []
+        some = [f"{'Rare' if len(rows) % 2 else 'seldöm'}{len(rows)}."] if rare else []
         some += [str(w) for w in rng.choice(words, int(rng.integers(1, 9)))]
         rows.append({"words": some, "tags": ["O" if w in {"by", "the"} else "B-x" for w in some]})
     return pl.DataFrame(rows)
@@ -117,7 +117,7 @@ SENSORS |= {
 WORDS: dict[str, dict[str, Any]] = {
     "words": {"target": "tags", "features": ["words"], "bidirectional": False},
     "words both ways": {"target": "tags", "features": ["words"]},
-    "words, their shape and suffix": {"target": "tags", "features": ["words"], "bidirectional": False},
+    "words and their looks": {"target": "tags", "features": ["words"], "bidirectional": False},
 }
 CASES = [*SENSORS, *WORDS]
 SCANS = ["layer norm", "zoneout", "every option", "every option both ways"]  # what no GRU of another program can be
@@ -155,7 +155,7 @@ def folder_of(name: str) -> Path:
 
 
 def table_of(name: str) -> pl.DataFrame:
-    return sentences(rare="shape" in name) if name in WORDS else sensors()
+    return sentences(rare="looks" in name) if name in WORDS else sensors()
 
 
 def run_of(name: str) -> Run:

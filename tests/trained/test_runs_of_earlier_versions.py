@@ -18,8 +18,7 @@ from safetensors.torch import load_file, safe_open, save_file
 
 import tidegate
 from tests.helpers.tables import QUICK, signal_table
-from tests.helpers.training import StopAfter
-from tidegate.errors import Interrupted, RunError
+from tidegate.errors import RunError
 
 OLD = Path(__file__).parent / "runs_of_version_1"
 KINDS = ["gru", "lstm"]
@@ -82,45 +81,6 @@ def test_an_earlier_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path)
     assert whole.keys() == found.keys()
     for name, weight in whole.items():
         torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=1e-5)  # to the bit on one instruction set
-
-
-def divide_by_own_spread(folder: Path) -> None:
-    """Write the preprocessing as it was when columns of 0 and 1 had their own standard deviation."""
-    path = folder / "preprocessing.json"
-    pre = json.loads(path.read_text())
-    [column] = [c for c in pre["features"] if c["name"] == "rare"]
-    assert column["std"] == 0.5
-    column["std"] = 0.01
-    path.write_text(json.dumps(pre))
-
-
-@pytest.fixture
-def rare(tmp_path) -> Path:
-    """A table with a column of 0 and 1."""
-    path = tmp_path / "rare.csv"
-    signal_table().with_columns(rare=(pl.int_range(pl.len()) % 5 == 0).cast(pl.Int8)).write_csv(path)
-    return path
-
-
-def test_the_table_of_its_training_is_scored_as_an_earlier_version_fitted_it(tmp_path, rare):
-    run = tidegate.train(rare, target="label", group="device", time="t", out=tmp_path / "run", **QUICK)
-    now = run.evaluate(rare).model.summary
-    divide_by_own_spread(run.folder)
-    scores = tidegate.load(run.folder).evaluate(rare).model
-    assert scores.count == run.results.model.count  # the test rows, drawn as they were
-    assert scores.summary["nll"] != now["nll"]
-
-
-def test_a_training_that_an_earlier_version_began_goes_on_with_what_it_fitted(tmp_path, rare):
-    folder = tmp_path / "run"
-    roles = {"target": "label", "group": "device", "time": "t"}
-    with pytest.raises(Interrupted):
-        tidegate.train(rare, out=folder, **(QUICK | roles | {"progress": StopAfter(1)}))
-    divide_by_own_spread(folder)
-    run = tidegate.train(rare, out=folder, resume=True, progress=False)
-    assert next(c.std for c in run.preprocessing.numbers if c.name == "rare") == 0.01
-    assert tidegate.load(folder).preprocessing == run.preprocessing
-    assert run.evaluate(rare).model == run.results.model
 
 
 def change(folder: Path, **values) -> None:

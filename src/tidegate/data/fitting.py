@@ -36,9 +36,6 @@ from tidegate.data.texts import find_numbers, listed
 from tidegate.data.word_features import FEATURES, UNSEEN, unseen_share
 from tidegate.errors import DataError, SettingsError
 
-# The standard deviation of a column that is 0 as often as 1. All columns of 0 and 1 are divided by it (Gelman 2008, Scaling regression
-# inputs by dividing by two standard deviations): by its own, a 1 that comes once in 10,000 rows would be read as 100.
-HALF = 0.5
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
 
 
@@ -90,7 +87,7 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     gaps = None if settings.time is None else find_gaps(arranged, settings.time)
     target = _fit_target(arranged, settings, part, notes)
     same: dict[str, str] = {}
-    features = tuple(c for name in names for c in _fit_feature(arranged, name, settings, target, part, same))
+    features = tuple(c for name in names for c in _fit_feature(arranged, name, settings, part, same))
     looks = list(dict.fromkeys(c.name for c in features if c.kind in FEATURES))
     if looks:
         notes.append(
@@ -371,7 +368,7 @@ def count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, 
 
 
 def _fit_feature(
-    arranged: Arranged, name: str, settings: DataSettings, target: Target, part: np.ndarray, same: dict[str, str]
+    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, same: dict[str, str]
 ) -> list[NumberColumn | TokenColumn]:
     """What is read of a column. same: takes the columns that are the same in every training row, with their value."""
     column = arranged.column(name)
@@ -395,10 +392,6 @@ def _fit_feature(
         raise DataError(f"{arranged.table.name}: {too_large(name)}")
     if std == 0:
         same[name] = f"{mean:g}"
-    if present.is_in([0.0, 1.0]).all() and not (target.task == "number" and name in target.names):
-        std = (
-            HALF  # a forecast that starts from its last value needs that value in the target's own standard deviations
-        )
     return [NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))]
 
 

@@ -1,8 +1,7 @@
 """What a word looks like, beside which word it is: its shape and its suffix, each read with a vocabulary of its own.
 
 A word that training never saw has no vector. Its suffix and its capitals mostly have one, and say much of what it is (Collobert et
-al. 2011, Natural Language Processing (Almost) from Scratch, JMLR 12, sections 3.2.2 and 6.5; suffixes of unknown words: Brants
-2000, TnT).
+al. 2011, Natural Language Processing (Almost) from Scratch, JMLR 12; of unknown words: Brants 2000, TnT).
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import stem_of
 from tidegate.errors import RunError
 from tidegate.files import remove, temporaries_in, write_text
@@ -25,17 +24,7 @@ from tidegate.model import SequenceModel
 from tidegate.report import write_report
 from tidegate.report.report import PAGES as REPORTS
 from tidegate.trained import Trained
-from tidegate.trained.folder import (
-    BEFORE,
-    CONFIG,
-    METRICS,
-    MODEL,
-    NO_MEMORY,
-    PREPROCESSING,
-    REPEATS,
-    RESULTS,
-    read_preprocessing,
-)
+from tidegate.trained.folder import BEFORE, CONFIG, METRICS, MODEL, NO_MEMORY, PREPROCESSING, REPEATS, RESULTS
 from tidegate.trained.weights import load_model, save_model, weights_of
 from tidegate.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tidegate.training.lock import LOCK, FolderLock
@@ -69,10 +58,6 @@ class Journal:
 
     def best(self) -> Mapping[str, Any] | None:
         """The weights of the best epoch that an earlier training kept."""
-        return None
-
-    def preprocessing(self) -> Preprocessing | None:
-        """What an earlier training, with which this one goes on, fitted."""
         return None
 
     def keep_best(self, model: SequenceModel) -> None:
@@ -176,9 +161,6 @@ class FolderJournal(Journal):
 
     def last(self) -> tuple[Checkpoint, str] | None:
         return (load_checkpoint(self._last), str(self._last)) if self._last.exists() else None
-
-    def preprocessing(self) -> Preprocessing | None:
-        return Preprocessing.from_json(*read_preprocessing(self.folder)) if self.resume else None
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         save_checkpoint(checkpoint, self._last)

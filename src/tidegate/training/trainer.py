@@ -6,13 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from tidegate.data.extending import divide
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
@@ -175,10 +173,6 @@ def fit(
     if origin is None:
         table = table if isinstance(table, Table) else read_table(table, **settings.reading)
         pre, data = fit_preprocessing(table, settings, settings.seed)
-        earlier = journal.preprocessing()
-        earlier = None if earlier is None else without_thresholds(earlier)
-        if earlier is not None and earlier != pre:  # an earlier version, which fitted otherwise, began this training
-            pre, data = earlier, replace(divide(table, earlier, settings, settings.seed), notes=data.notes)
         spec = model_spec(settings, pre, data)
     else:
         table = origin.read(table, settings)
