@@ -36,7 +36,12 @@ def from_yaml(raw: bytes) -> Any:
         raise Damaged(why, None if mark is None else mark.line + 1) from None
     except RecursionError:
         raise Damaged("it is nested too deeply") from None
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # PyYAML's, for 2026-13-45, !!bool x and !!int ''
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # PyYAML's, for 2026-13-45, !!bool x and !!int ''
         raise Damaged(f"a value can't be read: {cut(str(error))}") from None
     _check_size(value)
     return value

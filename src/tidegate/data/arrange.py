@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.tables import Table
+from tidegate.documents import shown
 from tidegate.errors import DataError, nearest
 
 WORD = r"\w+(?:['’]\w+)?|[^\w\s]"  # a word with its apostrophe, or one punctuation mark
@@ -57,7 +58,7 @@ class Arranged:
     def sequence_of(self, step: int) -> str:
         """How to name the sequence that holds a step, for a message."""
         s = int(np.searchsorted(self.offsets, step, side="right")) - 1
-        return ", ".join(f"{name}={value!r}" for name, value in ((n, c[s]) for n, c in self.ids.items()))
+        return ", ".join(f"{name}={shown(value)}" for name, value in ((n, c[s]) for n, c in self.ids.items()))
 
     def where(self, step: int) -> str:
         return self.table.where(int(self.rows[step]))
@@ -201,7 +202,7 @@ def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarra
     if len(wrong):
         bad = int(wrong[0])
         raise DataError(
-            f"{table.where(int(rows[bad]))}, column {name!r}: {column[bad]!r} is not a time. "
+            f"{table.where(int(rows[bad]))}, column {name!r}: {shown(column[bad])} is not a time. "
             "Write dates as 2026-11-23 14:05:00, or use numbers."
         )
     return parsed

@@ -8,6 +8,7 @@ import polars as pl
 from tidegate.data.arrange import Arranged
 from tidegate.data.sequences import NOWHERE, TEST, TRAIN, VALID
 from tidegate.data.settings import VALID_SHARE
+from tidegate.documents import shown
 from tidegate.errors import DataError, SettingsError
 
 _WORDS = {
@@ -94,7 +95,7 @@ def _by_column(arranged: Arranged, name: str) -> np.ndarray:
     if len(wrong):
         step = int(wrong[0])
         raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a part. Write train, valid or test."
+            f"{arranged.where(step)}, column {name!r}: {shown(column[step])} is not a part. Write train, valid or test."
         )
     out = part.to_numpy().copy()
     if len(arranged.lengths) > 1:

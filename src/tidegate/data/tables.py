@@ -278,7 +278,9 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
             "(on the command line: --encoding cp1252), or save it as UTF-8."
         ) from None
     except UnicodeError as error:  # of rarer encodings, which don't say where
-        raise DataError(f"{name} is not {encoding} ({_first_line(error)}). Name its encoding, or save it as UTF-8.") from None
+        raise DataError(
+            f"{name} is not {encoding} ({_first_line(error)}). Name its encoding, or save it as UTF-8."
+        ) from None
 
 
 def check_encoding(encoding: str) -> None:
@@ -528,7 +530,9 @@ def _read_json_lines(text: str, name: str) -> pl.DataFrame:
             try:
                 value = from_json(line)
             except Damaged as bad:
-                raise DataError(f"{name}, line {number}: not JSON ({bad}). JSON lines hold one object a line.") from None
+                raise DataError(
+                    f"{name}, line {number}: not JSON ({bad}). JSON lines hold one object a line."
+                ) from None
             if not isinstance(value, dict):
                 raise DataError(
                     f'{name}, line {number}: a {type(value).__name__}, not an object such as {{"x": 1}}.'

@@ -118,7 +118,10 @@ class ModelSpec:
         """Raises Damaged for sizes that no model has."""
         for good, what in (
             (self.cell in CELLS, f"cell={shown(self.cell)}"),
-            (min(self.hidden_size, self.num_layers, self.outputs, *self.embedding_dims, *self.vocabularies) >= 1, "a size below 1"),
+            (
+                min(self.hidden_size, self.num_layers, self.outputs, *self.embedding_dims, *self.vocabularies) >= 1,
+                "a size below 1",
+            ),
             (self.number_width >= 0 and self.horizon >= 0 and self.input_width >= 1, "a size below 0"),
             (len(self.vocabularies) == len(self.embedding_dims), "vocabularies and embedding_dims differ in length"),
             (0 <= self.dropout < 1, f"dropout={self.dropout}"),

@@ -47,7 +47,9 @@ class Evaluation:
         for scores in (values["model"], *values.get("baselines", {}).values()):
             rows = scores.get("rows", [])
             for row in rows:
-                if not {"class", "count"} <= {*row} == {*rows[0]} or not all(isinstance(v, int | float) for k, v in row.items() if k != "class"):
+                if not {"class", "count"} <= {*row} == {*rows[0]} or not all(
+                    isinstance(v, int | float) for k, v in row.items() if k != "class"
+                ):
                     raise Damaged("a row of figures that are no numbers")
         values["model"] = Scores(**values["model"])
         values["baselines"] = {k: Scores(**v) for k, v in values.get("baselines", {}).items()}

@@ -76,5 +76,9 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, csv.Error) as error:  # a cell that is no number, too many or too few of them, not UTF-8
+    except (
+        ValueError,
+        TypeError,
+        csv.Error,
+    ) as error:  # a cell that is no number, too many or too few of them, not UTF-8
         raise RunError(f"{path} is damaged ({error}).") from error

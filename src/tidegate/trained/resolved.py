@@ -92,7 +92,9 @@ class Resolved:
             raise RunError(f"{name} is damaged (resolved: {error}).") from None
         resolved = Resolved(**{"version": version} | dict(values))
         parts = resolved.parts
-        if resolved.task not in TASKS or not all({"sequences", "rows"} <= {*parts.get(part, ())} for part in PART_NAMES):
+        if resolved.task not in TASKS or not all(
+            {"sequences", "rows"} <= {*parts.get(part, ())} for part in PART_NAMES
+        ):
             raise RunError(f"{name} is damaged (resolved: task={shown(resolved.task)}, parts={shown(dict(parts))}).")
         return resolved
 

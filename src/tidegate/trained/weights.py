@@ -78,7 +78,9 @@ def read_tensors(
             header = from_json((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError, Damaged) as error:
-        raise RunError(f"{path} can't be read ({cut(str(error))}). It was cut off, or is not a safetensors file.") from error
+        raise RunError(
+            f"{path} can't be read ({cut(str(error))}). It was cut off, or is not a safetensors file."
+        ) from error
     mark = header.get("format", "no mark") if isinstance(header, dict) else header
     if mark != expected:
         raise RunError(f"{path} was not written by Tidegate ({expected} was expected, found {shown(mark)}).")

@@ -47,7 +47,12 @@ class Checkpoint(NamedTuple):
         for index, values in self.optimizer.items():
             for key, value in values.items():
                 right = 0 <= index < len(parameters) and value.shape in ((), parameters[index].shape)
-                if not right or value.dtype != torch.float32 or {*values} != _OF_ADAM or (key == "step") != (value.ndim == 0):
+                if (
+                    not right
+                    or value.dtype != torch.float32
+                    or {*values} != _OF_ADAM
+                    or (key == "step") != (value.ndim == 0)
+                ):
                     raise RunError(f"{name} is damaged (the optimiser's {key} of weight {index}). {AGAIN}")
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
