@@ -33,19 +33,6 @@ FAILURES = ROOT / "build/fuzz/failures.jsonl"
 ERRORS = ROOT / "build/fuzz/stderr.txt"
 MEMORY = 2 << 30
 PATIENCE = 180  # seconds without a word after which a child is ended that doesn't hear its own alarm
-COLUMNS = [
-    "target",
-    "date",
-    "commit",
-    "first_seed",
-    "inputs",
-    "taken",
-    "refused",
-    "failed",
-    "ended",
-    "seconds",
-    "peak_mb",
-]
 
 
 def child(name: str, first: int, last: int, seconds: float) -> None:
@@ -189,20 +176,28 @@ def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save:
 
 
 def _save(name: str, first: int, inputs: int, run: Fuzz, spent: float) -> None:
+    from tests.fuzz.targets import TARGETS
+    from tidegate.bench.machine import machine
+
     told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    counts = run.counts
-    row = [
-        name, f"{datetime.date.today():%Y-%m-%d}", told.stdout.strip(), first, inputs, counts["taken"], counts["refused"], counts["failed"], counts["ended"],
-        round(spent), run.peak,
-    ]  # fmt: skip
+    counts = {what: run.counts[what] for what in ("taken", "refused", "failed", "ended")}
+    row = {
+        "target": name,
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+        "commit": told.stdout.strip(),
+        "first_seed": first,
+        "inputs": inputs,
+        **counts,
+        "seconds": round(spent),
+        "peak_mb": run.peak,
+        "reads": TARGETS[name].about,
+    }
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
-            from tidegate.bench.machine import machine
-
             file.write(f"# {machine()}\n")
-            writer.writerow(COLUMNS)
+            writer.writeheader()
         writer.writerow(row)
 
 

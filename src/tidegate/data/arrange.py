@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.data.tables import Table
-from tidegate.documents import shown
+from tidegate.documents import cut, shown
 from tidegate.errors import DataError, nearest
 
 WORD = r"\w+(?:['’]\w+)?|[^\w\s]"  # a word with its apostrophe, or one punctuation mark
@@ -69,7 +69,7 @@ def require(table: Table, names: Iterable[str], role: str) -> None:
     for name in names:
         if name not in table.frame.columns:
             known = table.frame.columns
-            listing = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            listing = ", ".join(map(cut, known[:12])) + (", ..." if len(known) > 12 else "")
             raise DataError(
                 f"{table.name} has no {role} column {name!r}.{nearest(name, known)} Its columns are: {listing}."
             )
