@@ -15,7 +15,7 @@ SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 # pip install, with a word on what it does.
 SET_UP := $(BIN)/python tools/set_up.py
 
-.PHONY: help demo test test-all test-long test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs bench bench-peers install-all clean
+.PHONY: help demo test test-all test-long test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs fuzz bench bench-peers install-all clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -96,6 +96,9 @@ check-js: $(MERMAID)  ## eslint over the scripts of our pages (Debian: npm)
 
 docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentation as a site in build/site: every link and reference is checked
 	$(BIN)/python tools/make_site.py
+
+fuzz: $(VENV)/.test  ## odd and damaged tables, settings, runs, states and streams for every reader, 20 seconds each
+	$(BIN)/python tools/fuzz.py
 
 bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind docs/speed.md, docs/quality.md and others (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py

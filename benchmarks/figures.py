@@ -342,6 +342,25 @@ def c_step() -> str:
     return "\n".join(lines + [f"| {' | '.join(row.values())} |" for row in read("c_step")[1]])
 
 
+def fuzz() -> str:
+    """For each reader: how many inputs it was given, and what came of them."""
+    sums: dict[str, dict[str, int]] = {}
+    reads: dict[str, str] = {}
+    for row in read("fuzz")[1]:
+        name = row["target"]
+        reads[name] = row["reads"]
+        before = sums.setdefault(name, dict.fromkeys(("inputs", "taken", "refused", "failed", "ended", "seconds"), 0))
+        sums[name] = {what: count + int(row[what]) for what, count in before.items()}
+    sums["**all**"] = {what: sum(one[what] for one in sums.values()) for what in next(iter(sums.values()))}
+    lines = [
+        "| target | what it reads | inputs | taken | refused | failed | ended | seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, counts in sums.items():
+        lines.append(f"| {name} | {reads.get(name, '')} | {' | '.join(f'{count:,}' for count in counts.values())} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     tables = (
         reach,
@@ -356,5 +375,6 @@ if __name__ == "__main__":
         stream_speed,
         stream_memory,
         c_step,
+        fuzz,
     )
     print(*(table() for table in tables), sep="\n\n")

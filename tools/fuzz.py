@@ -30,14 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 RESULTS = ROOT / "benchmarks/results/fuzz.csv"
 FAILURES = ROOT / "build/fuzz/failures.jsonl"
+ERRORS = ROOT / "build/fuzz/stderr.txt"
 MEMORY = 2 << 30
 PATIENCE = 180  # seconds without a word after which a child is ended that doesn't hear its own alarm
-COLUMNS = ["target", "date", "commit", "first_seed", "inputs", "taken", "refused", "failed", "seconds", "peak_mb"]
 
 
 def child(name: str, first: int, last: int, seconds: float) -> None:
     """Read the inputs of the seeds first..last, for some seconds; a line of JSON for each, for each failure, and at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what polars says of its panics
+    ERRORS.parent.mkdir(parents=True, exist_ok=True)
+    os.dup2(
+        os.open(ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2
+    )  # what polars says of its panics, and as its last words
     from tests.fuzz.harness import input_of, place_of, read
     from tests.fuzz.targets import TARGETS
 
@@ -45,20 +48,19 @@ def child(name: str, first: int, last: int, seconds: float) -> None:
     read(target, input_of(target, 0))  # all that is loaded once
     begun = _pages("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (begun + MEMORY, begun + MEMORY))
-    told: Counter[str] = Counter()
     end = time.perf_counter() + seconds
     seed = first
     while seed < last and time.perf_counter() < end:
         tell({"seed": seed})
         try:
             outcome = read(target, input_of(target, seed))
-            told["taken" if outcome == "taken" else "refused"] += 1
+            tell({"came": "taken" if outcome == "taken" else "refused"})
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             tell({"failed": place_of(error), "error": f"{type(error).__name__}: {error}"[:300], "at": seed})
         seed += 1
-    tell({"done": dict(told), "next": seed, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024})
+    tell({"next": seed, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024})
 
 
 def tell(values: dict[str, Any]) -> None:
@@ -94,7 +96,7 @@ class Fuzz:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONHASHSEED": "0"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
             assert process.stdout is not None
-            seed, failed, rest, why = first - 1, 0, b"", ""
+            seed, rest, why = first - 1, b"", ""
             while True:
                 if not select.select([process.stdout], [], [], PATIENCE)[0]:
                     why = f"no answer in {PATIENCE} s, and none to the alarm"
@@ -107,22 +109,21 @@ class Fuzz:
                 for line in lines:
                     values = json.loads(line)
                     seed = values.get("seed", seed)
+                    if "came" in values:
+                        self.counts[values["came"]] += 1
                     if "failed" in values:
-                        failed += 1
                         self._note(values["failed"], values["at"], values["error"])
-                    if "done" in values:
-                        self.counts.update(values["done"])
+                    if "next" in values:
                         self.peak = max(self.peak, values["peak_mb"])
                         return int(values["next"])
         if seed < first:
             raise SystemExit(f"{self.name}: the process ended before its first input. {why}")
-        self._note(f"the process ended, status {process.returncode}", seed, why or "memory, or a fault of a library")
-        # How the inputs before it went was not told; none of them failed unseen.
-        self.counts["refused"] += seed - first - failed
+        self.counts["ended"] += 1
+        self._note(f"the process ended, status {process.returncode}", seed, why or _last_words())
         return seed + 1
 
     def _note(self, kind: str, seed: int, error: str) -> None:
-        self.counts["failed"] += 1
+        self.counts["failed"] += not kind.startswith("the process ended")
         at, text, count = self.failures.get(kind, (seed, error, 0))
         self.failures[kind] = (at, text, count + 1)
         if not count:
@@ -130,6 +131,14 @@ class Fuzz:
         FAILURES.parent.mkdir(parents=True, exist_ok=True)
         with FAILURES.open("a") as file:
             file.write(json.dumps({"target": self.name, "seed": seed, "kind": kind, "error": error}) + "\n")
+
+
+def _last_words() -> str:
+    """What the process said before it ended: of memory that it couldn't have, perhaps."""
+    lines = ERRORS.read_text(errors="replace").strip().splitlines() if ERRORS.exists() else []
+    return next((line for line in reversed(lines) if "memory allocation" in line), lines[-1] if lines else "no word")[
+        :300
+    ]
 
 
 def again(name: str, seed: int, path: str | None) -> int:
@@ -157,30 +166,38 @@ def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save:
         counts, spent = run.counts, time.perf_counter() - began
         print(
             f"{name}: {seed - first:,} inputs in {spent:.0f} s: {counts['taken']:,} taken, {counts['refused']:,} refused with a sentence, "
-            f"{counts['failed']:,} failed; at most {run.peak:,} MB",
+            f"{counts['failed']:,} failed, {counts['ended']:,} ended the process; at most {run.peak:,} MB",
             flush=True,
         )
-        failed += counts["failed"]
+        failed += counts["failed"] + counts["ended"]
         if save:
             _save(name, first, seed - first, run, spent)
     return int(failed > 0)
 
 
 def _save(name: str, first: int, inputs: int, run: Fuzz, spent: float) -> None:
+    from tests.fuzz.targets import TARGETS
+    from tidegate.bench.machine import machine
+
     told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    counts = run.counts
-    row = [
-        name, f"{datetime.date.today():%Y-%m-%d}", told.stdout.strip(), first, inputs, counts["taken"], counts["refused"], counts["failed"],
-        round(spent), run.peak,
-    ]  # fmt: skip
+    counts = {what: run.counts[what] for what in ("taken", "refused", "failed", "ended")}
+    row = {
+        "target": name,
+        "date": f"{datetime.date.today():%Y-%m-%d}",
+        "commit": told.stdout.strip(),
+        "first_seed": first,
+        "inputs": inputs,
+        **counts,
+        "seconds": round(spent),
+        "peak_mb": run.peak,
+        "reads": TARGETS[name].about,
+    }
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
-            from tidegate.bench.machine import machine
-
             file.write(f"# {machine()}\n")
-            writer.writerow(COLUMNS)
+            writer.writeheader()
         writer.writerow(row)
 
 
@@ -192,7 +209,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed")
     parser.add_argument("--seed", type=int, help="read the input of one seed, and say what comes of it")
     parser.add_argument("--write", metavar="PATH", help="with --seed: write the bytes of the input to a file")
-    parser.add_argument("--save", action="store_true", help=f"add a line for each target to {RESULTS.relative_to(ROOT)}")
+    parser.add_argument(
+        "--save", action="store_true", help=f"add a line for each target to {RESULTS.relative_to(ROOT)}"
+    )
     parser.add_argument("--child", nargs=3, type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:

@@ -66,6 +66,7 @@ def test_tables_in_memory_are_taken_as_they_are():
     assert read_table(FRAME).frame is FRAME
     assert read_table(FRAME.lazy()).frame.equals(FRAME)
     assert read_table({"x": [1, 2]}).frame.to_dict(as_series=False) == {"x": [1, 2]}
+    assert read_table({"x": [1, 2], "c": "a"}).frame.to_dict(as_series=False) == {"x": [1, 2], "c": ["a", "a"]}
 
 
 def test_another_encoding_is_read_when_it_is_named(tmp_path):

@@ -21,6 +21,7 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
         ("train_speed", "docs/speed.md"),
         ("cost", "docs/speed.md"),
         ("bounds", "benchmarks/README.md"),
+        ("fuzz", "docs/reliability.md"),
     ],
 )
 def test_the_page_holds_the_table_as_it_was_measured(table, page):

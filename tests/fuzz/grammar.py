@@ -12,15 +12,164 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-NUMBERS = ["0", "1", "-1", "2", "3.5", "-0.25", "1e3", ".5", "5.", "+5", "-0", "007", "1e308", "1.7976931348623157e308", "1e-320", "1e400", "-1e400", "inf", "-inf", "+Infinity", "nan", "NaN", "-nan", "1,5", "1.5,2", "1,234", "12,345,678", "1.234", "1.234,5", "1'234", "12kg", "5%", "$3", "€9,99", "0x10", "1_000", "1e5", "1E+05", "1e", "9223372036854775807", "9223372036854775808", "-9223372036854775809", "340282366920938463463374607431768211456", "16777217", "٣", "−3", "½", "3.4028235e38", "-3.5e38", "1e39", "1/2", "١٢٫٥"] + ["1 234", "12 kg", "5 %", " 7", "7 ", "\u00a01", "1\u202f234"]
-MISSING = ["", " ", "NA", "na", "N/A", "n/a", "null", "None", "NaN", "-", "--", "?", "#N/A", "-999", "unknown", "nil", "."]
-TIMES = ["2026-11-23", "01/02/2026", "31/12/2026", "12/31/2026", "2026-02-30", "24:00", "10:15", "10:15:00.5", "1.2.2026", "20261123", "2026-11-23T14:05:00+02:00", "2026-11-23T14:05:00Z", "9999-12-31", "0001-01-01", "0000-00-00", "23.11.2026", "2026/11/23", "99/99/99", "1970-01-01T00:00:00.123456789", "-4713-01-01", "300000-01-01", "2026-W48", "23-Nov-2026", "2026-11", "12:61:00"] + ["2026-11-23 14:05:00", "01/02/2026 10:00", "23 November 2026", "2026-11-23 14:05:00.5+0130", "31.12.26 23:59"]
+NUMBERS = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "3.5",
+    "-0.25",
+    "1e3",
+    ".5",
+    "5.",
+    "+5",
+    "-0",
+    "007",
+    "1e308",
+    "1.7976931348623157e308",
+    "1e-320",
+    "1e400",
+    "-1e400",
+    "inf",
+    "-inf",
+    "+Infinity",
+    "nan",
+    "NaN",
+    "-nan",
+    "1,5",
+    "1.5,2",
+    "1,234",
+    "12,345,678",
+    "1.234",
+    "1.234,5",
+    "1'234",
+    "12kg",
+    "5%",
+    "$3",
+    "€9,99",
+    "0x10",
+    "1_000",
+    "1e5",
+    "1E+05",
+    "1e",
+    "9223372036854775807",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "340282366920938463463374607431768211456",
+    "16777217",
+    "٣",
+    "−3",
+    "½",
+    "3.4028235e38",
+    "-3.5e38",
+    "1e39",
+    "1/2",
+    "١٢٫٥",
+    "1 234",
+    "12 kg",
+    "5 %",
+    " 7",
+    "7 ",
+    "\xa01",
+    "1\u202f234",
+]
+MISSING = [
+    "",
+    " ",
+    "NA",
+    "na",
+    "N/A",
+    "n/a",
+    "null",
+    "None",
+    "NaN",
+    "-",
+    "--",
+    "?",
+    "#N/A",
+    "-999",
+    "unknown",
+    "nil",
+    ".",
+]
+TIMES = [
+    "2026-11-23",
+    "01/02/2026",
+    "31/12/2026",
+    "12/31/2026",
+    "2026-02-30",
+    "24:00",
+    "10:15",
+    "10:15:00.5",
+    "1.2.2026",
+    "20261123",
+    "2026-11-23T14:05:00+02:00",
+    "2026-11-23T14:05:00Z",
+    "9999-12-31",
+    "0001-01-01",
+    "0000-00-00",
+    "23.11.2026",
+    "2026/11/23",
+    "99/99/99",
+    "1970-01-01T00:00:00.123456789",
+    "-4713-01-01",
+    "300000-01-01",
+    "2026-W48",
+    "23-Nov-2026",
+    "2026-11",
+    "12:61:00",
+    "2026-11-23 14:05:00",
+    "01/02/2026 10:00",
+    "23 November 2026",
+    "2026-11-23 14:05:00.5+0130",
+    "31.12.26 23:59",
+]
 TEXTS = [
     "a", "b", "up", "down", "yes", "no", "true", "false", "True", "FALSE", "ä", "Größe", '"', 'a"b', '""', "a,b", "a;b", "a\tb", "a|b",
     "x\ny", "x\r\ny", "\r", "'", "\\", "😀", "👩‍👩‍👧", "\x00", "\x0b", "\x1c", "\u2028", "\u2029", "\x85", "\ufeff", "*", "^x$", "^.*$", "train", "valid",
     "test", "the cat sat", "don't", "=1+1", "\u202e", "e\u0301", "O B-x I-x", "[1,2]", '{"a":1}', "#", "//", "٣",
 ]  # fmt: skip
-NAMES = ["x", "y", "t", "device", "label", "colour", "split", "value", "text", "words", "*", "^x$", "^.*$", "row", "index", "a,b", "1", "2026", "p_up", "prediction", "ä", "X", "None", "null"] + ["", " ", " x", "x ", "a b", '"q"', "\n", "Unnamed: 0", "line", "error", "x" * 300, "\\", "'", "x*", "?"]
+NAMES = [
+    "x",
+    "y",
+    "t",
+    "device",
+    "label",
+    "colour",
+    "split",
+    "value",
+    "text",
+    "words",
+    "*",
+    "^x$",
+    "^.*$",
+    "row",
+    "index",
+    "a,b",
+    "1",
+    "2026",
+    "p_up",
+    "prediction",
+    "ä",
+    "X",
+    "None",
+    "null",
+    "",
+    " ",
+    " x",
+    "x ",
+    "a b",
+    '"q"',
+    "\n",
+    "Unnamed: 0",
+    "line",
+    "error",
+    "x" * 300,
+    "\\",
+    "'",
+    "x*",
+    "?",
+]
 EXTREMES: list[Any] = [
     None, True, False, 0, -1, 1, 2, 2**31, 2**63, -(2**63) - 1, 2**64, 10**30, 10**400, 1.5, 1e308, -1e308, 1e-320, float("inf"), float("-inf"),
     float("nan"), "", " ", "x", "1", "nan", "\x00", "\ud800", "ä" * 9, "x" * 5000, [], {}, [[]], [None], {"": None}, [1, "a", None], {"x": 1},
@@ -29,7 +178,11 @@ EXTREMES: list[Any] = [
 
 def number(rng: Random) -> str:
     """A plain number, as most cells of a table hold one."""
-    return rng.choice(["{:d}", "{:.2f}", "{:.3g}"]).format(rng.randrange(-50, 50)) if rng.random() < 0.9 else rng.choice(NUMBERS)
+    return (
+        rng.choice(["{:d}", "{:.2f}", "{:.3g}"]).format(rng.randrange(-50, 50))
+        if rng.random() < 0.9
+        else rng.choice(NUMBERS)
+    )
 
 
 def odd(rng: Random) -> str:
@@ -41,7 +194,9 @@ def column(rng: Random, rows: int) -> list[str]:
     """The cells of a column of some kind, as text."""
     kind = rng.randrange(12)
     if kind == 0:
-        form = rng.choice(["{:04d}-{:02d}-{:02d}", "{2:02d}/{1:02d}/{0:04d}", "{2}.{1}.{0}", "{:04d}-{:02d}-{:02d} 10:00:00"])
+        form = rng.choice(
+            ["{:04d}-{:02d}-{:02d}", "{2:02d}/{1:02d}/{0:04d}", "{2}.{1}.{0}", "{:04d}-{:02d}-{:02d} 10:00:00"]
+        )
         return [form.format(2026 - k % 3, k % 12 + 1, k % 28 + 1) for k in range(rows)]
     if kind == 1:
         few = [rng.choice(TEXTS) for _ in range(rng.randint(1, 3))]
@@ -54,7 +209,10 @@ def column(rng: Random, rows: int) -> list[str]:
         size = rng.randint(1, 5)
         return [f"d{k // size}" for k in range(rows)]
     if kind == 5:
-        return [" ".join(rng.choice(["the", "cat", "sat", "don't", "!"]) for _ in range(rng.randint(0, 4))) for _ in range(rows)]
+        return [
+            " ".join(rng.choice(["the", "cat", "sat", "don't", "!"]) for _ in range(rng.randint(0, 4)))
+            for _ in range(rows)
+        ]
     if kind == 6:
         form = rng.choice(["{:,}", "{:,.2f}", "{} kg", "{}%", "$ {:,}", "{:.1f}€"])
         return [form.format(rng.randrange(10_000)) for _ in range(rows)]
@@ -176,7 +334,9 @@ def mutated(rng: Random, tree: Any, times: int = 1) -> Any:
             other, its = rng.choice(places)
             holder[key] = json.loads(json.dumps(other[its]))
         elif kind == 4 and isinstance(holder, dict):
-            holder[rng.choice([*NAMES, key + "x", key.upper()])] = holder[key] if rng.random() < 0.5 else holder.pop(key)
+            holder[rng.choice([*NAMES, key + "x", key.upper()])] = (
+                holder[key] if rng.random() < 0.5 else holder.pop(key)
+            )
         elif kind == 4:
             holder.insert(key, holder[key])
         elif kind == 5:
@@ -198,7 +358,9 @@ def _places(tree: Any) -> Any:
     stack = [tree]
     while stack:
         node = stack.pop()
-        keys: Sequence[Any] = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        keys: Sequence[Any] = (
+            list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        )
         for key in keys:
             yield node, key
             stack.append(node[key])

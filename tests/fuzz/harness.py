@@ -62,7 +62,7 @@ def input_of(target: Target, seed: int) -> Input:
 
 
 def read(target: Target, given: Input) -> str:
-    """"taken", or the sentence with which the reader refused it. Raises whatever is a failure."""
+    """ "taken", or the sentence with which the reader refused it. Raises whatever is a failure."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_fast()))
     try:
         with _limit(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

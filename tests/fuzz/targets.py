@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import importlib
@@ -191,10 +192,8 @@ def typed_frame(rng: Random) -> pl.DataFrame:
     for name, values in typed_columns(rng).items():
         column = pl.Series(values, strict=False)
         if rng.random() < 0.3:
-            try:
+            with contextlib.suppress(pl.exceptions.PolarsError, ValueError, TypeError):
                 column = column.cast(rng.choice(TYPES), strict=False)
-            except (pl.exceptions.PolarsError, ValueError, TypeError):
-                pass
         if column.dtype.is_float() and len(column) and rng.random() < 0.1:
             column[rng.randrange(len(column))] = rng.choice([float("nan"), float("inf")])
         columns[name] = column
@@ -205,7 +204,9 @@ def make_parquet(rng: Random) -> Input:
     frame, out = typed_frame(rng), io.BytesIO()
     data = b""
     try:
-        frame.write_parquet(out, compression=rng.choice(["zstd", "uncompressed", "snappy"]), statistics=rng.random() < 0.5)
+        frame.write_parquet(
+            out, compression=rng.choice(["zstd", "uncompressed", "snappy"]), statistics=rng.random() < 0.5
+        )
         data = out.getvalue()
     except pl.exceptions.PolarsError:  # a type that the format hasn't
         pass
@@ -232,7 +233,11 @@ def make_memory(rng: Random) -> Input:
     columns: Any = {name: json.loads(json.dumps(values, default=str)) for name, values in typed_columns(rng).items()}
     if rng.random() < 0.6:
         columns = grammar.mutated(rng, columns, rng.choice([1, 1, 2]))
-    return Input("columns", json.dumps(columns).encode(), some_settings(rng, list(columns) if isinstance(columns, dict) else ["x"]))
+    return Input(
+        "columns",
+        json.dumps(columns).encode(),
+        some_settings(rng, list(columns) if isinstance(columns, dict) else ["x"]),
+    )
 
 
 def read_memory(given: Input, folder: Path) -> None:
@@ -308,7 +313,11 @@ def make_settings(rng: Random) -> Input:
     known = [*TrainSettings.model_fields, "table", "out", "resolved"]
     lines = []
     for _ in range(rng.randint(0, 6)):
-        name = rng.choice(known) if rng.random() < 0.95 else rng.choice([*grammar.NAMES, "<<", "1", "~", "[a]", "{a: b}", "? x", "lrr"])
+        name = (
+            rng.choice(known)
+            if rng.random() < 0.95
+            else rng.choice([*grammar.NAMES, "<<", "1", "~", "[a]", "{a: b}", "? x", "lrr"])
+        )
         lines.append(f"{name}: {rng.choice(VALUES)}")
     if rng.random() < 0.1:
         name, deep = rng.choice(known), rng.choice([2, 3, 4, 5, 30])
@@ -317,7 +326,7 @@ def make_settings(rng: Random) -> Input:
     if rng.random() < 0.01:
         lines.append("target: " + "[" * rng.choice([100, 700]))
     if rng.random() < 0.1:
-        lines = [rng.choice(["---", "...", "[1]", "x", "- a", "%YAML 9.9", "--- a\n--- b", "\t", "{"])] + lines
+        lines = [rng.choice(["---", "...", "[1]", "x", "- a", "%YAML 9.9", "--- a\n--- b", "\t", "{"]), *lines]
     data = grammar.encoded(rng, "\n".join(lines))
     return Input("settings.yaml", grammar.damaged(rng, data) if rng.random() < 0.3 else data)
 
@@ -335,8 +344,15 @@ def make_lists(rng: Random) -> Input:
         settings[rng.choice(["class_weights", "update_bias", "split"])] = rng.choice(VALUES)
     if rng.random() < 0.1:
         settings["class_weights"] = f"up={grammar.number(rng)},{grammar.odd(rng)}={grammar.number(rng)}"
-    for name in rng.sample(["group", "features", "exclude", "categories", "text", "split", "missing"], rng.choice([1, 1, 2, 3])):
-        parts = [rng.choice(columns) if rng.random() < 0.6 else rng.choice([*grammar.NAMES, "x*", "*", "?", "**", "x=1", "=", "1", "1e400", "nan", "-1", "0.5"]) for _ in range(rng.randint(0, 4))]
+    for name in rng.sample(
+        ["group", "features", "exclude", "categories", "text", "split", "missing"], rng.choice([1, 1, 2, 3])
+    ):
+        parts = [
+            rng.choice(columns)
+            if rng.random() < 0.6
+            else rng.choice([*grammar.NAMES, "x*", "*", "?", "**", "x=1", "=", "1", "1e400", "nan", "-1", "0.5"])
+            for _ in range(rng.randint(0, 4))
+        ]
         text = rng.choice([","] * 9 + [", ", ",,", ";"]).join(parts)
         settings[name] = [text] if rng.random() < 0.3 else text
     return Input("columns", json.dumps(settings).encode())
@@ -344,7 +360,9 @@ def make_lists(rng: Random) -> Input:
 
 @functools.cache
 def small_frame() -> pl.DataFrame:
-    return pl.read_csv(TABLE).with_columns(y=pl.col("x") * 2, **{"a,b": pl.col("x"), "*": pl.col("x"), "^x$": pl.col("t")})
+    return pl.read_csv(TABLE).with_columns(
+        y=pl.col("x") * 2, **{"a,b": pl.col("x"), "*": pl.col("x"), "^x$": pl.col("t")}
+    )
 
 
 def read_lists(given: Input, folder: Path) -> None:
@@ -398,9 +416,13 @@ def damaged_tensors(rng: Random, data: bytes, times: int = 1) -> bytes:
         names = [n for n in header if n != "__metadata__"]
         entry = header[rng.choice(names)]
         if rng.random() < 0.5:
-            entry["shape"] = rng.choice([entry["shape"][::-1], [1, *entry["shape"]], [int(np.prod(entry["shape"]))], [0], []])
+            entry["shape"] = rng.choice(
+                [entry["shape"][::-1], [1, *entry["shape"]], [int(np.prod(entry["shape"]))], [0], []]
+            )
         else:
-            entry["dtype"] = rng.choice(["F32", "I32", "U32", "F64", "F16", "BF16", "U8", "BOOL", "I64", "F8_E4M3", "X"])
+            entry["dtype"] = rng.choice(
+                ["F32", "I32", "U32", "F64", "F16", "BF16", "U8", "BOOL", "I64", "F8_E4M3", "X"]
+            )
     text = grammar.as_bytes(json.dumps(header))
     return len(text).to_bytes(8, "little") + text + body
 
@@ -444,7 +466,12 @@ def read_checkpoint(given: Input, folder: Path) -> None:
     (copy / given.name).write_bytes(given.data)
     # Epochs without end are no fault of a reader: those that config.yaml asks for beyond a few are left out.
     settings = read_settings(copy)[0]
-    if (settings.epochs and settings.epochs > 5) or settings.hidden_size > 64 or settings.num_layers > 4 or settings.device not in ("cpu", "auto"):
+    if (
+        (settings.epochs and settings.epochs > 5)
+        or settings.hidden_size > 64
+        or settings.num_layers > 4
+        or settings.device not in ("cpu", "auto")
+    ):
         return
     train(TABLE, out=copy, resume=True, progress=False)
 
@@ -460,7 +487,9 @@ def make_states(rng: Random) -> Input:
     data = (OLD / f"{kind}.state").read_bytes()
     if rng.random() < 0.3:
         return Input("all.state", grammar.damaged(rng, data), {"run": kind})
-    return Input("all.state", damaged_tensors(rng, data) if rng.random() < 0.5 else damaged_lists(rng, data), {"run": kind})
+    return Input(
+        "all.state", damaged_tensors(rng, data) if rng.random() < 0.5 else damaged_lists(rng, data), {"run": kind}
+    )
 
 
 def damaged_lists(rng: Random, data: bytes) -> bytes:
@@ -473,7 +502,12 @@ def damaged_lists(rng: Random, data: bytes) -> bytes:
     name = rng.choice([n for n in ("keys", "more", "times") if n in arrays])
     tree = json.loads(arrays[name].tobytes())
     if name == "more":
-        tree |= {"last": [["d0", {"prediction": "up"}]], "key": ["device"], "input": {"rows": 3, "first": "a", "digest": "b"}, "only_last": False}
+        tree |= {
+            "last": [["d0", {"prediction": "up"}]],
+            "key": ["device"],
+            "input": {"rows": 3, "first": "a", "digest": "b"},
+            "only_last": False,
+        }
     text = grammar.as_bytes(grammar.json_text(rng, grammar.mutated(rng, tree, rng.choice([0, 1, 2]))))
     arrays[name] = np.frombuffer(text, dtype=np.uint8)
     return save(arrays, header)
@@ -491,7 +525,9 @@ def read_state(given: Input, folder: Path) -> None:
     lines = io.BytesIO(b"device,t,x,colour\nd0,1,0.5,red\nd0,2,0.5,red\n")
     for new_rows in (False, True):
         lines.seek(0)
-        Answers(run, RowLines(lines, run.preprocessing, group=("device",)), io.BytesIO(), state=path, new_rows=new_rows).all()
+        Answers(
+            run, RowLines(lines, run.preprocessing, group=("device",)), io.BytesIO(), state=path, new_rows=new_rows
+        ).all()
     stream = run.stream()
     stream.restore(path)
     stream.push(row, "d0")
@@ -521,7 +557,12 @@ def make_lines(rng: Random) -> Input:
     else:
         rows: list[Any] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         rows = [row | {"x": _as_number(row.get("x", "0"))} for row in rows]
-        lines = [json.dumps(row) if rng.random() < 0.8 else grammar.json_text(rng, grammar.mutated(rng, row, rng.choice([0, 1, 2]))) for row in rows]
+        lines = [
+            json.dumps(row)
+            if rng.random() < 0.8
+            else grammar.json_text(rng, grammar.mutated(rng, row, rng.choice([0, 1, 2])))
+            for row in rows
+        ]
         data = grammar.as_bytes("\n".join(lines))
     return Input("lines", grammar.damaged(rng, data) if rng.random() < 0.3 else data, options)
 
@@ -537,7 +578,9 @@ def read_lines(given: Input, folder: Path) -> None:
     options = dict(given.options)
     run, out = run_of(options.pop("run")), io.BytesIO()
     reading = {k: options.pop(k) for k in ("key", "decimal_comma", "missing", "row_names", "encoding") if k in options}
-    lines = RowLines(io.BytesIO(given.data), run.preprocessing, group=run.preprocessing.group, time=options.get("time"), **reading)
+    lines = RowLines(
+        io.BytesIO(given.data), run.preprocessing, group=run.preprocessing.group, time=options.get("time"), **reading
+    )
     counts = Answers(run, lines, out, **options).all()
     answers = [json.loads(line) for line in out.getvalue().split(b"\n")[:-1]]
     if not options.get("only_last") and len(answers) != counts.rows:
@@ -551,7 +594,9 @@ def make_row(rng: Random) -> Input:
     row: Any = {"x": rng.uniform(-2, 2), "colour": rng.choice(["red", "blue"]), "t": rng.randrange(9)}
     key: Any = rng.choice(["d0", "d1", 1, None, ["a", 1]])
     tree = grammar.mutated(rng, {"row": row, "key": key}, rng.choice([0, 1, 1, 2]))
-    return Input("row", json.dumps(tree).encode(), {"run": rng.choice(["gru", "lstm"]), "time": rng.choice([None, "t"])})
+    return Input(
+        "row", json.dumps(tree).encode(), {"run": rng.choice(["gru", "lstm"]), "time": rng.choice([None, "t"])}
+    )
 
 
 def read_row(given: Input, folder: Path) -> None:
@@ -588,7 +633,11 @@ def make_arrays(rng: Random) -> Input:
         return np.round(np.random.default_rng(rng.randrange(2**32)).standard_normal(shape), 2).tolist()
 
     if rng.random() < 0.5:
-        weights = [array(size, 3 * hidden), array(hidden, 3 * hidden), array(*rng.choice([(2, 3 * hidden), (3 * hidden,)]))][: rng.choice([2, 3, 3])]
+        weights = [
+            array(size, 3 * hidden),
+            array(hidden, 3 * hidden),
+            array(*rng.choice([(2, 3 * hidden), (3 * hidden,)])),
+        ][: rng.choice([2, 3, 3])]
         tree: Any = {"layers": [weights * directions], "reset": rng.choice([None, "after", "before"])}
         kind = "keras"
     else:
@@ -621,7 +670,15 @@ def keras_file() -> bytes:
 
     keras = import_keras("the fuzzer")
     layers = keras.layers
-    model = keras.Sequential([layers.Input((None, 2)), layers.GRU(2, return_sequences=True), layers.Dropout(0.1), layers.GRU(2), layers.Dense(1)])
+    model = keras.Sequential(
+        [
+            layers.Input((None, 2)),
+            layers.GRU(2, return_sequences=True),
+            layers.Dropout(0.1),
+            layers.GRU(2),
+            layers.Dense(1),
+        ]
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.keras"
         model.save(path)
@@ -641,7 +698,9 @@ def make_keras(rng: Random) -> Input:
             part = old.read(name)
             if name == chosen and rng.random() < 0.95:
                 if name.endswith(".json"):
-                    part = grammar.as_bytes(grammar.json_text(rng, grammar.mutated(rng, json.loads(part), rng.choice([1, 1, 2]))))
+                    part = grammar.as_bytes(
+                        grammar.json_text(rng, grammar.mutated(rng, json.loads(part), rng.choice([1, 1, 2])))
+                    )
                 else:
                     part = grammar.damaged(rng, part)
             elif name == chosen:

@@ -21,6 +21,7 @@ from tidegate.convert.layouts import (
     match_axes,
     our_arrays,
 )
+from tidegate.documents import shown
 from tidegate.errors import SettingsError, ShapeError, of_type
 from tidegate.nn import GRU
 
@@ -73,7 +74,7 @@ def from_keras(
     the biases say.
     """
     if reset not in (None, "after", "before"):
-        raise SettingsError(f"from_keras: reset is {reset!r}, expected 'after', 'before' or None.")
+        raise SettingsError(f"from_keras: reset is {shown(reset)}, expected 'after', 'before' or None.")
     stack: list[list[list[np.ndarray]]] = []
     told = reset
     for k, weights in enumerate(layers):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tidegate.documents import shown
 from tidegate.errors import SettingsError, ShapeError, of_type
 from tidegate.nn import GRU
 
@@ -57,7 +58,7 @@ def check_layer(me: str, layer: Any, program: str, advice: str) -> None:
 
 def check_reset(place: str, reset: str) -> None:
     if reset not in ("after", "before"):
-        raise SettingsError(f"{place}: reset is {reset!r}, expected 'after' or 'before'.")
+        raise SettingsError(f"{place}: reset is {shown(reset)}, expected 'after' or 'before'.")
 
 
 def layers_of(layer: GRU) -> list[Directions]:

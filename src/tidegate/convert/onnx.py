@@ -21,6 +21,7 @@ from tidegate.convert.layouts import (
     match_axes,
     our_arrays,
 )
+from tidegate.documents import shown
 from tidegate.errors import SettingsError, of_type
 from tidegate.nn import GRU
 
@@ -105,7 +106,7 @@ def from_onnx(operators: Iterable[OnnxGRU], *, batch_first: bool = False, device
         stack.append(_from_onnx(f"from_onnx: layer {k}", operator))
         if reset not in (None, operator.reset):
             raise SettingsError(
-                f"from_onnx: layer {k} has linear_before_reset={operator.linear_before_reset}, "
+                f"from_onnx: layer {k} has linear_before_reset={shown(operator.linear_before_reset)}, "
                 f"the ones below have another. {ONE_BY_ONE}"
             )
         reset = operator.reset
@@ -156,7 +157,7 @@ def _from_onnx(place: str, operator: OnnxGRU) -> list[list[np.ndarray]]:
         )
     if operator.direction not in ("forward", "bidirectional"):
         raise SettingsError(
-            f"{place}: direction is {operator.direction!r}, expected 'forward' or 'bidirectional'. "
+            f"{place}: direction is {shown(operator.direction)}, expected 'forward' or 'bidirectional'. "
             "'reverse' is 'forward' with x and the output turned round in time; bytes want .decode()."
         )
     D = 2 if operator.direction == "bidirectional" else 1

@@ -17,6 +17,7 @@ import polars as pl
 
 from tidegate.data.csv_text import NO_HEADER, holds_data
 from tidegate.data.tables import Table
+from tidegate.documents import cut, shown
 from tidegate.errors import DataError, nearest
 
 WORD = r"\w+(?:['’]\w+)?|[^\w\s]"  # a word with its apostrophe, or one punctuation mark
@@ -58,7 +59,7 @@ class Arranged:
     def sequence_of(self, step: int) -> str:
         """How to name the sequence that holds a step, for a message."""
         s = int(np.searchsorted(self.offsets, step, side="right")) - 1
-        return ", ".join(f"{name}={value!r}" for name, value in ((n, c[s]) for n, c in self.ids.items()))
+        return ", ".join(f"{name}={shown(value)}" for name, value in ((n, c[s]) for n, c in self.ids.items()))
 
     def where(self, step: int) -> str:
         return self.table.where(int(self.rows[step]))
@@ -69,7 +70,7 @@ def require(table: Table, names: Iterable[str], role: str) -> None:
     for name in names:
         if name not in table.frame.columns:
             known = table.frame.columns
-            listing = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            listing = ", ".join(map(cut, known[:12])) + (", ..." if len(known) > 12 else "")
             headless = table.lines is not None and (holds_data(known) or _like_rows(table.frame))
             raise DataError(
                 f"{table.name} has no {role} column {name!r}.{nearest(name, known)} Its columns are: {listing}."
@@ -209,7 +210,7 @@ def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarra
     if len(wrong):
         bad = int(wrong[0])
         raise DataError(
-            f"{table.where(int(rows[bad]))}, column {name!r}: {column[bad]!r} is not a time. "
+            f"{table.where(int(rows[bad]))}, column {name!r}: {shown(column[bad])} is not a time. "
             "Write dates as 2026-11-23 14:05:00, or use numbers."
         )
     return parsed

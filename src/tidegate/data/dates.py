@@ -9,6 +9,7 @@ import polars as pl
 
 from tidegate.data.tables import Table
 from tidegate.data.texts import with_columns
+from tidegate.documents import shown
 from tidegate.errors import DataError, DataWarning
 
 _PATTERN = (
@@ -62,7 +63,7 @@ def read_dates(table: Table, name: str, order: str, otherwise: str = "") -> tupl
     if len(other):
         row, like = int(other[0]), int(first.is_not_null().arg_true()[0])
         raise DataError(
-            f"{table.where(row)}, column {name!r}: {column[row]!r} is not written as {column[like]!r} is. Write all times alike, best as "
+            f"{table.where(row)}, column {name!r}: {shown(column[row])} is not written as {shown(column[like])} is. Write all times alike, best as "
             "2026-11-23 14:05:00."
         )
     day_first, month_first = (first > 12).arg_true(), (second > 12).arg_true()
@@ -71,20 +72,20 @@ def read_dates(table: Table, name: str, order: str, otherwise: str = "") -> tupl
         if len(day_first) and len(month_first):
             a, b = int(day_first[0]), int(month_first[0])
             raise DataError(
-                f"{table.where(max(a, b))}, column {name!r}: {column[max(a, b)]!r} has {ORDERS['dmy' if a > b else 'mdy']}, and "
-                f"{column[min(a, b)]!r} before it has {ORDERS['mdy' if a > b else 'dmy']}. Write all times alike, best as 2026-11-23."
+                f"{table.where(max(a, b))}, column {name!r}: {shown(column[max(a, b)])} has {ORDERS['dmy' if a > b else 'mdy']}, and "
+                f"{shown(column[min(a, b)])} before it has {ORDERS['mdy' if a > b else 'dmy']}. Write all times alike, best as 2026-11-23."
             )
         if len(day_first) or len(month_first):
             order = "dmy" if len(day_first) else "mdy"
             row = int((day_first if len(day_first) else month_first)[0])
-            why = f"as {column[row]!r} ({table.where(row)}) can't be read otherwise"
+            why = f"as {shown(column[row])} ({table.where(row)}) can't be read otherwise"
         elif bool((parts["mark"] == ".").all()):
             order, why = "dmy", "as dates with dots have it"
         elif otherwise:
             row = int(first.is_not_null().arg_true()[0])
             order = otherwise
             warnings.warn(
-                f"{table.where(row)}, column {name!r}: {column[row]!r} is read with {ORDERS[order]}, and nothing in the column says so. "
+                f"{table.where(row)}, column {name!r}: {shown(column[row])} is read with {ORDERS[order]}, and nothing in the column says so. "
                 "Dates as 2026-11-23 leave no doubt.",
                 DataWarning,
                 stacklevel=2,
@@ -92,7 +93,7 @@ def read_dates(table: Table, name: str, order: str, otherwise: str = "") -> tupl
         else:
             row = int(first.is_not_null().arg_true()[0])
             raise DataError(
-                f"{table.where(row)}, column {name!r}: {column[row]!r} may have the day or the month first, and so may every other value. Say "
+                f"{table.where(row)}, column {name!r}: {shown(column[row])} may have the day or the month first, and so may every other value. Say "
                 "date_order='dmy' (--date-order dmy) or 'mdy', or write dates as 2026-11-23."
             )
     wrong = (second if order == "dmy" else first) > 12
@@ -101,7 +102,7 @@ def read_dates(table: Table, name: str, order: str, otherwise: str = "") -> tupl
     if wrong.any():
         row = int(wrong.arg_true()[0])
         raise DataError(
-            f"{table.where(row)}, column {name!r}: {column[row]!r} is no date that has {ORDERS[order]} (date_order={order!r})."
+            f"{table.where(row)}, column {name!r}: {shown(column[row])} is no date that has {ORDERS[order]} (date_order={order!r})."
         )
     return times, order, why
 

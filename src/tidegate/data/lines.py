@@ -17,6 +17,7 @@ from tidegate.data.names import split_names
 from tidegate.data.numerals import NUMBER, SPELLINGS
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import MISSING, check_encoding, packing_of
+from tidegate.documents import cut
 from tidegate.errors import DataError, nearest
 
 WHOLE = re.compile(r"-?\d+", re.ASCII)
@@ -170,9 +171,9 @@ class RowLines:
         self._choose_key(header)
         for name in [*self._features, *(self.key or ()), *self._time]:
             if name not in header:
-                listing = ", ".join(header[:12]) + (", ..." if len(header) > 12 else "")
+                listing = ", ".join(map(cut, header[:12])) + (", ..." if len(header) > 12 else "")
                 raise DataError(
-                    f"{where}: the header has no column {name!r}.{nearest(name, header)} Its columns are: {listing}. "
+                    f"{where}: the header has no column {name!r}.{nearest(name, map(cut, header))} Its columns are: {listing}. "
                     "(Rows come as CSV with a header, or as one JSON object a line.)"
                 )
         self.header = header

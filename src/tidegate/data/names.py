@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import Table
+from tidegate.documents import cut
 from tidegate.errors import DataError
 
 Kind = TypeVar("Kind", bound=DataSettings)
@@ -67,6 +68,6 @@ def _columns_of(given: str, known: Sequence[str], others: Collection[Any], none:
     pattern = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in one), re.DOTALL)
     found = [name for name in known if pattern.fullmatch(name)]
     if not found:
-        listing = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+        listing = ", ".join(map(cut, known[:12])) + (", ..." if len(known) > 12 else "")
         raise DataError(f"{none} that fits {one!r}. Its columns are: {listing}.")
     return [name for name in found if name not in others]

@@ -25,7 +25,7 @@ from tidegate.data.splits import assign_parts
 from tidegate.data.tables import Table
 from tidegate.data.texts import read_numbers
 from tidegate.data.word_features import FEATURES, feature_values
-from tidegate.documents import Damaged, check, cut, from_json
+from tidegate.documents import Damaged, check, cut, from_json, shown
 from tidegate.errors import DataError, RunError
 
 FORMAT, VERSION = "tidegate-preprocessing", 3  # 3: with the looks of words, or thresholds of labels
@@ -310,7 +310,7 @@ def _mostly_unknown(arranged: Arranged, tokens: Sequence[TokenColumn], codes: np
         if unknown.sum() > 0.5 * present.sum():
             step = int(np.flatnonzero(unknown)[0])
             notes.append(
-                f"{arranged.where(step)}, column {column.name!r}: {arranged.column(column.name)[step]!r} and others, "
+                f"{arranged.where(step)}, column {column.name!r}: {shown(arranged.column(column.name)[step])} and others, "
                 f"{unknown.sum() / present.sum():.0%} of all values, never occurred in training. They are read as unknown."
             )
     return notes
@@ -344,6 +344,11 @@ def whole_numbers(arranged: Arranged, name: str) -> pl.Series:
         raise DataError(
             f"{arranged.where(int(broken[0]))}, column {name!r}: {column[broken[0]]} is no class; whole numbers are expected."
         )
+    large = (column.abs() >= 2.0**63).fill_null(False).arg_true()
+    if len(large):
+        raise DataError(
+            f"{arranged.where(int(large[0]))}, column {name!r}: {column[large[0]]:g} is no class; it is larger than any whole number of 64 bits."
+        )
     return column.cast(pl.Int64)
 
 
@@ -354,7 +359,7 @@ def zero_or_one(arranged: Arranged, name: str) -> None:
     if len(wrong):
         step = int(wrong[0])
         raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {arranged.column(name)[step]!r} is no label; 0 or 1 is expected."
+            f"{arranged.where(step)}, column {name!r}: {shown(arranged.column(name)[step])} is no label; 0 or 1 is expected."
         )
 
 
@@ -438,8 +443,8 @@ def _constant(arranged: Arranged, name: str) -> None:
     if changed.height:
         step, row = int(changed["step"][0]), changed.row(0, named=True)
         raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {row['value']!r}, but the group {arranged.sequence_of(step)} began with "
-            f"{row['first']!r}. With per='sequence' the target must be constant within a group; use per='step' otherwise."
+            f"{arranged.where(step)}, column {name!r}: {shown(row['value'])}, but the group {arranged.sequence_of(step)} began with "
+            f"{shown(row['first'])}. With per='sequence' the target must be constant within a group; use per='step' otherwise."
         )
 
 
@@ -465,7 +470,7 @@ def finite_numbers(arranged: Arranged, name: str, non_finite: str) -> pl.Series:
         if len(broken):
             step = int(broken[0])
             raise DataError(
-                f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a number. Mend it or leave the cell empty."
+                f"{arranged.where(step)}, column {name!r}: {shown(column[step])} is not a number. Mend it or leave the cell empty."
             )
         column = numbers
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):

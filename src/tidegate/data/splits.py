@@ -9,6 +9,7 @@ from tidegate.data.arrange import Arranged
 from tidegate.data.gaps import numbers_of
 from tidegate.data.sequences import NOWHERE, PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.settings import VALID_SHARE
+from tidegate.documents import shown
 from tidegate.errors import DataError, SettingsError
 
 _WORDS = {
@@ -196,7 +197,7 @@ def _by_column(arranged: Arranged, name: str, time: str | None, per: str) -> tup
     if len(wrong):
         step = int(wrong[0])
         raise DataError(
-            f"{arranged.where(step)}, column {name!r}: {column[step]!r} is not a part. Write train, valid or test."
+            f"{arranged.where(step)}, column {name!r}: {shown(column[step])} is not a part. Write train, valid or test."
         )
     out = part.to_numpy().copy()
     if len(arranged.lengths) < 2:

@@ -291,22 +291,26 @@ def _from_memory(source: Any) -> Table:
 
 
 def _from_columns(source: Mapping[Any, Any]) -> pl.DataFrame:
-    columns = {}
-    for name, values in source.items():
-        if not isinstance(name, str):
-            raise DataError(f"A column's name must be text, not {shown(name)}.")
-        try:
-            columns[name] = pl.DataFrame({"": values}).to_series()
-        except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"The table's column {shown(name)} can't be read ({_first_line(error)}). All values of a column are of one kind: numbers, "
-                "text, yes/no, times, or lists of these."
-            ) from error
+    """What polars makes of a mapping of columns. Raises DataError: the column that it can't take, or their lengths."""
+    several = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
     try:
-        return pl.DataFrame(columns)
-    except pl.exceptions.ShapeError:
-        told = ", ".join(f"{shown(name)} has {len(values):,}" for name, values in list(columns.items())[:12])
-        raise DataError(f"The columns of the table differ in length: {told}.") from None
+        return pl.DataFrame(source)
+    except several as error:
+        lengths = {}
+        for name, values in source.items():
+            if not isinstance(name, str):
+                raise DataError(f"A column's name must be text, not {shown(name)}.") from error
+            try:
+                lengths[name] = pl.DataFrame({"": values}).height
+            except several as of_one:
+                raise DataError(
+                    f"The table's column {shown(name)} can't be read ({_first_line(of_one)}). All values of a column are of one kind: "
+                    "numbers, text, yes/no, times, or lists of these."
+                ) from of_one
+        if len({*lengths.values()}) < 2:
+            raise DataError(f"The columns can't be read as a table ({_first_line(error)}).") from error
+        told = ", ".join(f"{shown(name)} has {length:,}" for name, length in list(lengths.items())[:12])
+        raise DataError(f"The columns of the table differ in length: {told}.") from error
 
 
 def _nearby(path: Path) -> str:

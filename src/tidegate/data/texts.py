@@ -10,6 +10,7 @@ import polars as pl
 from tidegate.data.numerals import MOSTLY, PLAIN, SPELLINGS, Finding, NumberFormat, look
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import Table
+from tidegate.documents import shown
 from tidegate.errors import DataError
 
 MOST_NAMED = 10  # columns that a note names; of more it gives the number
@@ -154,7 +155,7 @@ def read_numbers(
         elif name in strict:
             row = int(wrong[0])
             raise DataError(
-                f"{table.where(row)}, column {name!r}: {column[row]!r} is not a number. Mend it or leave the cell empty."
+                f"{table.where(row)}, column {name!r}: {shown(column[row])} is not a number. Mend it or leave the cell empty."
             )
     return with_columns(table, columns)
 

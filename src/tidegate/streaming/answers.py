@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tidegate.data.lines import Line, RowLines
 from tidegate.data.names import split_names
-from tidegate.documents import Damaged, check
+from tidegate.documents import Damaged, check, shown
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.files import DiskError
 from tidegate.streaming.places import Key, plain_key
@@ -301,7 +301,7 @@ class Answers:
                 value = line.row[name]
                 if value is None or isinstance(value, list | dict):
                     raise DataError(
-                        f"{where}, column {name!r}: {value!r} can't say whose row it is; text or a number is expected."
+                        f"{where}, column {name!r}: {shown(value)} can't say whose row it is; text or a number is expected."
                     )
             key = self._key_of(line)
             try:
