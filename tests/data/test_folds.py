@@ -149,3 +149,19 @@ def test_a_fold_that_is_none_is_refused(fold):
     with pytest.raises(SettingsError, match="expected which of how many folds, such as 2/5"):
         DataSettings.make(fold=fold)
     assert DataSettings.make(fold=" 2 / 5").fold == "2/5"
+
+
+@pytest.mark.parametrize("fold", [None, "1/2"])
+def test_a_sequence_with_one_target_is_in_one_part_alone_however_few_there_are(fold):
+    data = encoded(per_sequence(["a", "b", "a", "b"]), target="kind", group="s", per="sequence", fold=fold)
+    counted = [s for part in (TRAIN, VALID, TEST) for s in data.containing(part)]
+    assert sorted(counted) == [0, 1, 2, 3]
+
+
+def test_what_would_put_a_target_into_two_parts_is_refused():
+    frame = per_sequence(["a", "b"] * 4).with_columns(t=pl.int_range(24))
+    settings = {"target": "kind", "group": "s", "per": "sequence", "time": "t"}
+    with pytest.raises(SettingsError, match="split_by='time' cuts each sequence, and per='sequence' has one target"):
+        encoded(frame, split_by="time", **settings)
+    with pytest.raises(SettingsError, match="split_by='date' has one border for all"):
+        encoded(frame, split_by="date", fold="1/2", **settings)

@@ -8,7 +8,7 @@ import polars as pl
 from tidegate.data.arrange import Arranged
 from tidegate.data.sequences import NOWHERE, TEST, TRAIN, VALID
 from tidegate.data.settings import DataSettings
-from tidegate.data.splits import FEW_SEQUENCES, assign_parts
+from tidegate.data.splits import assign_parts, cuts
 from tidegate.errors import DataError, SettingsError
 
 
@@ -33,12 +33,14 @@ def parts_of(arranged: Arranged, settings: DataSettings, seed: int) -> tuple[np.
     if settings.fold is None:
         return part, how
     classes = _class_of_each_sequence(arranged, settings)
-    part, said = assign_fold(arranged, part, settings.fold, split_by=settings.split_by, classes=classes, seed=seed)
+    part, said = assign_fold(
+        arranged, part, settings.fold, split_by=settings.split_by, per=settings.per, classes=classes, seed=seed
+    )
     return part, [said, *how[1:]]
 
 
 def assign_fold(
-    arranged: Arranged, part: np.ndarray, fold: str, *, split_by: str, classes: np.ndarray | None, seed: int
+    arranged: Arranged, part: np.ndarray, fold: str, *, split_by: str, per: str, classes: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, str]:
     """The part of each step [N] in one fold, and a sentence that says how the folds were made.
 
@@ -47,19 +49,24 @@ def assign_fold(
     forward in time: the rows before a fold train, and those after it are in no part.
     classes [S]: the class of each sequence, where it has one: every fold then has its share of each.
 
-    Raises SettingsError: fewer sequences than folds. DataError: too few rows.
+    Raises SettingsError: fewer sequences than folds, or a split by date. DataError: too few rows.
     """
     number, count = which(fold)
+    if split_by == "date":
+        raise SettingsError(
+            "Folds are of whole sequences or go forward in time within each, and split_by='date' has one border for all. Use "
+            "split_by='group' or 'time' (--split-by)."
+        )
     owner = np.repeat(np.arange(len(arranged.lengths)), arranged.lengths)
     free = np.unique(owner[part != TEST])
     cut = bool(((part[1:] != part[:-1]) & (owner[1:] == owner[:-1])).any())
-    if split_by == "time" or cut or (split_by == "auto" and len(free) < FEW_SEQUENCES):
+    if cut or cuts(split_by, per, len(free)):
         out = _forward(arranged, part, number, count)
         how = "each validates on the rows that follow those it trains on"
     elif len(free) < count:
         raise SettingsError(
-            f"{arranged.table.name}: {count} folds need at least {count} sequences that are not test; there are {len(free)}. Use fewer, "
-            "or split_by='time' (--split-by time) to cut each sequence."
+            f"{arranged.table.name}: {count} folds need at least {count} sequences that are not test; there are {len(free)}. Use fewer"
+            + ("." if per == "sequence" else ", or split_by='time' (--split-by time) to cut each sequence.")
         )
     else:
         validates = free[deal(len(free), count, None if classes is None else classes[free], seed) == number - 1]

@@ -58,12 +58,11 @@ def _assign(
             every = np.ones(arranged.height, dtype=bool)
             part, how = _by_date(arranged, time, per, split, every)
             return part, f"Split: {how}."
-        by_time = split_by == "time" or (split_by == "auto" and len(lengths) < FEW_SEQUENCES)
-        if by_time:
+        if cuts(split_by, per, len(lengths)):
             part = _by_time(lengths, split)
             how = "the first rows of each sequence train, the next validate, the last test"
         else:
-            part = _by_group(lengths, split, seed)
+            part = _by_group(lengths, split, seed, per)
             how = f"whole sequences, drawn with seed {seed}"
         if not (part == TRAIN).any():
             raise DataError(f"{arranged.table.name}: too few rows ({arranged.height}) to leave any to train on.")
@@ -83,13 +82,15 @@ def _assign(
         among, how = _by_date(arranged, time, per, keep, part == TRAIN)
         part[part == TRAIN] = among[part == TRAIN]
         how = f"of the training rows, {how}"
-    elif split_by == "time" or (split_by == "auto" and (cut or len(train) < FEW_SEQUENCES)):
+    elif per == "sequence" and len(train) < 2:
+        how = "none do, as one training sequence can't be shared out"
+    elif cuts(split_by, per, 0 if cut else len(train)):
         for start, end in zip(arranged.offsets[:-1], arranged.offsets[1:], strict=True):
             mine = start + np.flatnonzero(part[start:end] == TRAIN)
             part[mine] = _by_time(np.array([len(mine)]), keep)
         how = f"the last {VALID_SHARE:.0%} of each training sequence validate"
     else:
-        chosen = _by_group(np.ones(len(train), dtype=np.int64), keep, seed)
+        chosen = _by_group(np.ones(len(train), dtype=np.int64), keep, seed, per)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         of_sequence = np.full(len(lengths), TRAIN, dtype=np.uint8)
         of_sequence[train] = chosen
@@ -110,13 +111,28 @@ def _by_time(lengths: np.ndarray, split: tuple[float, float, float]) -> np.ndarr
     return np.concatenate(out)
 
 
-def _by_group(lengths: np.ndarray, split: tuple[float, float, float], seed: int) -> np.ndarray:
+def cuts(split_by: str, per: str, sequences: int) -> bool:
+    """Whether each sequence is cut by time: where that is said, or with few sequences where nothing is.
+
+    Raises SettingsError for sequences that have one target each: cut, they would train and test on the same one.
+    """
+    if per == "sequence":
+        if split_by == "time":
+            raise SettingsError(
+                "split_by='time' cuts each sequence, and per='sequence' has one target a sequence, which would train and test the model at "
+                "once. Use split_by='group' for whole sequences, or 'date' for those of later dates."
+            )
+        return False
+    return split_by == "time" or (split_by == "auto" and sequences < FEW_SEQUENCES)
+
+
+def _by_group(lengths: np.ndarray, split: tuple[float, float, float], seed: int, per: str) -> np.ndarray:
     count = len(lengths)
     wanted = [max(1, round(f * count)) if f > 0 else 0 for f in split[1:]]
     if sum(wanted) >= count:
-        raise SettingsError(
-            f"split={split} leaves none of the {count} sequences to train on. Use split_by='time' (--split-by time) to cut each sequence."
-        )
+        way = "Say how many train (split, --split)"
+        way = way if per == "sequence" else "Use split_by='time' (--split-by time) to cut each sequence"
+        raise SettingsError(f"split={split} leaves none of the {count} sequences to train on. {way}.")
     of_sequence = np.full(count, TRAIN, dtype=np.uint8)
     order = np.random.default_rng([seed, 1]).permutation(count)
     of_sequence[order[: wanted[0]]] = VALID
