@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.helpers.native import on_threads
 from tidegate.ops import mingru
 
 
@@ -128,3 +129,17 @@ def test_no_steps_give_no_states_and_the_first_state_back():
         h, h_n, _ = mingru.direction(torch.zeros(0, 2, 3), h_0, torch.randn(8, 3), reverse=reverse)
         assert h.shape == (0, 2, 4)
         assert torch.equal(h_n, h_0)
+
+
+def test_with_gradients_the_gates_have_the_same_bits_on_any_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    x, w = 2 * torch.randn(4_001, 5, generator=generator), torch.randn(74, 5, generator=generator).requires_grad_()
+
+    def gates_and_gradient():
+        found = mingru.gates(x, w)
+        return [*found, *torch.autograd.grad(sum(v.square().sum(0).sum(0) for v in found), w)]
+
+    alone = on_threads(1, gates_and_gradient)
+    for n in (2, 3, 5):
+        for ours, theirs in zip(on_threads(n, gates_and_gradient), alone, strict=True):
+            assert torch.equal(ours, theirs)

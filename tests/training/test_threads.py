@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tests.helpers.native import on_threads
 from tests.helpers.tables import QUICK
 from tests.helpers.training import ROLES, StopAfter, same_weights
 from tidegate.data.tables import write_table
 from tidegate.errors import SettingsError
+from tidegate.model.tasks import TASKS
 from tidegate.training import Interrupted, train
 
 LABELS = [f"l{k}" for k in range(12)]
@@ -65,11 +67,31 @@ def test_the_bits_of_a_training_do_not_depend_on_the_number_of_threads(table, na
         "window": None if "per" in TRAININGS[name] else 301,
         "batch_size": 24,
     }
-    told |= QUICK | {"epochs": 1} | TRAININGS[name]
+    told |= QUICK | TRAININGS[name]
     runs = [on_threads(n, lambda: train(table, **told)) for n in (1, 2, 3)]
     for run in runs[1:]:
         assert same_weights(run, runs[0])
         assert [r | {"seconds": 0} for r in run.history] == [r | {"seconds": 0} for r in runs[0].history]
+
+
+def test_the_loss_of_labels_and_its_gradient_have_the_same_bits_on_any_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(50_003, 1, 3, generator=generator)
+    y = (torch.rand(scores.shape, generator=generator) < 0.3).float()
+
+    def loss_and_gradient():
+        given = scores.clone().requires_grad_()
+        loss, _ = TASKS["labels"].loss_sum(given, y)
+        loss.backward()
+        return loss.detach(), given.grad
+
+    alone = on_threads(1, loss_and_gradient)
+    exact = torch.nn.functional.binary_cross_entropy_with_logits(scores.double(), y.double(), reduction="sum")
+    assert float(alone[0]) == pytest.approx(float(exact))
+    assert torch.allclose(alone[1], torch.sigmoid(scores) - y, atol=1e-6)
+    for n in (2, 3, 5):
+        for ours, theirs in zip(on_threads(n, loss_and_gradient), alone, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_a_run_goes_on_with_another_number_of_threads_to_the_same_bits(tmp_path, table, ctrl_c):
