@@ -257,7 +257,7 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
     if values.pop("resolved", None):  # what a run worked out for itself; a new run works it out anew
-        values = with_earlier_defaults(values)
+        values.update(with_earlier_defaults(values))
     known = [*TrainSettings.model_fields, "table", "out"]
     for name in values:
         if name not in known:
