@@ -49,7 +49,11 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
         raise SettingsError(
             f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
         )
-    settings = name_columns(settings, table)
+    given, settings = settings.target, name_columns(settings, table)
+    if not settings.target:
+        raise DataError(
+            f"{table.name}: target={', '.join(given)!r} fits only columns that are the group, time or split column. Name the column to predict."
+        )
     require(table, settings.target, "target")
     require(table, settings.group, "group")
     require(table, [settings.time] if settings.time is not None else [], "time")
