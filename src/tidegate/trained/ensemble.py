@@ -98,7 +98,10 @@ def joined(members: Members) -> Preprocessing:
         targets[0],
         classes=classes,
         counts=counts,
-        **{name: mean(name) for name in ("means", "stds", "rule", "thresholds")},
+        means=mean("means"),
+        stds=mean("stds"),
+        rule=mean("rule"),
+        thresholds=mean("thresholds"),
     )
     return replace(members[0].preprocessing, target=target)
 

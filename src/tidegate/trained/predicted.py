@@ -148,8 +148,8 @@ def _confusion(target: Target, values: Array, truth: Array) -> Confusion:
     if len(both) <= MOST_CELLS:
         matrix = np.zeros((len(both), len(guesses)), dtype=np.int64)
         matrix[np.searchsorted(both, codes // n), np.searchsorted(guesses, codes % n)] = counts
-    named = [[target.classes[k] for k in some] for some in (both, guesses)]
-    return Confusion(*named, matrix, pairs, len(wrong))
+    truths, guessed = ([target.classes[k] for k in some] for some in (both, guesses))
+    return Confusion(truths, guessed, matrix, pairs, len(wrong))
 
 
 def _calibration(ones: Array, truth: Array) -> list[tuple[float, float, int]]:
@@ -188,7 +188,7 @@ def _stretches(pre: Preprocessing, table: Table, rows: Rows, values: Array, trut
     sums = (
         [np.add.reduceat(np.append(v, 0), pieces.ravel())[::2] for v in (total, count, steps)]
         if len(pieces)
-        else [[]] * 3
+        else [np.zeros(0)] * 3
     )
     scored = [
         (a, b, float(t / n)) for (a, b), t, n, there in zip(pieces.tolist(), *sums, strict=True) if there > 1

@@ -352,7 +352,7 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise SettingsError(f"No such settings file: {path}.")
     try:
-        values = from_yaml(path.read_bytes())
+        values: Any = from_yaml(path.read_bytes())
     except Damaged as error:
         line = f", line {error.line}" if error.line else ""
         raise SettingsError(f"{path}{line}: not YAML ({error}).") from None
@@ -366,4 +366,4 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
     for name in values:
         if name not in known:
             raise SettingsError(f"{path}: there is no setting {shown(name)}.{nearest(cut(str(name)), known)}")
-    return values
+    return dict(values)

@@ -92,6 +92,10 @@ def train(
     if repeats.seeds and "seed" in settings:
         raise SettingsError("seed is of one run and seeds are of several: name one of them.")
     chosen = TrainSettings.make(**{k: v for k, v in both.items() if k not in RepeatSettings.model_fields})
+    if chosen.from_run is not None:
+        raise SettingsError(
+            "from_run begins with the weights of one run; the runs of seeds and folds begin anew. Name one of them."
+        )
     if repeats.folds and chosen.fold is not None:
         raise SettingsError("fold trains one fold alone and folds trains them all: name one of them.")
     if source is None:
