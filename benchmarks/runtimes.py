@@ -44,7 +44,12 @@ def write(root: Path) -> None:
         run.export("onnx", folder / "codes.onnx", codes=True)
         if case in CASES_OF["keras"] and importlib.util.find_spec("tensorflow"):
             run.export("keras", folder / "model.keras")
-        given: dict[str, Any] = {"numbers": batch.numbers, "codes": batch.codes, "lengths": batch.lengths, "h_0": batch.h_0}
+        given: dict[str, Any] = {
+            "numbers": batch.numbers,
+            "codes": batch.codes,
+            "lengths": batch.lengths,
+            "h_0": batch.h_0,
+        }
         inside = batch.inside if run.preprocessing.per == "step" else np.full(len(batch.lengths), True)
         np.savez(folder / "batch.npz", tokens=batch.tokens.astype(str), scores=batch.scores, inside=inside, **given)
         whole = {

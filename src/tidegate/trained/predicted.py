@@ -148,8 +148,8 @@ def _confusion(target: Target, values: Array, truth: Array) -> Confusion:
     if len(both) <= MOST_CELLS:
         matrix = np.zeros((len(both), len(guesses)), dtype=np.int64)
         matrix[np.searchsorted(both, codes // n), np.searchsorted(guesses, codes % n)] = counts
-    truths, guessed = ([target.classes[k] for k in some] for some in (both, guesses))
-    return Confusion(truths, guessed, matrix, pairs, len(wrong))
+    truths, taken = ([target.classes[k] for k in some] for some in (both, guesses))
+    return Confusion(truths, taken, matrix, pairs, len(wrong))
 
 
 def _calibration(ones: Array, truth: Array) -> list[tuple[float, float, int]]:
@@ -185,7 +185,7 @@ def _stretches(pre: Preprocessing, table: Table, rows: Rows, values: Array, trut
     known = ~np.isnan(squares)
     count, steps = known.sum(axis=(1, 2)), known.any(axis=(1, 2))
     total = np.where(known, squares, 0.0).sum(axis=(1, 2))
-    sums = (
+    sums: Any = (
         [np.add.reduceat(np.append(v, 0), pieces.ravel())[::2] for v in (total, count, steps)]
         if len(pieces)
         else [np.zeros(0)] * 3

@@ -59,7 +59,7 @@ def test_wrong_predictions_are_marked_below_and_counted_and_no_others(show, page
         P = len(wrong)
         assert [colour[:3] == red for colour in pixels(page, f"prediction: {output.name}", range(P), P, -2)] == wrong
         label = page.locator(".row .label", has_text=f"prediction: {output.name}").inner_text()
-        assert (f"✗ {sum(wrong)} of {P} wrong" if any(wrong) else "✗ none wrong") in label
+        assert (f"✗ {sum(wrong)} of {P} wrong" if any(wrong) else "none wrong") in label
     assert {a == b for o in shown.outputs for a, b in zip(o.truth, o.values, strict=True)} == {True, False}
 
 

@@ -382,7 +382,7 @@
     wrongKey(wrong) {
       const known = wrong.filter((bad) => bad !== null), bad = known.filter(Boolean).length;
       const text = this.raw.shown > this.P ? "wrong" : bad ? `${bad} of ${known.length} wrong` : "none wrong";
-      return make("span", { class: "key" }, make("i", { class: "cross", text: "✗" }), ` ${text}`);
+      return make("span", { class: "key" }, ...(text === "none wrong" ? [] : [make("i", { class: "cross", text: "✗" }), " "]), text);
     }
 
     /** The colours of the classes that occur, with their whole names. */
