@@ -362,18 +362,15 @@ def check_encoding(encoding: str) -> None:
 def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     if "\x00" in text[:4096]:
         raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
-    try:
-        found = look(
-            text,
-            name,
-            tabs=suffix == ".tsv",
-            header=how.header,
-            row_names=how.row_names,
-            decimal_comma=how.decimal_comma,
-            as_named=how.as_named,
-        )
-    except csv.Error as error:
-        raise _not_csv(text, name, error) from error
+    found = look(
+        text,
+        name,
+        tabs=suffix == ".tsv",
+        header=how.header,
+        row_names=how.row_names,
+        decimal_comma=how.decimal_comma,
+        as_named=how.as_named,
+    )
     text, separator, lines = found.text, found.separator, found.lines
     try:
         as_text = {n: pl.String for n in found.names if n in how.as_text}

@@ -43,7 +43,9 @@ class Checkpoint(NamedTuple):
             model.load_state_dict(self.weights, strict=True)
         except RuntimeError as error:
             raise RunError(f"{name} belongs to another model ({str(error).splitlines()[-1].strip()}).") from error
-        parameters = list(model.parameters())
+        parameters = [
+            p for group in optimizer.param_groups for p in group["params"]
+        ]  # (frozen ones have no place there)
         for index, values in self.optimizer.items():
             for key, value in values.items():
                 right = 0 <= index < len(parameters) and value.shape in ((), parameters[index].shape)
