@@ -286,7 +286,7 @@ LABELS, ONE, TWO = Target(("a", "b"), "labels"), Target(("a",), "number"), Targe
         (LABELS, "micro_f1", "micro_f1", "micro_f1"),
         (ONE, "auto", "rmse", "rmse"),
         (ONE, "mae", "mae", "mae"),
-        (TWO, "auto", "scaled_rmse", "scaled_rmse"),
+        (TWO, "auto", "scaled_mae", "scaled_mae"),
         (TWO, "rmse", "scaled_rmse", "scaled_rmse"),
         (TWO, "mae", "scaled_mae", "scaled_mae"),
     ],

@@ -49,7 +49,7 @@ def test_every_cell_trains_and_predicts(tmp_path, signals, cell, per):
         ({"target": "x", "horizon": 1}, "rmse"),
         ({"target": "x", "horizon": 3, "season": 4}, "rmse"),
         ({"target": "x"}, "rmse"),
-        ({"target": ["x", "w"], "horizon": 2}, "scaled_rmse"),
+        ({"target": ["x", "w"], "horizon": 2}, "scaled_mae"),
         ({"target": ["a", "b"]}, "nll"),
         ({"target": ["a", "b"], "per": "sequence"}, "nll"),
         ({"target": "a", "task": "labels"}, "nll"),

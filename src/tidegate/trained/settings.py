@@ -174,7 +174,7 @@ class TrainSettings(DataSettings):
     choose_by: Literal[CHOICES] = setting(  # type: ignore[valid-type]
         "auto",
         TRAINING,
-        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O; of a class a sequence, with fewer than 100 to validate on, the latest epoch within one standard error of the best accuracy), for 0/1 labels the loss, for numbers the RMSE, of several in standard deviations of each.",
+        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O; of a class a sequence, with fewer than 100 to validate on, the latest epoch within one standard error of the best accuracy), for 0/1 labels the loss, for a number the RMSE, for several the MAE in standard deviations of each.",
     )
     class_weights: Annotated[str | dict[str, float] | None, BeforeValidator(_weights)] = setting(
         None,
