@@ -1,4 +1,4 @@
-"""A later table beside a preprocessing that is kept: what is new in it gets entries behind the old ones."""
+"""A later table under an earlier run's preprocessing: new words, categories and classes get entries behind the old ones."""
 
 from __future__ import annotations
 
