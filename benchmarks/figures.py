@@ -300,7 +300,7 @@ CARRIES = {
         "`float` or `double` numbers; one sequence at a time",
     ),
     "C, TIDEGATE_NO_MATH": ("the same without <math.h>", "the same"),
-    "C, 8-bit weights": ("the same in a quarter of the size", "what it costs on the test rows is told at export"),
+    "C, 8-bit weights": ("the same in a quarter of the size", "the export reports what it costs on the test rows"),
 }
 
 

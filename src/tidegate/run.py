@@ -284,9 +284,9 @@ def train(
     resume: go on with the run in `out` (or `table`) from its last checkpoint, with the settings it began with. epochs and patience
         may be larger, of a run that is finished too: it goes on as if they had been asked for from the start.
     from_run: the folder of a run, or a Run, whose weights, columns, means and vocabularies a new run on another table begins with;
-        see docs/tables.md. Settings that aren't said are those of that run.
+        see docs/runs.md. Settings that aren't given are those of that run.
     overwrite: replace a run that is there.
-    seeds, folds, keep: several runs, which the folder then holds: see docs/tables.md and `RepeatSettings`. What is kept comes back
+    seeds, folds, keep: several runs, which the folder then holds: see docs/runs.md and `RepeatSettings`. What is kept comes back
         (the best run, an `Ensemble`, or one that was trained anew), with the figures of all of them in `.repeats`.
 
     Returns the Run with the weights of the best epoch. Raises DataError, SettingsError or RunError before anything

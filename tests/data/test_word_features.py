@@ -18,7 +18,7 @@ from tidegate.data.tables import read_table
 from tidegate.data.word_features import shape, suffix
 from tidegate.errors import RunError
 
-NAME = "words and their looks"
+NAME = "words and their features"
 TRAIN = [["Nina", "sings", "a", "song", "a", "day"], ["A", "GRU", "reads", "3.14", "or", None]]
 TABLE = pl.DataFrame({"word": TRAIN, "tag": [["x", "y", "y", "x", "y", "x"], ["y", "x", "y", "x", "y", "x"]]})
 
@@ -56,7 +56,7 @@ def test_of_a_word_that_training_never_saw_the_shape_and_the_suffix_are_known():
 def test_a_vocabulary_whose_words_training_saw_often_is_read_alone():
     pre, data = fitted(pl.DataFrame({"word": [["on", "off"] * 60 + ["idle"]], "tag": [["x", "y"] * 60 + ["x"]]}))
     assert list(vocabularies(pre)) == ["word"]  # 1 of 121 was seen once
-    assert not any("Read of the words" in note for note in data.notes)
+    assert not any("Word features of" in note for note in data.notes)
 
 
 def test_word_features_none_reads_the_word_alone_and_the_file_is_of_the_version_before():
@@ -67,7 +67,7 @@ def test_word_features_none_reads_the_word_alone_and_the_file_is_of_the_version_
 
 
 def test_a_note_says_what_is_read_and_how_to_leave_it_out():
-    [note] = [note for note in fitted()[1].notes if note.startswith("Read of the words of word:")]
+    [note] = [note for note in fitted()[1].notes if note.startswith("Word features of word:")]
     assert "its shape and its suffix" in note
     assert "--word-features none" in note
 

@@ -117,7 +117,7 @@ SENSORS |= {
 WORDS: dict[str, dict[str, Any]] = {
     "words": {"target": "tags", "features": ["words"], "bidirectional": False},
     "words both ways": {"target": "tags", "features": ["words"]},
-    "words and their looks": {"target": "tags", "features": ["words"], "bidirectional": False},
+    "words and their features": {"target": "tags", "features": ["words"], "bidirectional": False},
 }
 CASES = [*SENSORS, *WORDS]
 SCANS = ["layer norm", "zoneout", "every option", "every option both ways"]  # what no GRU of another program can be
@@ -155,7 +155,7 @@ def folder_of(name: str) -> Path:
 
 
 def table_of(name: str) -> pl.DataFrame:
-    return sentences(rare="looks" in name) if name in WORDS else sensors()
+    return sentences(rare="features" in name) if name in WORDS else sensors()
 
 
 def run_of(name: str) -> Run:

@@ -21,21 +21,22 @@ def _command(
         str | None, typer.Argument(metavar="TABLE", help="CSV, Parquet, JSON lines or Arrow file.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. Default: runs/NAME after the table.", rich_help_panel=_RUN)
+        Path | None,
+        typer.Option(help="Folder of the run. Default: runs/NAME, after the name of the table.", rich_help_panel=_RUN),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML file with these settings; options win over it.", rich_help_panel=_RUN)
+        Path | None, typer.Option(help="YAML file with these settings. Options take precedence.", rich_help_panel=_RUN)
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --out (or in place of TABLE) where it stopped; with larger --epochs or --patience a finished one too.",
+            help="Go on with the run in --out, or named in place of TABLE, where it stopped. With larger --epochs or --patience, a finished run goes on, too.",
             rich_help_panel=_RUN,
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=_RUN)
+        bool, typer.Option("--overwrite", help="Replace the run that is in --out.", rich_help_panel=_RUN)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.", rich_help_panel=_RUN)] = False,
     **settings: Any,

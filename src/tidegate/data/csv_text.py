@@ -1,4 +1,4 @@
-"""The text of a CSV file: what stands around its rows, how they are cut, and on which line each of them is."""
+"""The text of a CSV file: what stands around its rows, how rows are cut into fields, and on which line each row is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dates with the day or the month first: 31/12/2026, 12/31/2026. Which of them is never guessed."""
+"""Dates with the day or the month first: 31/12/2026, 12/31/2026. Tidegate never guesses which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A later table beside a preprocessing that is kept: what is new in it gets entries behind the old ones."""
+"""A later table under an earlier run's preprocessing: new words, categories and classes get entries behind the old ones."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from tidegate.data.tables import Table
 from tidegate.data.texts import listed
 from tidegate.errors import DataError
 
-FAR = (
-    3.0  # standard deviations of the earlier rows: further away, or spread wider, numbers are hardly the same quantity
-)
+# Standard deviations of the earlier rows: further away, or spread wider, numbers are hardly the same quantity.
+FAR = 3.0
 
 
 class Extended(NamedTuple):

@@ -92,10 +92,10 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     target = _fit_target(arranged, settings, part, notes)
     same: dict[str, str] = {}
     features = tuple(c for name in names for c in _fit_feature(arranged, name, settings, part, same))
-    looks = list(dict.fromkeys(c.name for c in features if c.kind in FEATURES))
-    if looks:
+    of_words = list(dict.fromkeys(c.name for c in features if c.kind in FEATURES))
+    if of_words:
         notes.append(
-            f"Read of the words of {listed(looks)}: which word it is, and its {' and its '.join(FEATURES)}, as a new text has words "
+            f"Word features of {listed(of_words)}: beside each word its shape and its suffix are read, as a new text has words "
             "that training never saw (word_features='none', --word-features none: the word alone)."
         )
     notes += [*hints(table, names, settings, notes), *constant(same)]
@@ -383,8 +383,8 @@ def _fit_feature(
         fitted = _vocabulary(name, "words" if words else "category", seen)
         if fitted.size == 2 and not words and not seen.null_count():
             same[name] = repr(fitted.vocabulary[0])
-        looks = words and settings.word_features == "auto" and unseen_share(fitted.counts) >= UNSEEN
-        return [fitted, *(_vocabulary(name, kind, seen) for kind in FEATURES if looks)]
+        featured = words and settings.word_features == "auto" and unseen_share(fitted.counts) >= UNSEEN
+        return [fitted, *(_vocabulary(name, kind, seen) for kind in FEATURES if featured)]
     values = finite_numbers(arranged, name, settings.non_finite).filter(train)
     present = values.drop_nulls()
     if not len(present):

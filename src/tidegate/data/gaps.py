@@ -22,8 +22,8 @@ _UNITS = ((_DAY, "day"), (3_600 * _SECOND, "h"), (60 * _SECOND, "min"), (_SECOND
 
 @dataclass(frozen=True)
 class Gaps:
-    """before [N]: whether rows are missing before a step of the arranged rows. irregular: the times are not evenly spaced, so that there is no telling.
-    told: how many gaps there are, and where the longest is, as sentences; "" where there is none.
+    """before [N]: whether rows are missing before a step of the arranged rows. irregular: the times are not evenly spaced, so no gap can be found.
+    told: sentences on how many gaps there are, and where the longest is; "" where there is none.
     """
 
     before: np.ndarray
@@ -52,7 +52,7 @@ def find_gaps(arranged: Arranged, time: str) -> Gaps:
     """Where rows are missing, by the column of the times.
 
     The usual step of a sequence is the median of its steps. Where EVEN of the steps are within NEAR of it, the spacing is regular,
-    and a step of more than LONGER usual ones is a gap; where usual steps vary much, it takes a still longer one. Days and hours in
+    and a step of more than LONGER usual ones is a gap; where usual steps vary much, a gap must be longer still. Days and hours in
     which no sequence ever has a row, such as weekends and nights, are no gaps.
     """
     times = arranged.column(time)

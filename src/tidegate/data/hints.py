@@ -1,4 +1,4 @@
-"""Columns that are hardly features: what is left out of them, and what is told."""
+"""Columns that are hardly features: which are left out, and which a note names."""
 
 from __future__ import annotations
 

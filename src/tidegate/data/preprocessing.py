@@ -28,7 +28,7 @@ from tidegate.data.word_features import FEATURES, feature_values
 from tidegate.documents import Damaged, check, cut, from_json, shown
 from tidegate.errors import DataError, RunError
 
-FORMAT, VERSION = "tidegate-preprocessing", 3  # 3: with the looks of words, or thresholds of labels
+FORMAT, VERSION = "tidegate-preprocessing", 3  # 3: with word features, or thresholds of labels
 _SINCE_2 = ("formats", "date_order", "missing")  # without these a file is one of version 1, which earlier versions read
 MOST_NAMED = 5  # classes told by name
 

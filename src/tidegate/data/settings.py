@@ -69,6 +69,7 @@ def _fold(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 TABLE, MODEL, TRAINING = "The table", "The model", "Training"
+SPLIT, FILE = "Split, windows and season", "How the file is read"
 
 
 def setting(default: Any, panel: str, description: str, *, metavar: str = "", option: str = "", **limits: Any) -> Any:
@@ -139,12 +140,12 @@ class DataSettings(Settings):
     across_gaps: bool = setting(
         False,
         TABLE,
-        "With a horizon: also predict the rows behind a gap in time, as if they followed at once. Otherwise no target lies across a gap.",
+        "With a horizon: rows on both sides of a gap in time count as neighbours. Without it, no target lies across a gap.",
     )
     features: Names | None = setting(
         None,
         TABLE,
-        "Columns to read, as a list (a,b) or by a pattern ('x*'). None: all that are not group, time, split, left out or, at horizon 0, target.",
+        "Columns to read, as a list (a,b) or by a pattern ('x*'). None: all but group, time, split, those of exclude and, at horizon 0, target.",
     )
     exclude: Names = setting((), TABLE, "Columns to leave out, as a list (a,b) or by a pattern ('tmp_*').")
     categories: Names = setting(
@@ -154,7 +155,7 @@ class DataSettings(Settings):
     word_features: Literal["auto", "none"] = setting(
         "auto",
         TABLE,
-        "What is read of a word beside which one it is (columns of --text, lists of text). auto: its shape (capitals, digits) and its last three letters, where a new text will have words that training never saw. none: nothing.",
+        "What is read of a word beside the word itself (columns of --text, lists of text). auto: its shape (capitals, digits) and its suffix of three characters, where a new text will have words that training never saw. none: nothing.",
     )
     task: Literal["auto", "class", "labels", "number"] = setting(
         "auto",
@@ -163,75 +164,75 @@ class DataSettings(Settings):
     )
     split: Annotated[str | tuple[float, float, float], BeforeValidator(_split)] = setting(
         (0.7, 0.15, 0.15),
-        TABLE,
+        SPLIT,
         "A column that says train, valid or test for each row, or three fractions such as 0.7,0.15,0.15. Two, 0.8,0.2, are train and test, and 15% of the first validate.",
     )
     split_by: Literal["auto", "group", "time", "date"] = setting(
         "auto",
-        TABLE,
-        "How fractions are taken. group: whole groups are drawn; time: each sequence is cut, its first rows train; date: one date for all sequences, before which rows train. auto: group where there are enough, else time.",
+        SPLIT,
+        "How fractions are taken. group: whole groups, drawn at random; time: each sequence is cut, and its first rows train; date: one date for all sequences, before which rows train. auto: time below five groups, else group; with per=sequence always group.",
     )
     split_seed: int | None = setting(
         None,
-        TABLE,
-        "Draws the split, where one is drawn. None: the seed of the run; name it to give runs with other seeds the same rows.",
+        SPLIT,
+        "Seed of a split that is drawn at random. None: the seed of the run. Set it to give runs with different seeds the same rows.",
         ge=0,
         lt=2**31,
     )
     fold: Annotated[str | None, BeforeValidator(_fold)] = setting(
         None,
-        TABLE,
-        "Train one fold of a cross-validation alone: with 2/5 the second of five validates and the others train; with 0/5 all train. --folds 5 trains them all.",
+        SPLIT,
+        "Train a single run of a cross-validation: with 2/5 the second of five folds validates and the others train; with 0/5 all train. --folds 5 trains all five.",
         metavar="K/N",
     )
     window: int | None = setting(
         None,
-        TABLE,
-        "Length into which long sequences are cut for training. None: 128 where a sequence has over 256 rows. Evaluation always runs whole sequences.",
+        SPLIT,
+        "Number of steps into which long sequences are cut for training. None: 128 where a sequence has over 256 rows. Evaluation always runs whole sequences.",
         ge=1,
     )
     season: int | None = setting(
         None,
-        TABLE,
+        SPLIT,
         "Rows in a season (24 for hourly data with a daily rhythm): adds the last-season baseline to a forecast.",
         ge=1,
     )
     non_finite: Literal["error", "missing"] = setting(
         "error",
-        TABLE,
+        FILE,
         "What to do with NaN and infinity: stop with an error, or take them as missing. (NaN as text in a CSV file is missing anyway.)",
     )
     missing: Annotated[tuple[str, ...], BeforeValidator(_spellings)] = setting(
         (),
-        TABLE,
-        "Further spellings of a missing value, in every column: 'unknown,-999'. The usual ones (NA, n/a, NaN, null, None, -) are known in columns of numbers.",
+        FILE,
+        "More spellings of a missing value, in every column: 'unknown,-999'. In columns of numbers the usual ones (NA, n/a, NaN, null, None, -) need not be named.",
         metavar="TEXT,...",
     )
-    encoding: str = setting("utf-8", TABLE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
+    encoding: str = setting("utf-8", FILE, "Encoding of a text file (utf-8, latin-1, cp1252, ...).")
     header: bool = setting(
         True,
-        TABLE,
-        "The first line of a CSV file holds the names of the columns. --no-header: it is a row, and the columns are column_1, column_2, ...",
+        FILE,
+        "The first line of a CSV file holds the names of the columns. --no-header: it is a row, and the columns are called column_1, column_2, ...",
     )
     row_names: bool = setting(
-        False, TABLE, "The first field of each CSV row is an unnamed row number, as R writes it: leave it out."
+        False, FILE, "The first field of each CSV row is an unnamed row number, as R writes it: leave it out."
     )
     decimal_comma: bool = setting(
-        False, TABLE, "Numbers of a CSV file are written with a comma, 1,5 (its separator is then a semicolon or tab)."
+        False, FILE, "Numbers of a CSV file are written with a comma, 1,5 (its separator is then a semicolon or tab)."
     )
     thousands: Annotated[
         Literal["auto", "none", "comma", "dot", "blank", "apostrophe"], BeforeValidator(_separator)
     ] = setting(
         "auto",
-        TABLE,
-        "What stands between the thousands of numbers written as text: comma is 1,234, dot 1.234, blank 1 234, apostrophe 1'234; none: nothing. auto: by the whole column, and an error where it may be either.",
+        FILE,
+        "Separator of thousands in numbers written as text: comma (1,234), dot (1.234), blank (1 234), apostrophe (1'234) or none. auto: found from the whole column; an error where two readings are possible.",
         metavar="[auto|comma|dot|...]",
     )
 
     date_order: Literal["auto", "dmy", "mdy"] = setting(
         "auto",
-        TABLE,
-        "How times such as 01/02/2026 are read: dmy has the day first, mdy the month. auto: as the column allows, and an error where both are possible.",
+        FILE,
+        "How times such as 01/02/2026 are read: dmy has the day first, mdy the month. auto: found from the whole column; an error where both are possible.",
     )
 
     @model_validator(mode="after")

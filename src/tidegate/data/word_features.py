@@ -1,6 +1,6 @@
-"""What a word looks like, beside which word it is: its shape and its suffix, each read with a vocabulary of its own.
+"""Word features: the shape and the suffix of a word, read beside the word itself, each with a vocabulary of its own.
 
-A word that training never saw has no vector. Its suffix and its capitals mostly have one, and say much of what it is (Collobert et
+A word that training never saw has no vector. Its suffix and its capitals mostly have one, and tell much about it (Collobert et
 al. 2011, Natural Language Processing (Almost) from Scratch, JMLR 12; of unknown words: Brants 2000, TnT).
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 SUFFIX = 3  # characters
-UNSEEN = 0.01  # share of a new text's words that training never saw, from which on their looks are read too
+UNSEEN = 0.01  # share of a new text's words that training never saw, from which on word features are read
 _RUNS = re.compile(r"(X|x|d)\1+")
 
 

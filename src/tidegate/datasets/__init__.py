@@ -8,8 +8,8 @@
     >>> datasets.read("mnist1d").shape
     (5000, 4)
 
-Nothing is fetched from a network: the tables lie beside this file as Parquet. What was changed from the
-originals is told in each description, in README.md here, and done by tools/make_datasets.py.
+Nothing is fetched from a network: the tables lie beside this file as Parquet. Each description, and
+README.md here, says what was changed from the original; tools/make_datasets.py does it.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ __all__ = ["TARGETS", "Exported", "Parts", "Target", "export_run", "take_apart"]
 
 def export_run(run: Trained, to: str, path: str | Path | None = None, **options: Any) -> Exported:
     """Write `run` for another program; see `Run.export`."""
-    from tidegate.export.parts import looks_of_words, numbers_in_text, take_apart
+    from tidegate.export.parts import numbers_in_text, take_apart, word_features_of
     from tidegate.trained.folder import short_name
 
     if to not in TARGETS:
@@ -79,5 +79,5 @@ def export_run(run: Trained, to: str, path: str | Path | None = None, **options:
         raise SettingsError(f"{path} is a folder. Name a file.")
     exported: Exported = write(take_apart(run), path, **options)
     return replace(
-        exported, notes=[*exported.notes, *numbers_in_text(run.preprocessing), *looks_of_words(run.preprocessing)]
+        exported, notes=[*exported.notes, *numbers_in_text(run.preprocessing), *word_features_of(run.preprocessing)]
     )

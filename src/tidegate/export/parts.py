@@ -181,15 +181,15 @@ def numbers_in_text(pre: Preprocessing) -> list[str]:
     return [f"The run reads numbers in text: {listed(samples)}. This file takes them as numbers (1234.5)."]
 
 
-def looks_of_words(pre: Preprocessing) -> list[str]:
+def word_features_of(pre: Preprocessing) -> list[str]:
     """A line for the notes of a run that reads the shape and the suffix of words: a format takes them as tokens of their own."""
     from tidegate.data.texts import listed
 
-    looks = [c.label for c in pre.tokens if c.of_words]
-    if not looks:
+    features = [c.label for c in pre.tokens if c.of_words]
+    if not features:
         return []
     return [
-        f"Beside its words the run reads {listed(looks)}: tokens of their own, to be worked out by who calls "
+        f"Beside its words the run reads {listed(features)}. They are tokens of their own, which the caller makes "
         "(docs/ship.md says how). A run trained with word_features='none' (--word-features none) has none."
     ]
 

@@ -48,7 +48,7 @@ def inspect_run(
     most_counted: int | None = 20_000,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Inspection:
-    """What `Run.inspect` does; the arguments and their defaults are told there."""
+    """What `Run.inspect` does; the arguments and their defaults are described there."""
     model, pre, spec = run.model, run.preprocessing, run.model.spec
     if not CELLS[spec.cell].gates:
         raise SettingsError(

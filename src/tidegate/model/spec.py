@@ -15,7 +15,7 @@ from tidegate.model.cells import CELLS
 class CoreOptions:
     """What changes the recurrence of a core, or how its weights begin: arguments of `tidegate.GRU`, see there.
 
-    Which of them a cell knows is told by its row in `tidegate.model.cells`.
+    A cell's row in `tidegate.model.cells` says which of them it knows.
     """
 
     reset: Literal["after", "before"] = "after"

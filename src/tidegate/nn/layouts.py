@@ -147,7 +147,7 @@ class RecurrentLayer(nn.Module):
     # --- a call -----------------------------------------------------------------------------------------------
 
     def _sequences(self, input: Any, hx: Any, lengths: Any, resets: Any, weight: Tensor) -> Sequences:
-        """The arguments of a call. Everything that can be wrong with them is told here."""
+        """The arguments of a call. Everything that can be wrong with them is reported here."""
         x = input
         batch_sizes: Any = None
         starts = None

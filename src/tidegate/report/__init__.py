@@ -3,6 +3,8 @@
 | file | what it makes |
 | --- | --- |
 | `report.py` | both pages |
+| `repeats.py` | both pages of several runs |
+| `predictions.py` | pictures of the predictions |
 | `charts.py` | line charts as SVG |
 | `gate_curves.py` | the gates over the epochs |
 """

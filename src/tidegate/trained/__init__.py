@@ -9,6 +9,7 @@
 | `rows.py` | from a table to the rows that are predicted or scored |
 | `evaluation.py`, `predict.py` | the model over whole sequences; predictions beside a table's rows |
 | `predicted.py` | what a report draws of the predictions |
+| `thresholds.py` | the thresholds of 0/1 labels |
 | `metrics.py`, `comparison.py` | figures, and the model's beside those of the baselines |
 | `repeats.py`, `spread.py` | several runs of one training: their folder, mean and spread; when models are told apart |
 | `ensemble.py` | several runs that predict together |

@@ -1,4 +1,4 @@
-"""A model's figures beside those of the baselines, and how they are told."""
+"""A model's figures beside those of the baselines, and the sentences about them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Resolved:
     version: of the run's files. tidegate, torch, python: the versions that trained it. device, threads: where. table_name,
     table_sha256, rows: the table; the digest is None for one in memory. parts: of train, valid and test the number of
     sequences and rows. longest: steps of the longest sequence. task, classes, numbers, categories: what was found in the table. bidirectional ...
-    patience: what the settings came to. parameters: how many numbers were learned. notes: what was told of the table.
+    patience: what the settings came to. parameters: how many numbers were learned. notes: the notes on the table.
     finished, best_epoch, epochs_run, seconds: how it ended. chosen_by: the figure of the validation rows by which the best epoch
     was chosen; None where there was none to choose by, and in runs of November 2026 and earlier. tolerance: how far below the best
     one this figure may lie in the epoch that was kept, the latest such one; None: the best epoch was kept.

@@ -17,6 +17,7 @@ from tidegate.model.spec import CoreOptions
 from tidegate.trained.figures import CHOICES
 
 RECURRENCE = "The recurrence, beyond torch.nn.GRU"
+WARM_START = "A warm start"
 REPEATS = "Several runs"
 
 
@@ -137,32 +138,32 @@ class TrainSettings(DataSettings):
     update_bias: Annotated[str | float | tuple[float, float] | None, BeforeValidator(_pair)] = setting(
         None,
         RECURRENCE,
-        "How many steps the memory is to begin with: a number above 1, or a shortest and a longest such as 2,50 (chrono initialisation). None: as the weights fall.",
+        "How many steps a new layer remembers (chrono initialisation): a number above 1, or a shortest and a longest such as 2,50. None: as init makes it.",
     )
     checkpoint_every: int = setting(
         0,
         RECURRENCE,
-        "Store states alone for the backward pass and compute the gates again, so many steps at a time: a fifth of the memory for a quarter more time. 0: store all.",
+        "Store only states for the backward pass, and compute the gates again so many steps at a time: a fifth of the memory for a quarter more time. 0: store everything.",
         ge=0,
     )
 
     from_run: str | None = setting(
         None,
-        TRAINING,
-        "Go on from the weights of this run (a folder), with its columns, means, vocabularies and model; new words and classes get entries of their own. What isn't said is as that run had it.",
+        WARM_START,
+        "Begin with the weights of this run (a folder), and keep its columns, means, vocabularies and model; new words and classes get entries of their own. Settings that you don't give are those of that run.",
         metavar="RUN",
         option="from",
     )
     freeze: Annotated[tuple[str, ...], BeforeValidator(_parts)] = setting(
         (),
-        TRAINING,
-        "With from_run: the parts of the model that keep their weights to the bit, of encoder (the embeddings), core (the recurrence) and head. encoder,core trains the head alone.",
+        WARM_START,
+        "With --from: parts of the model that keep their weights: encoder (the embeddings), core (the recurrence), head. encoder,core trains the head alone.",
         metavar="PART,...",
     )
     epochs: int | None = setting(
         None,
         TRAINING,
-        "Most passes over the training rows. None: some 2,000 updates, within 15 to 150 epochs. 0, with from_run: the weights of that run as they are.",
+        "Most passes over the training rows. None: some 2,000 updates, within 15 to 150 epochs. 0, with --from: train nothing.",
         ge=0,
     )
     patience: int | None = setting(
@@ -174,7 +175,8 @@ class TrainSettings(DataSettings):
     choose_by: Literal[CHOICES] = setting(  # type: ignore[valid-type]
         "auto",
         TRAINING,
-        "The figure of the validation rows that chooses the best epoch. auto: accuracy (span F1 where classes are B-, I- and O; of a class a sequence, with fewer than 100 to validate on, the latest epoch within one standard error of the best accuracy), for 0/1 labels the loss, for a number the RMSE, for several the MAE in standard deviations of each.",
+        f"The figure of the validation rows that chooses the best epoch: {', '.join(CHOICES[1:])}. auto: for classes accuracy, or span F1 where they are B-, I- and O; for 0/1 labels the loss; for a number the RMSE, for several the MAE in standard deviations of each. For a class a sequence with fewer than 100 sequences to validate on, auto keeps the latest epoch within one standard error of the best accuracy.",
+        metavar="FIGURE",
     )
     class_weights: Annotated[str | dict[str, float] | None, BeforeValidator(_weights)] = setting(
         None,
@@ -184,7 +186,7 @@ class TrainSettings(DataSettings):
     label_thresholds: Literal["half", "f1"] = setting(
         "half",
         TRAINING,
-        "Above which probability each 0/1 label is predicted: 1/2, or the value with the best F1 on the validation rows.",
+        "The probability above which each 0/1 label is predicted. half: 1/2; f1: the value with the best F1 on the validation rows.",
     )
     batch_size: int | None = setting(
         None,
@@ -198,10 +200,13 @@ class TrainSettings(DataSettings):
     schedule: Literal["constant", "cosine", "plateau"] = setting(
         "cosine",
         TRAINING,
-        "How the learning rate moves: not at all; warm-up and a cosine to zero; halved when the validation score rests.",
+        "How the learning rate changes. constant: not at all; cosine: warm-up, then down to zero along a cosine; plateau: halved when the validation score stops improving.",
     )
     word_dropout: float = setting(
-        0.25, TRAINING, "A training word seen c times is read as unknown with probability a/(a+c); this is a.", ge=0
+        0.25,
+        TRAINING,
+        "A training word seen c times is read as unknown with probability a/(a+c); this option is a.",
+        ge=0,
     )
     noise: float = setting(
         0.0, TRAINING, "Standard deviation of Gaussian noise added to standardised numbers in training.", ge=0
@@ -210,7 +215,7 @@ class TrainSettings(DataSettings):
     log_gates: bool = setting(
         False,
         TRAINING,
-        "Write how open the gates are and how long they remember into metrics.csv after every epoch, and draw it in the report; with "
+        "After every epoch, write into metrics.csv how open the gates are and how long they remember, and draw it in the report; with "
         f"cell={' or '.join(gated())}.",
     )
     seed: int = setting(0, TRAINING, "Repeats a run exactly: weights, order, dropout and split.", ge=0, lt=2**31)
@@ -300,19 +305,19 @@ class RepeatSettings(Settings):
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = setting(
         (),
         REPEATS,
-        "Train a run for each of these seeds, and report the mean and the standard deviation of every figure: 1,2,3.",
+        "Train a run for each of these seeds (1,2,3), and report the mean and standard deviation of every figure.",
         metavar="N,N,...",
     )
     folds: int | None = setting(
         None,
         REPEATS,
-        "Cross-validate: so many runs, each of which validates on another part of the rows that are not test. Whole sequences, or forward in time where the split cuts sequences.",
+        "Cross-validation with so many folds: a run for each, which validates on this fold and trains on the others. Folds are whole sequences, or go forward in time where the split cuts sequences. Test rows stay out.",
         ge=2,
     )
     keep: Literal["auto", "best", "ensemble", "refit"] = setting(
         "auto",
         REPEATS,
-        "What predicts in the end. best: the run with the best validation score; ensemble: the mean of all runs; refit, with folds: one more run on the rows of all folds, for as many epochs as were best in the median fold. auto: best of seeds, refit after folds.",
+        "What predicts in the end. best: the run with the best validation score; ensemble: the mean of all runs; refit, with folds: one more run on the rows of all folds, for the median of their best epochs. auto: best with seeds, refit with folds.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The mean of a figure over several runs, its spread, and whether two models can be told apart by it. No torch here."""
+"""The mean of a figure over several runs, its spread, and whether it tells two models apart. No torch here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training a folder: a second one is told, and a lock that a killed process left is in nobody's way."""
+"""One training at a time for each folder: a second one is refused, and a lock that a killed process left doesn't block."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ GROW = ("epochs", "patience")  # what may change beside threads, which `trainer`
 
 
 def check_changes(chosen: TrainSettings, asked: TrainSettings, resolved: Resolved) -> None:
-    """Raises SettingsError where something was said that can't change, or epochs or patience would get fewer."""
+    """Raises SettingsError where a setting that can't change was given, or where epochs or patience would shrink."""
     changed = [name for name in TrainSettings.model_fields if getattr(asked, name) != getattr(chosen, name)]
     for name in changed:
         if name not in ("threads", *GROW):
@@ -83,12 +83,12 @@ def told(folder: Path, resolved: Resolved, before: CompleteSettings, now: Comple
         share = factor(now, State(epoch=done), 1)
         return (
             f"{text}. The cosine schedule is that of {now.epochs} epochs from here on: the learning rate goes on at {now.lr * share:.2g} "
-            f"({share:.0%} of lr). In one training of {now.epochs} epochs it would have been another one before, and so the weights are others."
+            f"({share:.0%} of lr). One training of {now.epochs} epochs would have had other learning rates before, so its weights would differ."
         )
     if done and now.schedule == "plateau" and rests(now) != rests(before):
         return (
             f"{text}. From here on the learning rate is halved after {rests(now)} epochs that were no better, before after {rests(before)}, as "
-            "that follows the patience: the weights are others than those of one training."
+            "that follows the patience. The weights of one training would differ."
         )
     return f"{text}, to the bit as if that had been asked for from the start."
 

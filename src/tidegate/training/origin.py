@@ -1,4 +1,4 @@
-"""A training that goes on from another run: what it keeps of that run, and with which weights it begins. See decision 040."""
+"""A warm start, a training that goes on from another run: what it keeps of that run, and its first weights. See decision 040."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FREE = frozenset(
         "split", "split_by", "window", "season", "encoding", "row_names", "dropout", "recurrent_dropout", "checkpoint_every",
     }
 )  # fmt: skip
-# What is of one training alone, and so has its default where it isn't said.
+# Settings of one training alone: where they aren't given they have their defaults, not the earlier run's values.
 OF_ONE = frozenset({"from_run", "freeze", "device", "threads"})
 
 
@@ -41,7 +41,7 @@ class Origin(NamedTuple):
     """The run that a training goes on from.
 
     no_memory: its baseline, None where it has none. about: as it stands under `origin` in config.yaml. table_sha256: of its table.
-    begun: this training itself, which goes on: the preprocessing and the model are already extended, and `notes` were told.
+    begun: this training itself, which goes on: the preprocessing and the model are already extended, and `notes` already shown.
     """
 
     preprocessing: Preprocessing
@@ -152,9 +152,9 @@ def path_of(run: Trained) -> str:
 
 
 def inherit(settings: TrainSettings, run: Trained) -> TrainSettings:
-    """The settings of a training that goes on from `run`: what was said, else what that run had.
+    """The settings of a training that goes on from `run`: what was given, else what that run had.
 
-    Raises SettingsError where something was said that would make another model, or another table of it.
+    Raises SettingsError where something was given that would need another model, or read the table differently.
     """
     values = {}
     for name, about in TrainSettings.model_fields.items():

@@ -25,7 +25,7 @@ MOST_IN_BATCH, LEAST_IN_BATCH = 32, 4
 UPDATES_AN_EPOCH, UPDATES = 30, 2_000  # aimed at by batch_size=None and epochs=None
 FEWEST_EPOCHS, MOST_EPOCHS = 15, 150
 RAREST = 1e-4  # share of ones at which the bias of a label begins at the least
-MOST_OF_LOOKS = 32  # length of the vector of a shape or a suffix, which has less to say than a word
+MOST_OF_FEATURES = 32  # length of the vector of a shape or a suffix, which has less to say than a word
 
 
 def complete(settings: TrainSettings, data: Sequences) -> CompleteSettings:
@@ -90,7 +90,7 @@ def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> 
 
 def _embedding_dim(column: TokenColumn) -> int:
     dim = default_embedding_dim(column.size)
-    return min(dim, MOST_OF_LOOKS) if column.of_words else dim
+    return min(dim, MOST_OF_FEATURES) if column.of_words else dim
 
 
 def class_weights(settings: TrainSettings, target: Target) -> list[float] | None:
