@@ -501,7 +501,7 @@ def test_of_several_runs_the_kept_one_is_gone_on_from_and_an_ensemble_names_its_
         tidegate.train(words(1), out=tmp_path / "folds", from_run=kept, overwrite=True, **QUIET)
     together = {"seeds": [1, 2], "split_seed": 0, "keep": "ensemble"}
     tidegate.train(words(), "tags", out=tmp_path / "seeds", **(QUICK | together))
-    with pytest.raises(RunError, match=r"It holds runs: .*seed-1, .*seed-2"):
+    with pytest.raises(RunError, match=r"is an ensemble, .*seed-1, .*seed-2"):
         tidegate.train(words(1), out=False, from_run=tmp_path / "seeds", **QUIET)
 
 

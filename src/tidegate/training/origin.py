@@ -153,9 +153,12 @@ def open_origin(source: Any) -> Trained:
         raise SettingsError(f"from_run={source!r}: expected the folder of a run, or a run.")
     if holds_repeats(source):
         repeats, kept = open_repeats(Path(source))
-        if repeats.kept != ENSEMBLE:
-            return kept[0]
-    return open_folder(source)  # of an ensemble it says which runs there are
+        if repeats.kept == ENSEMBLE:
+            raise RunError(
+                f"{source} is an ensemble, and a training goes on from a single run. Name one of them: {', '.join(run.name for run in kept)}."
+            )
+        return kept[0]
+    return open_folder(source)
 
 
 def path_of(run: Trained) -> str:
