@@ -193,7 +193,9 @@ class Ensemble(Run):
         return evaluate(self.members, table, rows=rows, batch_size=batch_size)
 
     def predict(self, table: Any, *, probabilities: bool = False, batch_size: int | None = None) -> pl.DataFrame:
-        """As `Run.predict`: of classes the most probable one in the mean, of labels those whose mean is above 1/2."""
+        """As `Run.predict`: of classes the most probable one in the mean, of labels those whose mean is above 1/2, or above the mean of
+        the members' thresholds.
+        """
         from tidegate.trained.ensemble import predict
 
         return predict(self.members, table, probabilities=probabilities, batch_size=batch_size)
@@ -283,8 +285,8 @@ def train(
         until `run.save(folder)` writes it.
     resume: go on with the run in `out` (or `table`) from its last checkpoint, with the settings it began with. epochs and patience
         may be larger, of a run that is finished too: it goes on as if they had been asked for from the start.
-    from_run: the folder of a run, or a Run, whose weights, columns, means and vocabularies a new run on another table begins with;
-        see docs/runs.md. Settings that aren't given are those of that run.
+    from_run: the folder of a run (of several the one that is kept), or a Run, whose weights, columns, means and vocabularies a new
+        run on another table begins with; see docs/runs.md. Settings that aren't given are those of that run.
     overwrite: replace a run that is there.
     seeds, folds, keep: several runs, which the folder then holds: see docs/runs.md and `RepeatSettings`. What is kept comes back
         (the best run, an `Ensemble`, or one that was trained anew), with the figures of all of them in `.repeats`.

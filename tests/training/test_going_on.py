@@ -476,3 +476,67 @@ def test_a_run_of_an_earlier_version_is_gone_on_from(kind):
     run = tidegate.train(old / "table.csv", out=False, from_run=old / kind, epochs=0, progress=False)
     found = run.predict(old / "table.csv", probabilities=True)
     assert found.equals(tidegate.load(old / kind).predict(old / "table.csv", probabilities=True))
+
+
+def test_a_split_seed_a_fold_and_gaps_may_be_said_of_the_new_training(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(words(), path)
+    member = tidegate.train(path, "tags", out=tmp_path / "old", **(QUICK | {"fold": "1/3", "split_seed": 4}))
+    said = {"split_seed": 2, "fold": "2/3", "across_gaps": True}
+    run = tidegate.train(path, out=False, from_run=member, epochs=0, **(QUIET | said))
+    assert {name: getattr(run.settings, name) for name in said} == said
+    assert "divided otherwise (split_seed, fold)" in "".join(run.resolved.notes)
+    other = tidegate.train(path, out=False, from_run=member, epochs=0, **QUIET)
+    assert (other.settings.split_seed, other.settings.fold) == (4, None)  # a fold is of one training
+
+
+def test_of_several_runs_the_kept_one_is_gone_on_from_and_an_ensemble_names_its_runs(tmp_path):
+    kept = tidegate.train(words(), "tags", out=tmp_path / "folds", folds=2, **QUICK)
+    run = tidegate.train(words(1), out=False, from_run=tmp_path / "folds", epochs=0, **QUIET)
+    assert run.settings.from_run == str(kept.folder.resolve())
+    assert kept.settings.fold == "0/2"
+    assert run.settings.fold is None
+    assert run.resolved.parts["valid"]["rows"]
+    with pytest.raises(RunError, match="is the run to go on from"):
+        tidegate.train(words(1), out=tmp_path / "folds", from_run=kept, overwrite=True, **QUIET)
+    together = {"seeds": [1, 2], "split_seed": 0, "keep": "ensemble"}
+    tidegate.train(words(), "tags", out=tmp_path / "seeds", **(QUICK | together))
+    with pytest.raises(RunError, match=r"is an ensemble, .*seed-1, .*seed-2"):
+        tidegate.train(words(1), out=False, from_run=tmp_path / "seeds", **QUIET)
+
+
+def test_labels_before_the_first_epoch_are_judged_by_the_thresholds_of_the_earlier_run(tmp_path):
+    table = table_of("labels").with_columns(
+        alarm=(pl.col("x").fill_null(0) > 0.9).cast(int),
+        split=pl.when(pl.col("split") == "valid").then(pl.lit("test")).otherwise("split"),
+    )
+    path, roles = (
+        tmp_path / "t.parquet",
+        {"target": ["alarm", "door"], "split": "split", "group": "device", "time": "t"},
+    )
+    write_table(table.drop("label", "whole"), path)
+    old = tidegate.train(path, out=False, **(QUICK | roles | {"label_thresholds": "f1"}))
+    run = tidegate.train(path, out=tmp_path / "new", from_run=old, lr=0.1, epochs=1, **QUIET)
+    assert run.preprocessing.target.thresholds != old.preprocessing.target.thresholds
+    assert run.results.before == old.results.model
+    assert tidegate.load(run.folder).evaluate(path).before == old.results.model
+    half = tidegate.train(path, out=False, from_run=old, label_thresholds="half", epochs=1, **QUIET)
+    assert half.results.before == old.results.model
+
+
+def test_the_latest_of_equal_epochs_never_takes_the_place_of_the_weights_that_a_training_begins_with(signals):
+    table = signals.with_columns(
+        whole=(pl.col("x").sum().over("device") > 0).cast(pl.String),
+        part=pl.when(pl.col("device").str.slice(1).cast(int) < 14).then(pl.lit("train")).otherwise(pl.lit("valid")),
+    ).drop("label")
+    said = ROLES | {"target": "whole", "per": "sequence", "split": "part", "features": ["x"]}
+    old = tidegate.train(table, out=False, **(QUICK | said | {"epochs": 5}))
+    learned = old.predict(table)["prediction"]
+    flipped = learned.replace({"true": "false", "false": "true"})
+    other = table.with_columns(whole=pl.when(pl.col("part") == "train").then(flipped).otherwise(learned))
+    run = tidegate.train(other, out=False, from_run=old, epochs=1, lr=1e-4, schedule="constant", **QUIET)
+    first, last = run.history
+    assert first["valid_accuracy"] == last["valid_accuracy"] == 1
+    assert first["valid_loss"] < last["valid_loss"]
+    assert (run.resolved.best_epoch, run.resolved.tolerance) == (0, None)
+    assert same_weights(run, old)

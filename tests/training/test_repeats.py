@@ -408,3 +408,12 @@ def test_a_setting_of_repeats_that_says_nothing_changes_nothing(tmp_path, table)
     config.write_text(yaml.safe_dump(none | {k: v for k, v in SETTINGS.items() if k != "progress"}))
     assert same_weights(run, tidegate.train(table, out=False, config=config, progress=False))
     assert not isinstance(run, Ensemble)
+
+
+def test_one_of_several_runs_gets_no_more_epochs_than_the_others(tmp_path, table):
+    run = tidegate.train(table, out=tmp_path / "run", seeds=[1, 2], **SETTINGS)
+    before = files_of(tmp_path / "run")
+    for more in ({"epochs": 5}, {"patience": 50}):
+        with pytest.raises(RunError, match=r"seed-[12] is one of several runs, .*--config .*--out NEW"):
+            tidegate.train(run.folder, resume=True, progress=False, **more)
+    assert files_of(tmp_path / "run") == before

@@ -36,7 +36,8 @@ Members = Sequence[Trained]
 def predict(members: Members, table: Any, *, probabilities: bool, batch_size: int | None) -> pl.DataFrame:
     """The mean of what the members predict, beside the table's rows. Arguments and errors are those of `Run.predict`.
 
-    Of classes the most probable one in the mean, of labels those whose mean probability is above 1/2.
+    Of classes the most probable one in the mean, of labels those whose mean probability is above 1/2, or above the mean of the members'
+    thresholds.
     """
     first = members[0]
     table = first.read(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,13 +77,20 @@ def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> t
         baselines[NO_RECURRENCE] = judge(pre, source, part, other.values, other.chances)
     before = None
     if trained.before is not None:
-        first = run_model(trained.before.to(source.device), pre, source, part, batch_size=batch_size, chances=True)
-        before = judge(pre, source, part, first.values, first.chances)
+        then = _as_it_began(trained)
+        first = run_model(trained.before.to(source.device), then, source, part, batch_size=batch_size, chances=True)
+        before = judge(then, source, part, first.values, first.chances)
     notes = _notes(pre, part)
     evaluation = Evaluation(
         settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, before=before, notes=notes
     )
     return evaluation, Guesses({settings.cell: outcome.values} | guesses, truth_of(pre, source, part), outcome.chances)
+
+
+def _as_it_began(trained: Trained) -> Preprocessing:
+    """With the thresholds of the run that this one goes on from, by which its weights predicted labels."""
+    pre, origin = trained.preprocessing, trained.resolved.origin or {}
+    return replace(pre, target=replace(pre.target, thresholds=tuple(origin.get("thresholds", ()))))
 
 
 def _notes(pre: Preprocessing, part: int | None) -> list[str]:

@@ -237,7 +237,8 @@ class Loop:
             state.rested += 1
             if settings.schedule == "plateau" and state.rested >= rests(settings):
                 state.factor, state.rested = state.factor / 2, 0
-        as_good = state.latest and rank[0] >= state.best[0] - state.tolerance
+        # (best_epoch is 0 while the weights of another run are the best: those are kept unless an epoch is better.)
+        as_good = state.latest and state.best_epoch > 0 and rank[0] >= state.best[0] - state.tolerance
         if best or as_good:
             state.best_epoch = state.epoch
             self._best = weights_of(self.model)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tidegate.errors import RunError, SettingsError
 from tidegate.trained import Resolved, TrainSettings
-from tidegate.trained.folder import read_history
+from tidegate.trained.folder import CONFIG, read_history
+from tidegate.trained.repeats import holds_repeats
 from tidegate.trained.settings import CompleteSettings
 from tidegate.training.journal import CHECKPOINTS, LAST
 from tidegate.training.loop import State, factor, rests
@@ -60,6 +61,16 @@ def check_finished(folder: Path, asked: TrainSettings, resolved: Resolved) -> No
         )
     if done >= epochs:
         raise RunError(f"{folder} has done all of its {done} epochs. Say how many there are to be in all (--epochs).")
+
+
+def check_alone(folder: Path, asked: TrainSettings, resolved: Resolved) -> None:
+    """Raises RunError where one of several runs would get other epochs than the others, whose report has the figures of all."""
+    now = (asked.epochs or resolved.epochs, patience_for(asked.patience, asked.epochs or resolved.epochs))
+    if now != (resolved.epochs, resolved.patience) and holds_repeats(folder.resolve().parent):
+        raise RunError(
+            f"{folder} is one of several runs, and the report of {folder.resolve().parent} has the figures of all: it can't have more epochs "
+            f"than the others. Train it alone in a folder of its own: tidegate train --config {folder / CONFIG} --epochs {now[0]} --out NEW"
+        )
 
 
 def _stopped(resolved: Resolved) -> str:

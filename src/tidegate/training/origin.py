@@ -21,6 +21,7 @@ from tidegate.errors import RunError, SettingsError
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.trained import Resolved, Trained, TrainSettings
 from tidegate.trained.folder import BEFORE, MODEL, NO_MEMORY, read_preprocessing
+from tidegate.trained.repeats import ENSEMBLE, holds_repeats, open_repeats
 from tidegate.trained.settings import PARTS
 from tidegate.trained.trained import open_folder
 from tidegate.trained.weights import load_model, model_of, weights_of
@@ -30,11 +31,12 @@ IN_MEMORY = "(a run in memory)"  # stands for the path of a run that has none
 # Beside the settings of the training itself, what may differ from the earlier run: it changes neither what is read nor the model.
 FREE = frozenset(
     {
-        "split", "split_by", "window", "season", "encoding", "row_names", "dropout", "recurrent_dropout", "checkpoint_every",
+        "split", "split_by", "split_seed", "across_gaps", "window", "season", "encoding", "row_names", "dropout", "recurrent_dropout",
+        "checkpoint_every",
     }
 )  # fmt: skip
 # Settings of one training alone: where they aren't given they have their defaults, not the earlier run's values.
-OF_ONE = frozenset({"from_run", "freeze", "device", "threads"})
+OF_ONE = frozenset({"from_run", "freeze", "fold", "device", "threads"})
 
 
 class Origin(NamedTuple):
@@ -56,7 +58,9 @@ class Origin(NamedTuple):
     @staticmethod
     def of(run: Trained) -> Origin:
         bare = None if run.no_memory is None else run.no_memory.model
-        about = {"run": path_of(run), "fingerprint": run.fingerprint}
+        about: dict[str, Any] = {"run": path_of(run), "fingerprint": run.fingerprint}
+        if thresholds := run.preprocessing.target.thresholds:
+            about["thresholds"] = list(thresholds)
         return Origin(run.preprocessing, run.model, bare, about, run.settings, run.resolved.table_sha256)
 
     @staticmethod
@@ -114,7 +118,8 @@ class Origin(NamedTuple):
         ]
         if "encoder" in settings.freeze and words:
             notes.append("The encoder is frozen, so new words and categories stay what the unknown one is.")
-        differs = [n for n in ("split", "split_by", "seed") if getattr(settings, n) != getattr(self.settings, n)]
+        named_by = ("split", "split_by", "split_seed", "seed", "fold")
+        differs = [n for n in named_by if getattr(settings, n) != getattr(self.settings, n)]
         if differs and table.sha256 is not None and table.sha256 == self.table_sha256:
             notes.append(
                 f"This is the table of that run, divided otherwise ({listed(differs)}): rows that it learned from are now among those that "
@@ -134,7 +139,10 @@ class Origin(NamedTuple):
 
 
 def open_origin(source: Any) -> Trained:
-    """The run that `from_run` names, a folder or a run in memory. Raises RunError and SettingsError."""
+    """The run that `from_run` names, a folder or a run in memory; of several runs the one that is kept.
+
+    Raises RunError and SettingsError.
+    """
     if isinstance(source, Trained):
         return source
     if source == IN_MEMORY:
@@ -143,6 +151,13 @@ def open_origin(source: Any) -> Trained:
         )
     if not isinstance(source, str | Path):
         raise SettingsError(f"from_run={source!r}: expected the folder of a run, or a run.")
+    if holds_repeats(source):
+        repeats, kept = open_repeats(Path(source))
+        if repeats.kept == ENSEMBLE:
+            raise RunError(
+                f"{source} is an ensemble, and a training goes on from a single run. Name one of them: {', '.join(run.name for run in kept)}."
+            )
+        return kept[0]
     return open_folder(source)
 
 
@@ -251,7 +266,12 @@ def freeze(model: SequenceModel, parts: tuple[str, ...], epochs: int) -> list[st
 
 def check_folder(out: Path, run: Trained) -> None:
     """Raises RunError where a training would write into the folder that it goes on from."""
-    if run.folder is not None and out.exists() and out.resolve() == run.folder.resolve():
+    folder = None if run.folder is None else run.folder.resolve()
+    if (
+        folder is not None
+        and out.exists()
+        and (out.resolve() == folder or (holds_repeats(out) and out.resolve() == folder.parent))
+    ):
         raise RunError(
             f"{out} is the run to go on from, and can't be the folder of the new one. Choose another folder. (More epochs on its own table: "
             f"tidegate train --resume --out {out} --epochs N)"

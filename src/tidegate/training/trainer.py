@@ -30,7 +30,7 @@ from tidegate.trained.trained import read_settings, unfinished
 from tidegate.training.journal import FolderJournal, Journal, choose
 from tidegate.training.lock import FolderLock
 from tidegate.training.loop import Loop
-from tidegate.training.more import check_changes, check_finished, complete_of, told
+from tidegate.training.more import check_alone, check_changes, check_finished, complete_of, told
 from tidegate.training.origin import Origin, begin, check_folder, freeze, inherit, open_origin, path_of
 from tidegate.training.progress import Silent, make
 from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, ready, resolve
@@ -92,6 +92,7 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     source = table if table is not None else stored
     asked = TrainSettings.make(**(chosen.model_dump() | settings))
     check_changes(chosen, asked, resolved)
+    check_alone(folder, asked, resolved)
     fixed = _fixes_threads(chosen, resolved)
     if fixed and asked.threads != chosen.threads:
         _check_threads(asked, resolved)
@@ -240,7 +241,7 @@ def fit(
             finished=True,
             best_epoch=state.best_epoch,
             chosen_by=state.chosen_by if loop.validated else None,
-            tolerance=round(state.tolerance, 4) if state.latest else None,
+            tolerance=round(state.tolerance, 4) if state.latest and state.best_epoch else None,
             epochs_run=state.epoch,
             seconds=round(sum(r["seconds"] for r in state.history), 1),
         )
