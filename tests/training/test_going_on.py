@@ -488,6 +488,7 @@ def test_a_split_seed_a_fold_and_gaps_may_be_said_of_the_new_training(tmp_path):
     assert "divided otherwise (split_seed, fold)" in "".join(run.resolved.notes)
     other = tidegate.train(path, out=False, from_run=member, epochs=0, **QUIET)
     assert (other.settings.split_seed, other.settings.fold) == (4, None)  # a fold is of one training
+    assert "(fold): rows that it learned from now validate" in "".join(other.resolved.notes)
 
 
 def test_of_several_runs_the_kept_one_is_gone_on_from_and_an_ensemble_names_its_runs(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tidegate.data.extending import Extended, divide, extend
 from tidegate.data.preprocessing import Preprocessing, named
-from tidegate.data.sequences import Sequences
+from tidegate.data.sequences import TEST, TRAIN, VALID, Sequences
 from tidegate.data.settings import TRAINING
 from tidegate.data.tables import Table, read_table
 from tidegate.data.texts import listed
@@ -121,10 +121,17 @@ class Origin(NamedTuple):
         named_by = ("split", "split_by", "split_seed", "seed", "fold")
         differs = [n for n in named_by if getattr(settings, n) != getattr(self.settings, n)]
         if differs and table.sha256 is not None and table.sha256 == self.table_sha256:
-            notes.append(
-                f"This is the table of that run, divided otherwise ({listed(differs)}): rows that it learned from are now among those that "
-                "are scored, so the figures flatter."
+            learned = divide(table, pre, self.settings, self.settings.seed).part == TRAIN
+            parts, said = (
+                extended.data.part,
+                f"This is the table of that run, divided otherwise ({listed(differs)}): rows that it learned from",
             )
+            if (learned & (parts == TEST)).any() or not (parts == TEST).any():
+                notes.append(f"{said} are now among those that are scored, so the figures flatter.")
+            elif (learned & (parts == VALID)).any():
+                notes.append(
+                    f"{said} now validate, so the figures after each epoch flatter. Those of the test rows don't."
+                )
         return notes
 
     def spec(self, settings: TrainSettings, pre: Preprocessing, earlier: SequenceModel) -> ModelSpec:
