@@ -32,7 +32,7 @@ ELSEWHERE = {
     "ewt": (
         "English-EWT, a part of speech a word",
         "accuracy",
-        "a pretrained transformer .969 (UD 2.5, spaCy's en_udv25_englishewt_trf); no GRU row known",
+        "a pretrained transformer .969 (UD 2.5, model card of explosion/en_udv25_englishewt_trf); no GRU row known",
     ),
     "conll2000": (
         "CoNLL-2000, chunks, from words alone",
