@@ -87,8 +87,7 @@ class Loop:
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
         by = chooser(pre.target, pre.horizon, settings.choose_by)
-        # Weights of another run are left for those of a better epoch alone.
-        of_sequences = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence" and not begun
+        of_sequences = settings.choose_by == "auto" and by == "accuracy" and pre.per == "sequence"
         self.judging = int((source.all_targets(VALID) != MISSING_CLASS).sum()) if of_sequences else 0
         self.state = State(chosen_by=by, latest=0 < self.judging < FEW_SEQUENCES)
         self.task = TASKS[pre.target.task]
@@ -238,6 +237,7 @@ class Loop:
             if settings.schedule == "plateau" and state.rested >= rests(settings):
                 state.factor, state.rested = state.factor / 2, 0
         # (best_epoch is 0 while the weights of another run are the best: those are kept unless an epoch is better.)
+        # (Weights of another run, with best_epoch 0, are left for those of a better epoch alone.)
         as_good = state.latest and state.best_epoch > 0 and rank[0] >= state.best[0] - state.tolerance
         if best or as_good:
             state.best_epoch = state.epoch
