@@ -237,7 +237,6 @@ class Loop:
             if settings.schedule == "plateau" and state.rested >= rests(settings):
                 state.factor, state.rested = state.factor / 2, 0
         # (best_epoch is 0 while the weights of another run are the best: those are kept unless an epoch is better.)
-        # (Weights of another run, with best_epoch 0, are left for those of a better epoch alone.)
         as_good = state.latest and state.best_epoch > 0 and rank[0] >= state.best[0] - state.tolerance
         if best or as_good:
             state.best_epoch = state.epoch
