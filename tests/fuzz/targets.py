@@ -303,7 +303,7 @@ def read_prediction(given: Input, folder: Path) -> None:
 VALUES = [
     "1", "0", "-1", "1.5", "1e400", ".inf", ".nan", "0x10", "0o17", "1_000", "yes", "no", "on", "~", "null", "''", "[]", "{}", "[a, b]", "a,b",
     "'*'", "x", "[[[]]]", "{a: {b: c}}", "2026-11-23", "2026-02-30", "2026-13-45", "12:30:45", "!!binary aGk=", "!!binary ä", "!!set {a, b}",
-    "!!omap [a: 1]", "!!python/object:os.system ls", "!!int x", "!!float ''", "!!timestamp x", "!!pairs [a: 1]", "&a [*a]", "*b", "<<", "|\n  a\n  b",
+    "!!omap [a: 1]", "!!python/object:collections.OrderedDict x", "!!int x", "!!float ''", "!!timestamp x", "!!pairs [a: 1]", "&a [*a]", "*b", "<<", "|\n  a\n  b",
     "0.8,0.2", "[0.5, 0.5]", "[.nan, 0, 1]", "balanced", "yes=5,no=1", "yes=.inf", "{yes: 5}", "auto", "2,50", "50,2", "cuda:99", "cpu", "meta", "gru",
     "99999999999999999999999999", "'\\ud800'", '"\\uD800"', '"\\0"', "? a", "[a, a]", "- a", "@x", "%x", "`x", "{a: 1, a: 2}", "!!null x", "!!bool x",
 ]  # fmt: skip
