@@ -21,7 +21,6 @@ import select
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def child(name: str, first: int, last: int, seconds: float) -> None:
             tell({"came": "taken" if outcome == "taken" else "refused"})
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
+        except BaseException as error:  # a panic of polars is no Exception; each is told, and the next input is read
             tell({"failed": place_of(error), "error": f"{type(error).__name__}: {error}"[:300], "at": seed})
         seed += 1
     tell({"next": seed, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024})
@@ -150,12 +149,8 @@ def again(name: str, seed: int, path: str | None) -> int:
     print(f"{given.name}: {len(given.data):,} bytes; {json.dumps(given.options)}\n{given.data[:2000]!r}")
     if path:
         Path(path).write_bytes(given.data)
-    try:
-        print(read(TARGETS[name], given))
-        return 0
-    except BaseException:
-        traceback.print_exc()
-        return 1
+    print(read(TARGETS[name], given))  # or a traceback, which is what was asked for
+    return 0
 
 
 def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save: bool) -> int:

@@ -312,7 +312,7 @@ def test_mistakes_are_found_before_anything_is_written_or_trained(tmp_path, tabl
         ({"folds": 3, "fold": "1/3"}, "fold trains one fold alone and folds trains them all"),
         ({"folds": 1}, "folds=1: expected at least 2"),
         ({"seeds": [1, 2], "out": False, "overwrite": True}, "overwrite replaces a run folder"),
-        ({"seeds": [1, 2], "out": True}, "out=True: expected the folder"),
+        ({"seeds": [1, 2], "out": True}, "out=True: expected the run folder"),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_a_sentence(table, options, message):

@@ -79,15 +79,11 @@ def train(
 ) -> Several:
     """What `tidegate.train` does with seeds or folds, which see."""
     shown = make(progress)
-    if target is not None:
-        settings["target"] = target
+    settings |= {} if target is None else {"target": target}
     if resume:
         table, out = _run_first(table, out)
         return _resume(table, Path(out or ""), config, overwrite, settings, shown)
-    values = read_settings_file(config) if config else {}
-    source = table if table is not None else values.pop("table", None)
-    out = out if out is not None else values.get("out")
-    both = {k: v for k, v in values.items() if k not in {"table", "out"}} | settings
+    source, out, both = trainer.asked_for(table, out, config, settings)
     repeats = RepeatSettings.make(**{k: v for k, v in both.items() if k in RepeatSettings.model_fields})
     if repeats.seeds and "seed" in settings:
         raise SettingsError("seed is of one run and seeds are of several: name one of them.")
@@ -100,12 +96,7 @@ def train(
         raise SettingsError("fold trains one fold alone and folds trains them all: name one of them.")
     if source is None:
         raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
-    if out is True:
-        raise SettingsError(
-            "out=True: expected the folder of the runs, None for one named after the table, or False for none."
-        )
-    if out is False and overwrite:
-        raise SettingsError("overwrite replaces a run folder, and out=False writes none. Leave one of them out.")
+    trainer.check_out(out, overwrite)
     folder = None if out is False else choose(out, source, overwrite)
     read = read_table(source, **chosen.reading)
     drawn = _check(read, chosen, repeats)

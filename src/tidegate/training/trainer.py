@@ -49,32 +49,40 @@ def train(
 ) -> Trained:
     """What `tidegate.train` does, which see."""
     shown = make(progress)
-    if target is not None:
-        settings["target"] = target
+    settings |= {} if target is None else {"target": target}
     if resume:
         return _resume(table, out, config, overwrite, settings, shown)
-    values = read_settings_file(config) if config else {}
-    source = table if table is not None else values.get("table")
-    out = out if out is not None else values.get("out")
-    others = {"table", "out", *RepeatSettings.model_fields}
-    values = {k: v for k, v in values.items() if k not in others} | settings
+    source, out, values = asked_for(table, out, config, settings)
+    values = {k: v for k, v in values.items() if k not in RepeatSettings.model_fields}
     begun = values.get("from_run")
     origin = open_origin(begun) if begun is not None else None
     chosen = TrainSettings.make(**(values | ({} if origin is None else {"from_run": path_of(origin)})))
     if source is None:
         more = "" if origin is None else f" (More epochs on the table of {origin.name}: resume, --resume.)"
         raise SettingsError(f"No table: name a CSV, Parquet, JSON lines or Arrow file.{more}")
+    check_out(out, overwrite)
     if out is False:
-        if overwrite:
-            raise SettingsError("overwrite replaces a run folder, and out=False writes none. Leave one of them out.")
         return fit(source, chosen, progress=shown, origin=origin)
-    if out is True:
-        raise SettingsError("out=True: expected the run folder, None for one named after the table, or False for none.")
     if origin is not None and out is not None:
         check_folder(Path(out), origin)
     folder = choose(out, source, overwrite)
     journal = FolderJournal(folder, overwrite=overwrite, numbered=source if out is None else None)
     return fit(source, chosen, journal=journal, progress=shown, origin=origin)
+
+
+def asked_for(table: Any, out: Any, config: Any, settings: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The table, where to write, and all other settings: as they are given, else as the YAML file `config` has them."""
+    values = read_settings_file(config) if config else {}
+    source, folder = values.pop("table", None), values.pop("out", None)
+    return table if table is not None else source, out if out is not None else folder, values | settings
+
+
+def check_out(out: Any, overwrite: bool) -> None:
+    """Raises SettingsError for an `out` that says no folder, or none beside `overwrite`."""
+    if out is True:
+        raise SettingsError("out=True: expected the run folder, None for one named after the table, or False for none.")
+    if out is False and overwrite:
+        raise SettingsError("overwrite replaces a run folder, and out=False writes none. Leave one of them out.")
 
 
 def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[str, Any], shown: Silent) -> Trained:
