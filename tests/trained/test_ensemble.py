@@ -10,7 +10,7 @@ import pytest
 
 import tidegate
 from tests.helpers.runs import ROLES, SENSORS, sensors
-from tests.helpers.tables import QUICK
+from tests.helpers.tables import QUICK, signal_table
 from tidegate.cli import main
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
@@ -51,6 +51,24 @@ def test_an_ensemble_predicts_the_mean_of_its_members(kind):
     elif sure:
         best = np.array(list(means)).take(np.argmax(list(means.values()), axis=0))
         assert together["prediction"].to_list() == [str(name).removeprefix("p_") for name in best]
+
+
+@pytest.mark.filterwarnings("ignore:Column .*gaps:tidegate.errors.DataWarning")
+def test_an_ensemble_is_scored_across_no_gap_in_time_as_its_members_are():
+    frame = signal_table().filter(~pl.col("t").is_in([5, 6, 7]))
+    how = {"target": "x", "group": "device", "time": "t", "horizon": 2, "split_seed": 0, "task": "number"}
+    run = tidegate.train(frame, out=False, **(QUICK | how | {"epochs": 1, "seeds": [1, 2], "keep": "ensemble"}))
+    counts = [one.evaluate(frame, rows="all").model.count for one in (run, *run.members)]
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_an_ensemble_decides_labels_by_the_mean_of_its_members_thresholds():
+    run = trained("labels", label_thresholds="f1", epochs=2)
+    thresholds = np.mean([member.preprocessing.target.thresholds for member in run.members], axis=0)
+    together = run.predict(sensors(), probabilities=True)
+    p = together.select("p_alarm", "p_door").to_numpy()
+    assert ((p > thresholds) != (p > 0.5)).any()  # or there is nothing to see
+    assert (together.select("prediction_alarm", "prediction_door").to_numpy() == (p > thresholds)).all()
 
 
 @pytest.mark.parametrize("kind", ["class", "labels", "two numbers"])

@@ -184,3 +184,12 @@ def test_exports_decide_by_the_thresholds(run, tmp_path, to):
         predicted, scores = session.run(["prediction", "scores"], given)
     assert (predicted == (scores > np.array(cuts, np.float32))).all()
     assert (predicted != (scores > 0)).any()
+
+
+def test_a_warm_start_chooses_its_epochs_by_one_half_whatever_the_earlier_run_decides_by(run):
+    of_halves = tidegate.Run.of(run)
+    of_halves.preprocessing = without_thresholds(run.preprocessing)
+    how = {"epochs": 1, "choose_by": "micro_f1", "label_thresholds": "half", "baselines": False, "out": False}
+    histories = [train(two_labels(), from_run=begun, progress=False, **how).history for begun in (run, of_halves)]
+    one, other = ([{k: v for k, v in row.items() if k != "seconds"} for row in h] for h in histories)
+    assert str(one) == str(other)  # (a figure of epoch 0 is NaN)

@@ -311,6 +311,8 @@ def test_mistakes_are_found_before_anything_is_written_or_trained(tmp_path, tabl
         ({"keep": "ensemble"}, "keep='ensemble' says which of several runs is kept. Name seeds or folds"),
         ({"folds": 3, "fold": "1/3"}, "fold trains one fold alone and folds trains them all"),
         ({"folds": 1}, "folds=1: expected at least 2"),
+        ({"seeds": [1, 2], "from_run": "old"}, "the runs of seeds and folds begin anew"),
+        ({"folds": 3, "label_thresholds": "f1"}, "the run that folds keep has none"),
         ({"seeds": [1, 2], "out": False, "overwrite": True}, "overwrite replaces a run folder"),
         ({"seeds": [1, 2], "out": True}, "out=True: expected the run folder"),
     ],
