@@ -279,6 +279,13 @@ def extras_cost() -> str:
     return "\n".join(lines)
 
 
+def cell_loop() -> str:
+    """A loop over single steps in training, beside torch.nn.GRUCell."""
+    names = list(read("cell_loop")[1][0])
+    lines = [f"| {' | '.join(names)} |", "| ---: | --- | ---: | ---: | ---: | ---: |"]
+    return "\n".join(lines + [f"| {' | '.join(row.values())} |" for row in read("cell_loop")[1]])
+
+
 # Of docs/ship.md: what each format carries and where it ends.
 CARRIES = {
     "Tidegate: `stream.push`, the model": ("everything", "needs Tidegate; models that read both ways can't stream"),
@@ -370,6 +377,7 @@ if __name__ == "__main__":
         train_speed,
         bounds,
         cost,
+        cell_loop,
         extras_cost,
         ship,
         stream_speed,

@@ -12,6 +12,8 @@
 #include "vec.h"
 
 #define UNROLL _Pragma("GCC unroll 32")
+// What follows a product is long: unrolled it would be most of the code. (Its sums lie in memory already.)
+#define ONCE _Pragma("GCC unroll 1")
 
 namespace tidegate {
 namespace TIDEGATE_ISA {

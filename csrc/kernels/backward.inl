@@ -39,15 +39,25 @@ inline int64_t backward_rows(const Sizes& s) {
   return padded(ceil_div(2 * s.B * static_cast<int64_t>(sizeof(BackwardRow<Real>)), sizeof(Real)), 16);
 }
 
+// A weight matrix as backward reads it: blocks of one vector's columns, from each block its rows, one a gate and unit.
+template <class Real>
+struct Columns {
+  const Real* first;
+  int64_t block_step, row_step;
+  const Real* at(int64_t block, int64_t row) const { return first + block * block_step + row * row_step; }
+};
+
 template <class Real>
 struct BackwardLayout {
   static constexpr int L = lanes<Real>;
   int64_t H, I, h_blocks, x_blocks, panels, rows;
   bool after, norm, again, with_x, with_w_ih, with_w_hh;
+  bool w_hh_as_it_lies, w_ih_as_it_lies;  // a single step doesn't pay for a copy in blocks; but loads are of whole vectors
   BackwardLayout(const Sizes& s, const Backward<Real>& run)
       : H(s.H), I(s.I), h_blocks(ceil_div(H, L)), x_blocks(ceil_div(I, L)), panels(ceil_div(H, max_rows)),
         rows(smaller(chunk_steps(s), s.T) * s.B), after(s.reset == Reset::after), norm(s.norm), again(!run.saved),
-        with_x(run.d_x), with_w_ih(run.d_w_ih), with_w_hh(run.d_w_hh) {}
+        with_x(run.d_x), with_w_ih(run.d_w_ih), with_w_hh(run.d_w_hh),
+        w_hh_as_it_lies(s.T == 1 && H % L == 0), w_ih_as_it_lies(s.T == 1 && I % L == 0) {}
   int64_t carry_row() const { return h_blocks * L; }
   // Columns of d_gates, H each: those of W_hh's three gates, of W_ih's first two, and of its last.
   int64_t columns() const { return norm ? 10 : 4; }
@@ -58,8 +68,8 @@ struct BackwardLayout {
   int64_t left_0() const { return norm ? 4 : 0; }
   int64_t lefts() const { return columns() - left_0(); }
   // in the order in which they lie
-  int64_t w_hh_size() const { return h_blocks * 3 * H * L; }                       // block of units, gate row, lane
-  int64_t w_ih_size() const { return with_x ? x_blocks * 3 * H * L : 0; }          // block of features, gate row, lane
+  int64_t w_hh_size() const { return w_hh_as_it_lies ? 0 : h_blocks * 3 * H * L; }  // block of units, gate row, lane
+  int64_t w_ih_size() const { return with_x && !w_ih_as_it_lies ? x_blocks * 3 * H * L : 0; }  // block of features, ...
   int64_t carry_size(int64_t B) const { return padded(B * carry_row(), 16); }
   int64_t left_size() const { return padded(lefts() * panels * rows * max_rows, 16); }  // column, panel, row, unit in panel
   int64_t right_blocks() const {
@@ -83,7 +93,8 @@ struct BackwardMember : Member<Real, Backward<Real>> {
   BackwardLayout<Real> at;
   Place place;
   Barrier& barrier;
-  Real *w_hh, *w_ih, *carry, *left, *right, *d_gates, *saved_again, *norms_again;
+  Columns<Real> w_hh, w_ih;
+  Real *w_hh_copy, *w_ih_copy, *carry, *left, *right, *d_gates, *saved_again, *norms_again;
   BackwardRow<Real> *rows, *next_rows;  // those of this member
   Real* again_scratch;  // of this member
   int64_t chunk_first;  // the steps of this chunk: chunk_first ... chunk_last - 1, worked on from the last
@@ -196,10 +207,10 @@ struct BackwardMember : Member<Real, Backward<Real>> {
         d[m] = row[m].d_gates + (me.at.h_column() + first_gate) * H;
         UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = mask ? splat<Real>(0) : load(row[m].carry + (block + u) * L);
       }
-      multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh + (block * 3 + first_gate) * H * L,
-                                      3 * H * L, (last_gate - first_gate) * H);
-      UNROLL for (int m = 0; m < Rows; ++m) {
-        UNROLL for (int u = 0; u < Blocks; ++u) {
+      multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh.at(block, first_gate * H), me.w_hh.block_step,
+                                      (last_gate - first_gate) * H, me.w_hh.row_step);
+      ONCE for (int m = 0; m < Rows; ++m) {
+        ONCE for (int u = 0; u < Blocks; ++u) {
           Real* c = row[m].carry + (block + u) * L;
           Vec<Real> value = sums[m][u];
           if (mask) value = masked(row[m], (block + u) * L, me.units(block + u), value) + load(c);
@@ -228,9 +239,9 @@ struct BackwardMember : Member<Real, Backward<Real>> {
         d[m] = row[m].d_gates + (me.at.h_column() + 2) * H;
         UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = splat<Real>(0);
       }
-      multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh + (block * 3 + 2) * H * L, 3 * H * L, H);
-      UNROLL for (int m = 0; m < Rows; ++m) {
-        UNROLL for (int u = 0; u < Blocks; ++u) {
+      multiply<Real, Rows, Blocks, 1>(sums, d, me.w_hh.at(block, 2 * H), me.w_hh.block_step, H, me.w_hh.row_step);
+      ONCE for (int m = 0; m < Rows; ++m) {
+        ONCE for (int u = 0; u < Blocks; ++u) {
           const int64_t unit = (block + u) * L;
           const int n = me.units(block + u);
           const Vec<Real> r = load_first(row[m].saved + unit, n);
@@ -331,12 +342,12 @@ struct BackwardMember : Member<Real, Backward<Real>> {
   void pack_weights() const {
     const Weights<Real>& w = run.weights;
     const int64_t members = place.members, me = place.member, gate_rows = 3 * at.H;
-    for (int64_t block = at.h_blocks * me / members; block < at.h_blocks * (me + 1) / members; ++block) {
-      columns(w_hh + block * gate_rows * L, w.w_hh + block * L, w.w_hh_row, gate_rows, units(block));
+    for (int64_t block = at.h_blocks * me / members; !at.w_hh_as_it_lies && block < at.h_blocks * (me + 1) / members; ++block) {
+      columns(w_hh_copy + block * gate_rows * L, w.w_hh + block * L, w.w_hh_row, gate_rows, units(block));
     }
-    if (!at.with_x) return;
+    if (!at.with_x || at.w_ih_as_it_lies) return;
     for (int64_t block = at.x_blocks * me / members; block < at.x_blocks * (me + 1) / members; ++block) {
-      columns(w_ih + block * gate_rows * L, w.w_ih + block * L, w.w_ih_row, gate_rows,
+      columns(w_ih_copy + block * gate_rows * L, w.w_ih + block * L, w.w_ih_row, gate_rows,
               static_cast<int>(smaller<int64_t>(L, s.I - block * L)));
     }
   }
@@ -378,9 +389,9 @@ struct BackwardMember : Member<Real, Backward<Real>> {
         d_n[m] = d + me.at.x_n_column() * H;
         UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = splat<Real>(0);
       }
-      const Real* w = me.w_ih + block * 3 * H * L;
-      multiply<Real, Rows, Blocks, 1>(sums, d_rz, w, 3 * H * L, 2 * H);
-      multiply<Real, Rows, Blocks, 1>(sums, d_n, w + 2 * H * L, 3 * H * L, H);
+      const Columns<Real>& w = me.w_ih;
+      multiply<Real, Rows, Blocks, 1>(sums, d_rz, w.at(block, 0), w.block_step, 2 * H, w.row_step);
+      multiply<Real, Rows, Blocks, 1>(sums, d_n, w.at(block, 2 * H), w.block_step, H, w.row_step);
       UNROLL for (int m = 0; m < Rows; ++m) {
         const int64_t dense = me.chunk_row + row + m, number = me.plan.numbers ? me.plan.numbers[dense] : dense;
         UNROLL for (int u = 0; u < Blocks; ++u) {
@@ -508,27 +519,7 @@ struct BackwardMember : Member<Real, Backward<Real>> {
   void weight_tile(const Real* a, const Real* b, Real* to, int n_rows, int64_t to_row, int64_t column, int64_t width,
                    bool overwrite) const {
     Vec<Real> sums[max_rows][Blocks];
-    UNROLL for (int m = 0; m < max_rows; ++m) {
-      UNROLL for (int v = 0; v < Blocks; ++v) sums[m][v] = splat<Real>(0);
-    }
-    for (int64_t k_0 = 0; k_0 < chunk_size; k_0 += sum_terms) {
-      const int64_t k_1 = smaller(k_0 + sum_terms, chunk_size);
-      Vec<Real> part[max_rows][Blocks];
-      UNROLL for (int m = 0; m < max_rows; ++m) {
-        UNROLL for (int v = 0; v < Blocks; ++v) part[m][v] = splat<Real>(0);
-      }
-      for (int64_t k = k_0; k < k_1; ++k) {
-        Vec<Real> bk[Blocks];
-        UNROLL for (int v = 0; v < Blocks; ++v) bk[v] = load(b + (v * chunk_size + k) * L);
-        UNROLL for (int m = 0; m < max_rows; ++m) {
-          const Vec<Real> value = splat(a[k * max_rows + m]);
-          UNROLL for (int v = 0; v < Blocks; ++v) part[m][v] = fma(value, bk[v], part[m][v]);
-        }
-      }
-      UNROLL for (int m = 0; m < max_rows; ++m) {
-        UNROLL for (int v = 0; v < Blocks; ++v) sums[m][v] = sums[m][v] + part[m][v];
-      }
-    }
+    sum_up<Real, max_rows, Blocks>(sums, b, chunk_size, [a](int m, int64_t k) { return a[k * max_rows + m]; });
     UNROLL for (int m = 0; m < max_rows; ++m) {
       if (m >= n_rows) continue;
       UNROLL for (int v = 0; v < Blocks; ++v) {
@@ -641,8 +632,12 @@ struct BackwardJob {
     Real* saved = d_gates + at.d_gates_size();
     Real* norms = saved + at.saved_size();
     auto* rows = reinterpret_cast<BackwardRow<Real>*>(own);
+    constexpr int64_t L = lanes<Real>;
+    const int64_t packed = 3 * sizes.H * L;
     BackwardMember<Real> me{{sizes, one, {sizes, plan, one.reverse}, share_of(sizes, at.h_blocks, place.member, place.members)},
                             plan, at, place, barriers[direction],
+                            at.w_hh_as_it_lies ? Columns<Real>{one.weights.w_hh, L, one.weights.w_hh_row} : Columns<Real>{w_hh, packed, L},
+                            at.w_ih_as_it_lies ? Columns<Real>{one.weights.w_ih, L, one.weights.w_ih_row} : Columns<Real>{w_ih, packed, L},
                             w_hh, w_ih, carry, left, right, d_gates, saved, norms, rows, rows + sizes.B,
                             own + backward_rows<Real>(sizes), 0, 0, 0, 0};
     me.work();

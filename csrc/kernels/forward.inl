@@ -264,8 +264,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       }
       multiply<Real, Rows, Blocks, 2>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
                                       me.at.h_block(), me.at.H);
-      UNROLL for (int m = 0; m < Rows; ++m) {
-        UNROLL for (int u = 0; u < Blocks; ++u) {
+      ONCE for (int m = 0; m < Rows; ++m) {
+        ONCE for (int u = 0; u < Blocks; ++u) {
           me.begin(first + m, block + u, sigmoid<Real>(sums[m][2 * u]), sigmoid<Real>(sums[m][2 * u + 1]));
         }
       }
@@ -301,8 +301,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       }
       multiply<Real, Rows, Blocks, 1>(sums, h, me.weights() + me.at.n_at() + block * me.at.n_block(),
                                       me.at.n_block(), me.at.H);
-      UNROLL for (int m = 0; m < Rows; ++m) {
-        UNROLL for (int u = 0; u < Blocks; ++u) {
+      ONCE for (int m = 0; m < Rows; ++m) {
+        ONCE for (int u = 0; u < Blocks; ++u) {
           me.end(first + m, block + u, load(me.gates_x_of(step, first + m, block + u) + 2 * L), sums[m][u]);
         }
       }
@@ -398,29 +398,32 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   template <template <int> class Tile>
   void all_blocks(int64_t t, int64_t step) const {
     const int64_t n = active_rows(t);
-    if (n == 1) return few_blocks<Tile, 4>(t, step, n);
-    if (n == 2) return few_blocks<Tile, 2>(t, step, n);
+    if (n == 1) return few_rows<Tile, 1>(t, step);
+    if (n == 2) return few_rows<Tile, 2>(t, step);
     for (int64_t block = share.block_0; block < share.block_1; ++block) {
       for_tiles<max_rows>(n, Tile<1>{*this, t, step, block});
     }
   }
 
-  template <template <int> class Tile, int Most>
-  void few_blocks(int64_t t, int64_t step, int64_t n, int64_t x_first = -1) const {
-    const int64_t blocks = share.block_1 - share.block_0, tiles = ceil_div(blocks, Most);
+  // (Tiles of this many rows alone: the compiler makes code for each.) x_first: the step, where x's part isn't there yet.
+  template <template <int> class Tile, int Rows>
+  void few_rows(int64_t t, int64_t step, int64_t x_first = -1) const {
+    constexpr int together = 4 / Rows;
+    const int64_t blocks = share.block_1 - share.block_0, tiles = ceil_div(blocks, together);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t tile = (turn + step) % 2 ? tiles - 1 - i : i;
-      const int64_t block = share.block_0 + tile * Most, end = smaller(block + Most, share.block_1);
-      if (end - block == Most) {
-        if (x_first >= 0) for_tiles<2>(n, project_of<Most>(x_first, x_first + 1, block));
-        for_tiles<2>(n, Tile<Most>{*this, t, step, block});
+      const int64_t block = share.block_0 + tile * together, end = smaller(block + together, share.block_1);
+      if (end - block == together) {
+        few_rows_of<Tile, Rows, together>(t, step, x_first, block);
       } else {
-        for (int64_t one = block; one < end; ++one) {
-          if (x_first >= 0) for_tiles<2>(n, project_of<1>(x_first, x_first + 1, one));
-          for_tiles<2>(n, Tile<1>{*this, t, step, one});
-        }
+        for (int64_t one = block; one < end; ++one) few_rows_of<Tile, Rows, 1>(t, step, x_first, one);
       }
     }
+  }
+  template <template <int> class Tile, int Rows, int Blocks>
+  void few_rows_of(int64_t t, int64_t step, int64_t x_first, int64_t block) const {
+    if (x_first >= 0) project_of<Blocks>(x_first, x_first + 1, block).template run<Rows>(0);
+    Tile<Blocks>{*this, t, step, block}.template run<Rows>(0);
   }
 
   void steps_of(int64_t first, int64_t last, Barrier& barrier, int members) const {
@@ -451,8 +454,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   void step_alone(int64_t first, Barrier& barrier, int members) const {
     const int64_t t = steps.time(first), n = active_rows(t);
     begin_step(t);
-    if (n == 1) few_blocks<After, 4>(t, 0, n, first);
-    else few_blocks<After, 2>(t, 0, n, first);
+    if (n == 1) few_rows<After, 1>(t, 0, first);
+    else few_rows<After, 2>(t, 0, first);
     barrier.wait(share.by_units ? members : 1);
   }
 

@@ -86,11 +86,11 @@ struct ProductMember {
       Vec<Real> sums[Rows][Blocks];
       if (p.packs_a) {
         const Real* panel = me.left + row * me.k;
-        sum_up<Rows, Blocks>(sums, right, me.k, [panel](int r, int64_t i) { return panel[i * max_rows + r]; });
+        sum_up<Real, Rows, Blocks>(sums, right, me.k, [panel](int r, int64_t i) { return panel[i * max_rows + r]; });
       } else {
         const Real* a[Rows];
         UNROLL for (int r = 0; r < Rows; ++r) a[r] = p.a + (me.m_0 + row + r) * p.a_row + me.k_0;
-        sum_up<Rows, Blocks>(sums, right, me.k, [&a](int r, int64_t i) { return a[r][i]; });
+        sum_up<Real, Rows, Blocks>(sums, right, me.k, [&a](int r, int64_t i) { return a[r][i]; });
       }
       UNROLL for (int v = 0; v < Blocks; ++v) {
         const int64_t column = (block + v) * L;
@@ -105,38 +105,6 @@ struct ProductMember {
       }
     }
   };
-
-  // sums[r][v] = Σ_i value(r, i) b[v][i], put by after `sum_terms` terms, as in `multiply`.
-  template <int Rows, int Blocks, class Value>
-  [[gnu::always_inline]] static inline void sum_up(Vec<Real> (&sums)[Rows][Blocks], const Real* b, int64_t K, const Value& value) {
-    stretch<Rows, Blocks>(sums, b, K, 0, smaller(sum_terms, K), value);
-    for (int64_t i_0 = sum_terms; i_0 < K; i_0 += sum_terms) {
-      Vec<Real> part[Rows][Blocks];
-      stretch<Rows, Blocks>(part, b, K, i_0, smaller(i_0 + sum_terms, K), value);
-      UNROLL for (int r = 0; r < Rows; ++r) {
-        UNROLL for (int v = 0; v < Blocks; ++v) sums[r][v] = sums[r][v] + part[r][v];
-      }
-    }
-  }
-  template <int Rows, int Blocks, class Value>
-  [[gnu::always_inline]] static inline void stretch(Vec<Real> (&sums)[Rows][Blocks], const Real* b, int64_t K, int64_t i_0,
-                                                    int64_t i_1, const Value& value) {
-    Vec<Real> s[Rows][Blocks];  // local: the compiler keeps it in registers
-    UNROLL for (int r = 0; r < Rows; ++r) {
-      UNROLL for (int v = 0; v < Blocks; ++v) s[r][v] = splat<Real>(0);
-    }
-    for (int64_t i = i_0; i < i_1; ++i) {
-      Vec<Real> bi[Blocks];
-      UNROLL for (int v = 0; v < Blocks; ++v) bi[v] = load(b + (v * K + i) * L);
-      UNROLL for (int r = 0; r < Rows; ++r) {
-        const Vec<Real> x = splat(value(r, i));
-        UNROLL for (int v = 0; v < Blocks; ++v) s[r][v] = fma(x, bi[v], s[r][v]);
-      }
-    }
-    UNROLL for (int r = 0; r < Rows; ++r) {
-      UNROLL for (int v = 0; v < Blocks; ++v) sums[r][v] = s[r][v];
-    }
-  }
 
   // The tiles of these rows and columns, numbered group of three blocks by group, and in it panel by panel.
   void multiply_all() const {

@@ -108,6 +108,18 @@ def assert_at_most_twice(ours, theirs):
     assert mine <= 2 * its, f"our error is {mine / its:.2f} times torch's"
 
 
+def cells(backend, *args, seed=0, **options):
+    """Our cell and torch's, with the same weights."""
+    torch.manual_seed(seed)
+    theirs = nn.GRUCell(*args, **options)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.normal_(0, 0.5)
+    ours = tidegate.GRUCell(*args, **options, backend=backend)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
 def layer_of(*args, seed=0, **options):
     """With random weights everywhere, gains and first states included, and no gate like another."""
     torch.manual_seed(seed)

@@ -10,19 +10,8 @@ import torch
 from torch import nn
 
 import tidegate
-from tests.helpers.layers import BACKENDS, EXACT, assert_at_most_twice, errors
+from tests.helpers.layers import BACKENDS, EXACT, assert_at_most_twice, cells, errors
 from tidegate.errors import SettingsError, ShapeError
-
-
-def cells(backend, *args, seed=0, **options):
-    torch.manual_seed(seed)
-    theirs = nn.GRUCell(*args, **options)
-    with torch.no_grad():
-        for p in theirs.parameters():
-            p.normal_(0, 0.5)
-    ours = tidegate.GRUCell(*args, **options, backend=backend)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
 
 
 def values_and_gradients(cell, x, h):

@@ -24,6 +24,8 @@ def sizes_of(x: Tensor, batch_sizes: Tensor | None, extras: LayerExtras) -> tupl
     if extras.starts is not None:
         assert extras.lengths is not None
         return 1, extras.lengths.size(0), x.size(0)  # (T is told by the lengths)
+    if x.dim() == 2:
+        return 1, x.size(0), x.size(0)
     return x.size(0), x.size(1), x.size(0) * x.size(1)
 
 
@@ -52,8 +54,8 @@ def _more(extras: LayerExtras, **others: Any) -> Any:
 
 
 def forward(
-    x: Tensor,  # [T, B, I] or [rows, I]
-    h_0: Tensor | None,  # [D, B, H]; None: zeros
+    x: Tensor,  # [T, B, I] or [rows, I]; or a single step in one direction, [B, I]
+    h_0: Tensor | None,  # [D, B, H], for a single step [B, H]; None: zeros
     weights: Sequence[Tensor],  # of both directions
     bias: bool,
     batch_sizes: Tensor | None,
@@ -75,9 +77,10 @@ def forward(
         norm, before = extras.norm, extras.before
         D = len(weights) // per_direction(bias, norm)
     if batch_sizes is None and (extras is None or extras.starts is None):
-        T, B, I = x.shape
+        *times, B, I = x.shape
+        T = times[0] if times else 1
         rows = T * B
-        output = x.new_empty(T, B, D * H)
+        output = x.new_empty(*times, B, D * H)
     else:
         T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
         I = x.size(1)
@@ -102,7 +105,7 @@ def forward(
         )  # fmt: skip
     else:
         # (`look_of` from the second line on: a call of it is a hundredth of a small layer's)
-        look = ALL if save or rows >= MANY else LINES if h_0 is None else look_of(T, rows, h_0)
+        look = ALL if rows >= MANY else LINES if save or h_0 is None else look_of(T, rows, h_0)
         handle = packed(weights, bias, norm, before, I, H, threads, kept, key, look)
         kernels.cpp.forward(
             handle, T=T, B=B, rows=rows, x=x, h_0=h_0, batch_sizes=batch_sizes, output=output, h_n=h_n, saved=saved,
@@ -129,7 +132,7 @@ def backward(
     needs_fresh: bool,
     needs_weights: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None]]:
-    """The gradients of x, h_0, fresh and the weights, None where they are not needed.
+    """The gradients of x, h_0 ([D, B, H]), fresh and the weights, None where they are not needed.
 
     The first arguments are the gradients of output, h_n and saved (None: zeros), and what `forward` took and gave; saved is
     None where it is to be computed again.

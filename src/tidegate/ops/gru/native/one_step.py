@@ -14,7 +14,7 @@ from tidegate.ops.gru import reference
 from tidegate.ops.gru.extras import Extras
 from tidegate.ops.gru.modes import forward_mode, functorch_level
 from tidegate.ops.gru.native import kernels
-from tidegate.ops.gru.native.roads import is_mixed, is_plain
+from tidegate.ops.gru.native.roads import is_mixed, is_plain, run_cell
 from tidegate.ops.gru.native.sequence import gru
 from tidegate.ops.gru.native.weights import FEW, LINES, Pack, begins, packed, per_direction
 
@@ -112,4 +112,8 @@ def gru_cell(
     """One step of one layer; see `reference.gru_cell`."""
     bias = b_ih is not None and b_hh is not None
     weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+    if torch.is_grad_enabled():
+        h = run_cell(x_t, h_prev, weights, kept)
+        if h is not None:
+            return h
     return step(x_t, h_prev.unsqueeze(0), weights, bias=bias, kept=kept)[0]

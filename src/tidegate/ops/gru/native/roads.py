@@ -16,6 +16,7 @@ from tidegate.ops.gru.extras import LayerExtras
 from tidegate.ops.gru.modes import functorch_level
 from tidegate.ops.gru.native import layer
 from tidegate.ops.gru.native import registered as registered  # (so that there are these operators)
+from tidegate.ops.gru.native.cell import apply_cell
 from tidegate.ops.gru.native.eager import apply_layer
 from tidegate.ops.gru.native.kernels import REAL_TYPES
 from tidegate.ops.gru.native.layer import NO_EXTRAS, zeros
@@ -86,6 +87,17 @@ def run_layer(
         return output, h_n, gates[0] if traces else None
     output, h_n, saved, _ = layer.forward(x, h_0, weights, bias, batch_sizes, traces, kept, place, extras, shown=traces)
     return output, h_n, saved
+
+
+def run_cell(x: Tensor, h: Tensor, weights: list[Tensor], kept: dict[Any, Any] | None) -> Tensor | None:
+    """A single step [B, I], [B, H] -> [B, H] that wants gradients; None where it must go through `run_layer`."""
+    if is_compiling() or functorch_level() is not None or is_mixed(x, h, weights) or not is_plain(x, h, weights):
+        return None
+    if not _wants_grad(x, h, weights):
+        return None
+    if kept is not None and not seen_before(weights, kept, 0):
+        kept = None
+    return apply_cell(x, h, kept, *weights)
 
 
 def is_mixed(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:
