@@ -5,12 +5,11 @@ ONNX and Keras are held to it in tests/peers/test_export_contract.py.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.helpers.contracts import B, T, described, promised
+from tests.helpers.pt2_files import program
 from tests.helpers.runs import CASES, CASES_OF, run_of
 from tidegate.export import take_apart
 from tidegate.export.contract import Value, contract
@@ -73,11 +72,9 @@ def test_made_up_sequences_are_as_the_contract_says(name: str) -> None:
 
 @pytest.mark.one_in(29)
 @pytest.mark.parametrize("name", CASES_OF["pt2"])
-def test_pytorchs_files_keep_the_contract(name: str, tmp_path: Path) -> None:
-    run = run_of(name)
-    parts = take_apart(run)
+def test_pytorchs_files_keep_the_contract(name: str) -> None:
+    parts = take_apart(run_of(name))
     inputs, outputs = contract_of(name, codes=True)
-    program = torch.export.load(run.export("pt2", tmp_path / "run.pt2").path).module()
     every = batch(parts).inputs(parts.missing_text)
-    found = program(**{k: torch.from_numpy(every[k]) for k in inputs})
+    found = program(name)(**{k: torch.from_numpy(every[k]) for k in inputs})
     assert described({k: v.detach().numpy() for k, v in found.items()}) == promised(outputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import torch
 
 import tidegate
 from tests.helpers import runs
+from tests.helpers.pt2_files import archive, program
 from tests.helpers.runs import CASES_OF, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate.errors import SettingsError
 from tidegate.export import pt2, take_apart
@@ -23,20 +23,6 @@ from tidegate.files import DiskError
 # deviation.
 ATOL = 1e-5
 CASES = CASES_OF["pt2"]
-
-
-@functools.cache
-def archive(name):
-    """The file of that run, written by the door that users take."""
-    run = run_of(name)
-    path = folder_of(name).parent / "run.pt2"
-    assert run.export("pt2", path).path == path
-    return path
-
-
-@functools.cache
-def program(name):
-    return torch.export.load(archive(name)).module()
 
 
 def inputs(batch):

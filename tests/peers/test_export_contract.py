@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.contracts import described, promised
+from tests.helpers.keras_files import model_of
 from tests.helpers.onnx_files import session_of
 from tests.helpers.runs import CASES, CASES_OF, run_of
 from tidegate import keras_models
@@ -40,11 +41,11 @@ def test_onnx_files_keep_the_contract(name, codes):
 
 
 @pytest.mark.parametrize("name", CASES_OF["keras"])
-def test_keras_files_keep_the_contract(name, tmp_path):
-    keras = keras_models.import_keras("this test", tensorflow=True)
+def test_keras_files_keep_the_contract(name):
+    keras_models.import_keras("this test", tensorflow=True)
     import tensorflow
 
-    model = keras.saving.load_model(run_of(name).export("keras", tmp_path / "run.keras").path)
+    model = model_of(name)
     inputs, outputs = contract_of(name, states_batch_first=True)
     open_axes = {name: tuple(None if isinstance(a, str) else a for a in value.axes) for name, value in inputs.items()}
     assert {name: tuple(value.shape) for name, value in model.input.items()} == open_axes

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import json
 import os
-import shlex
 import subprocess
 import sys
 import zipfile
@@ -17,6 +15,7 @@ import pytest
 
 import tidegate
 from tests.helpers import runs
+from tests.helpers.keras_files import file_of, model_of
 from tests.helpers.runs import CASES_OF, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate import keras_models
 from tidegate.errors import SettingsError, TidegateError
@@ -34,22 +33,6 @@ CASES = CASES_OF["keras"]
 @pytest.fixture(scope="module")
 def keras():
     return keras_models.import_keras("this test", tensorflow=True)
-
-
-@functools.cache
-def file_of(name):
-    """The file of that run, written by the door that users take."""
-    run = run_of(name)
-    path = folder_of(name).parent / "run.keras"
-    assert run.export("keras", path).path == path
-    return path
-
-
-@functools.cache
-def model_of(name):
-    import keras
-
-    return keras.saving.load_model(file_of(name))
 
 
 def inputs(batch):
@@ -183,20 +166,31 @@ def test_that_words_are_wanted_in_lower_case_is_said(keras, tmp_path):
     assert "Words" not in str(run_of("class").export("keras", tmp_path / "run.keras"))
 
 
-def test_writing_and_loading_leave_the_terminal_and_the_environment_alone(tmp_path):
-    code = (
-        "import os, sys, tidegate\n"
-        "print(tidegate.load(sys.argv[1]).export('keras', sys.argv[2]), 'KERAS_BACKEND' in os.environ or 'TF_CPP_MIN_LOG_LEVEL' in os.environ)\n"
-        "import keras\n"
-        "keras.saving.load_model(sys.argv[2])\n"
-        "print('said by the program', file=sys.stderr)"
-    )
-    command = [sys.executable, "-c", code, folder_of("both ways"), tmp_path / "run.keras"]
+TERMINAL = """
+import os, resource, signal, sys, tidegate
+from tidegate.cli import main
+print(tidegate.load(sys.argv[1]).export('keras', sys.argv[2]), 'KERAS_BACKEND' in os.environ or 'TF_CPP_MIN_LOG_LEVEL' in os.environ)
+import keras
+keras.saving.load_model(sys.argv[2])
+print('said by the program', file=sys.stderr)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # as `ulimit -f 8` sets it: the disk is full
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.exit(main(['export', sys.argv[1], '--to', 'keras', '-o', sys.argv[3]]))
+"""
+
+
+def test_writing_and_loading_leave_the_terminal_alone_and_a_full_disk_is_said_and_nothing_is_left(tmp_path):
+    whole, cut = tmp_path / "run.keras", tmp_path / "full" / "run.keras"
+    cut.parent.mkdir()
+    command = [sys.executable, "-c", TERMINAL, folder_of("both ways"), whole, cut]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "said by the program\n")
+    quiet, error = done.stderr.split("said by the program\n")
+    assert (quiet, done.returncode) == ("", 2), done.stderr
     assert len(done.stdout.splitlines()) == 3
     assert "numbers, tokens, lengths, h_0; h_0 and h_n are [B, layers*D, H].\n" in done.stdout
     assert done.stdout.endswith(" False\n")
+    assert f"{cut} could not be written: the disk is full" in " ".join(error.split()), error
+    assert not list(cut.parent.iterdir())
 
 
 def test_of_what_is_said_during_the_import_only_the_greetings_are_dropped(capfd, monkeypatch):
@@ -206,14 +200,16 @@ def test_of_what_is_said_during_the_import_only_the_greetings_are_dropped(capfd,
     assert capfd.readouterr().err == "E0000 00:00:1 trouble.cc:1] it burns\n"
 
 
-@pytest.mark.parametrize("stderr", [None, "closed"])
-def test_without_a_stderr_the_import_goes_through(stderr, tmp_path):
-    code = "import os, sys, tidegate.keras_models as m; " + (
-        "sys.stderr = None; " if stderr is None else "os.close(2); sys.stderr = None; "
+def test_without_a_stderr_the_import_goes_through():
+    code = (
+        "import os, sys, tidegate.keras_models as m\n"
+        "sys.stderr = None\n"
+        "with m._without_tensorflow_greetings(): os.write(2, b'it burns')\n"
+        "os.close(2)\n"
+        "print(m.import_keras('it').__name__, os.environ.get('TF_CPP_MIN_LOG_LEVEL'))"
     )
-    code += "print(m.import_keras('it').__name__, os.environ.get('TF_CPP_MIN_LOG_LEVEL'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "keras None\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "keras None\n", "it burns\n")
 
 
 def test_a_log_level_that_the_user_chose_stays(monkeypatch):
@@ -276,14 +272,6 @@ def test_that_the_empty_text_is_a_value_is_said_once_whatever_the_columns_are_ca
     notes = [note for note in target.write(parts, tmp_path / "run.keras").notes if "empty text" in note]
     assert len(notes) == 1
     assert notes[0].endswith(r"Give a missing one as '[UNK]' in a\nb, '[UNK]' in colour.")
-
-
-def test_a_full_disk_is_said_and_nothing_is_left(tmp_path):
-    command = f"ulimit -f 8; exec {shlex.quote(sys.executable)} -m tidegate export {folder_of('class')} --to keras -o run.keras"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "run.keras could not be written: the disk is full" in done.stderr, done.stderr
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_column_that_was_empty_in_training_is_all_unknown(keras, tmp_path):
