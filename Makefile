@@ -24,7 +24,7 @@ demo: $(VENV)/.train  ## the whole tour: train on real data, score, label a sent
 	$(BIN)/tidegate demo
 	@echo "The commands of README.md and docs/ work as they stand there after: . $(BIN)/activate"
 
-# Processes that share the tests, a core each.
+# Processes that share the tests, a core each; 0: none but pytest itself.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 

@@ -3,7 +3,8 @@
     python tools/fuzz.py                        # each target for 20 seconds: what make fuzz does
     python tools/fuzz.py csv run --inputs 5000  # some targets, for a number of inputs each
     python tools/fuzz.py csv --seed 123         # one input again, with its traceback; --write PATH keeps it
-    python tools/fuzz.py --save                 # adds the figures to benchmarks/results/fuzz.csv, for docs/reliability.md
+    python tools/fuzz.py --save                 # adds the figures to benchmarks/results/fuzz.csv, for docs/reliability.md, and
+                                                # begins after the seeds that are there
 
 A seed is an input: the same target and seed give the same bytes. Inputs are read in a child process that may take at most
 `MEMORY` bytes beyond what it has when it begins, and is started anew after the seed that ended it.
@@ -20,8 +21,10 @@ import resource
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 RESULTS = ROOT / "benchmarks/results/fuzz.csv"
 FAILURES = ROOT / "build/fuzz/failures.jsonl"
-ERRORS = ROOT / "build/fuzz/stderr.txt"
+SAVING = threading.Lock()
 MEMORY = 2 << 30
 PATIENCE = 180  # seconds without a word after which a child is ended that doesn't hear its own alarm
 
 
 def child(name: str, first: int, last: int, seconds: float) -> None:
     """Read the inputs of the seeds first..last, for some seconds; a line of JSON for each, for each failure, and at the end."""
-    ERRORS.parent.mkdir(parents=True, exist_ok=True)
+    errors = errors_of(name)
+    errors.parent.mkdir(parents=True, exist_ok=True)
     os.dup2(
-        os.open(ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2
+        os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2
     )  # what polars says of its panics, and as its last words
     from tests.fuzz.harness import input_of, place_of, read
     from tests.fuzz.targets import TARGETS
@@ -118,7 +122,7 @@ class Fuzz:
         if seed < first:
             raise SystemExit(f"{self.name}: the process ended before its first input. {why}")
         self.counts["ended"] += 1
-        self._note(f"the process ended, status {process.returncode}", seed, why or _last_words())
+        self._note(f"the process ended, status {process.returncode}", seed, why or _last_words(self.name))
         return seed + 1
 
     def _note(self, kind: str, seed: int, error: str) -> None:
@@ -132,9 +136,14 @@ class Fuzz:
             file.write(json.dumps({"target": self.name, "seed": seed, "kind": kind, "error": error}) + "\n")
 
 
-def _last_words() -> str:
+def errors_of(name: str) -> Path:
+    return ROOT / f"build/fuzz/{name}.txt"
+
+
+def _last_words(name: str) -> str:
     """What the process said before it ended: of memory that it couldn't have, perhaps."""
-    lines = ERRORS.read_text(errors="replace").strip().splitlines() if ERRORS.exists() else []
+    errors = errors_of(name)
+    lines = errors.read_text(errors="replace").strip().splitlines() if errors.exists() else []
     return next((line for line in reversed(lines) if "memory allocation" in line), lines[-1] if lines else "no word")[
         :300
     ]
@@ -153,9 +162,9 @@ def again(name: str, seed: int, path: str | None) -> int:
     return 0
 
 
-def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save: bool) -> int:
-    failed = 0
-    for name in names:
+def fuzz(names: list[str], inputs: int | None, seconds: float, begin: int | None, save: bool, jobs: int) -> int:
+    def one(name: str) -> int:
+        first = begin if begin is not None else next_seed(name) if save else 0
         run, began = Fuzz(name), time.perf_counter()
         seed = run.run(first, first + inputs, 1e9) if inputs else run.run(first, sys.maxsize, seconds)
         counts, spent = run.counts, time.perf_counter() - began
@@ -164,10 +173,21 @@ def fuzz(names: list[str], inputs: int | None, seconds: float, first: int, save:
             f"{counts['failed']:,} failed, {counts['ended']:,} ended the process; at most {run.peak:,} MB",
             flush=True,
         )
-        failed += counts["failed"] + counts["ended"]
         if save:
-            _save(name, first, seed - first, run, spent)
-    return int(failed > 0)
+            with SAVING:
+                _save(name, first, seed - first, run, spent)
+        return counts["failed"] + counts["ended"]
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return int(sum(pool.map(one, names)) > 0)
+
+
+def next_seed(name: str) -> int:
+    """The first seed of a target behind all that are on record."""
+    if not RESULTS.exists():
+        return 0
+    rows = csv.DictReader(line for line in RESULTS.read_text().splitlines() if not line.startswith("#"))
+    return max((int(row["first_seed"]) + int(row["inputs"]) for row in rows if row["target"] == name), default=0)
 
 
 def _save(name: str, first: int, inputs: int, run: Fuzz, spent: float) -> None:
@@ -201,12 +221,15 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", help="which readers; none: all that are installed")
     parser.add_argument("--inputs", type=int, help="how many for each target")
     parser.add_argument("--seconds", type=float, default=20, help="how long for each target, without --inputs")
-    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first seed")
+    parser.add_argument(
+        "--first", type=int, metavar="SEED", help="the first seed (0, or with --save the one after those on record)"
+    )
     parser.add_argument("--seed", type=int, help="read the input of one seed, and say what comes of it")
     parser.add_argument("--write", metavar="PATH", help="with --seed: write the bytes of the input to a file")
     parser.add_argument(
         "--save", action="store_true", help=f"add a line for each target to {RESULTS.relative_to(ROOT)}"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="so many targets side by side")
     parser.add_argument("--child", nargs=3, type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -220,7 +243,7 @@ def main() -> int:
     names = given.targets or [name for name, target in TARGETS.items() if all(map(has, target.needs))]
     if given.seed is not None:
         return max(again(name, given.seed, given.write) for name in names)
-    return fuzz(names, given.inputs, given.seconds, given.first, given.save)
+    return fuzz(names, given.inputs, given.seconds, given.first, given.save, given.jobs)
 
 
 if __name__ == "__main__":

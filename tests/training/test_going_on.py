@@ -270,7 +270,9 @@ def test_the_report_says_where_a_run_comes_from_and_what_it_was_before(tmp_path,
     assert "before the first epoch  valid loss" in notes.text
     report = (tmp_path / "new" / "report.md").read_text()
     assert "| before the first epoch |" in report
-    assert tagger.fingerprint in report
+    assert f"| origin.fingerprint | {tagger.fingerprint} |" in report
+    assert "| origin.new.words | 6 |" in report
+    assert "{" not in report
     opened = tidegate.load(tmp_path / "new")
     assert opened.resolved.origin == {
         "run": str(tagger.folder),

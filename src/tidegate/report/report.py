@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from tidegate.files import write_text
@@ -74,14 +75,29 @@ def write_report(run: Trained) -> None:
         "definitions": DEFINITIONS if places(run.history) else [],
         "described": run.resolved.lines(),
         "next": next_steps(run),
-        "resolved": {k: v for k, v in run.resolved.to_dict().items() if k not in {"notes", "parts"}},
-        "settings": run.settings.model_dump(mode="json"),
+        "resolved": in_lines({k: v for k, v in run.resolved.to_dict().items() if k not in {"notes", "parts"}}),
+        "settings": in_lines(run.settings.model_dump(mode="json")),
         "best_epoch": run.resolved.best_epoch,
         "epochs_run": run.resolved.epochs_run,
         "chosen": _chosen(run),
     }
     for name in PAGES:
         write_text(folder / name, render("tidegate.report", name, values))
+
+
+def in_lines(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """A line each for what lies inside others, "origin.run"; lists and truth as one writes them."""
+    lines: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines |= in_lines(value, f"{before}{name}.")
+        elif isinstance(value, (list, tuple, Mapping)):
+            lines[before + name] = ", ".join(map(str, value))
+        elif isinstance(value, bool):
+            lines[before + name] = "yes" if value else "no"
+        else:
+            lines[before + name] = "" if value is None else str(value)
+    return lines
 
 
 def next_steps(run: Trained) -> list[str]:
