@@ -5,6 +5,7 @@ Everything takes the random numbers from the `random.Random` it is given, so tha
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -323,22 +324,22 @@ def mutated(rng: Random, tree: Any, times: int = 1) -> Any:
     for _ in range(times):
         places = list(_places(tree))
         if not places:
-            return rng.choice(EXTREMES)
+            return copy.deepcopy(rng.choice(EXTREMES))
         holder, key = rng.choice(places)
         kind = rng.randrange(8)
         if kind == 0:
             del holder[key]
         elif kind in (1, 2):
-            holder[key] = rng.choice(EXTREMES)
+            holder[key] = copy.deepcopy(rng.choice(EXTREMES))  # (what comes next may change what is in it)
         elif kind == 3:
             other, its = rng.choice(places)
             holder[key] = json.loads(json.dumps(other[its]))
         elif kind == 4 and isinstance(holder, dict):
             holder[rng.choice([*NAMES, key + "x", key.upper()])] = (
-                holder[key] if rng.random() < 0.5 else holder.pop(key)
+                copy.deepcopy(holder[key]) if rng.random() < 0.5 else holder.pop(key)
             )
         elif kind == 4:
-            holder.insert(key, holder[key])
+            holder.insert(key, copy.deepcopy(holder[key]))
         elif kind == 5:
             value = holder[key]
             holder[key] = (

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from tests.fuzz import grammar
 from tests.fuzz.harness import Input, input_of, read
 from tests.fuzz.targets import OLD, TARGETS, has
 
@@ -74,3 +75,11 @@ def test_a_seed_is_an_input():
     for name in HERE:
         assert input_of(TARGETS[name], 7) == input_of(TARGETS[name], 7)
         assert len({input_of(TARGETS[name], seed).data for seed in range(8)}) > 4
+
+
+def test_making_inputs_changes_nothing_for_those_that_come_later():
+    before = repr(grammar.EXTREMES)
+    for seed in range(400):
+        for name in ("rows", "memory", "lines"):
+            input_of(TARGETS[name], seed)
+    assert repr(grammar.EXTREMES) == before
