@@ -442,7 +442,7 @@ def _holds_totals(cells: Sequence[str], word: str, frame: pl.DataFrame, how: _Cs
         complete = column.null_count() == 0
         if NUMBER.fullmatch(bare):
             if column.dtype.is_numeric():
-                numbers = column.drop_nulls().cast(pl.Float64)
+                numbers = column.alias("").drop_nulls().cast(pl.Float64)  # (polars takes "^x$" for a pattern)
                 within = 0.51 * 10.0 ** -len(bare.partition(".")[2]) + 1e-9 * float(numbers.abs().sum())
                 beyond = abs(float(bare)) > float(numbers.abs().max() or 0)  # type: ignore[arg-type]
                 sums.append(beyond and abs(float(bare) - float(numbers.sum())) <= within)
