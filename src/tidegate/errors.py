@@ -8,6 +8,7 @@ with status 1 for anything else.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,8 +36,17 @@ class PackageMissingError(TidegateError, ImportError):
     """A package that only a part of Tidegate needs isn't installed; the message names the command that brings it."""
 
 
+_ENDLESS = re.compile(r"\S{600,}")
+
+
 class DataError(UserError):
-    """A table can't be read, or can't become sequences; the message names file, row and column."""
+    """A table can't be read, or can't become sequences; the message names file, row and column.
+
+    A cell or a name of 600 characters or more without a blank is cut in the message.
+    """
+
+    def __init__(self, message: str = "", *more: Any) -> None:
+        super().__init__(_ENDLESS.sub(lambda found: f"{found[0][:300]}...{found[0][-100:]}", message), *more)
 
 
 class DataWarning(UserWarning):
