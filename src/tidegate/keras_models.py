@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from tidegate.convert import from_keras
+from tidegate.documents import cut
 from tidegate.errors import SettingsError, nearest, of_type, package_missing
 from tidegate.nn import GRU
 
@@ -188,7 +189,7 @@ def _open_keras(source: Any) -> Any:
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = cut(str(error)) or type(error).__name__
             raise SettingsError(
                 f"load_keras_gru: Keras {keras.__version__} can't read {path}: {said.rstrip('.')}. "
                 "Where the model has objects of your own, load it with keras.saving.load_model() and give the model."

@@ -71,6 +71,8 @@ def test_the_fingerprint_is_of_weights_and_preprocessing(tmp_path):
         {"keys": b'["a", "a"]'},
         {"keys": b'["a"]'},
         {"rows": np.array([1])},
+        {"rows": np.array([1, -1])},
+        {"rows": np.array([2**63 - 1, 1])},
         {"seen": None},
         {"h of": np.array([0, 7])},
         {"h of": np.array([0])},

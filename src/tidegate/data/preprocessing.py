@@ -218,7 +218,10 @@ class Preprocessing:
                 "the classes",
             ),
             (len({*target.classes}) == len(target.classes), "the classes"),
-            (not target.counts or len(target.counts) == len(target.classes), "the counts of the classes"),
+            (
+                len(target.counts) == len(target.classes) if target.task == "class" else not target.counts,
+                "the counts of the classes",
+            ),
             (all(count >= 0 for count in target.counts), "the counts of the classes"),
             (all(map(math.isfinite, numbers)) and all(0 < s < math.inf for s in spreads), "a mean or a spread"),
             (all(c.kind == "number" for c in self.numbers), "the kind of a feature"),

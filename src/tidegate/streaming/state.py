@@ -52,7 +52,7 @@ class StreamState:
     def from_bytes(data: bytes) -> StreamState:
         """Raises DataError where `data` is not what `to_bytes` gave."""
         parts, header = _read(data, "The bytes", "one")
-        if not isinstance(header.get("run"), str) or not isinstance(header.get("rows"), int):
+        if not isinstance(header.get("run"), str) or not _is_count(header.get("rows")):
             raise _damaged("The bytes", "its header lacks the run or the number of rows")
         try:
             time = moment_from(header.get("time"))
@@ -117,6 +117,8 @@ def read_states(path: Path) -> Saved:
             plain_key(key)
         rows, seen = tensors.pop("rows").tolist(), tensors.pop("seen").tolist()
         check(list[int], rows, "rows")
+        if not all(map(_is_count, rows)):
+            raise ValueError("a number of rows that no stream has")
         check(list[float], seen, "seen")
         times: list[Moment | None] = [None] * len(keys)
         if "times" in tensors:
@@ -143,6 +145,11 @@ def check_parts(parts: Parts, shapes: Mapping[str, Sequence[int]], what: str) ->
         for name, part in parts.items()
     ):
         raise _damaged(what, f"it holds {found}, and a state of this run {dict(shapes)}")
+
+
+def _is_count(rows: Any) -> bool:
+    """Whether it is a number of rows, with room for more."""
+    return isinstance(rows, int) and not isinstance(rows, bool) and 0 <= rows < 1 << 62
 
 
 def _header(kind: str, *, timed: bool, **values: Any) -> dict[str, str]:
