@@ -318,3 +318,15 @@ def test_a_time_that_ends_one_group_may_begin_the_next(tmp_path):
     frame = pl.DataFrame({"g": [1, 1, 2, 2], "t": [0, 1, 1, 2], "x": [1.0, 2.0, 3.0, 4.0], "y": list("pqpq")})
     settings = {"target": "y", "group": "g", "time": "t", "split": (1.0, 0.0, 0.0)}
     assert train(frame, out=tmp_path / "run", **(QUICK | settings)).resolved["parts"]["train"]["sequences"] == 2
+
+
+@pytest.mark.parametrize("values", [pl.lit(b"1"), pl.struct("t")])
+def test_a_time_column_of_another_type_is_refused(tmp_path, signals, values):
+    message = complaint(tmp_path, signals.with_columns(at=values), **(ROLES | {"time": "at"}))
+    assert "column 'at' holds " in message
+
+
+@pytest.mark.parametrize("values", [pl.duration(hours="t"), pl.struct("t"), pl.lit(b"\xff")])
+def test_a_split_column_of_another_type_is_refused(tmp_path, signals, values):
+    message = complaint(tmp_path, signals.with_columns(s=values), split="s", **ROLES)
+    assert "column 's' holds " in message or "is not a part" in message

@@ -192,6 +192,10 @@ def _no_missing(table: Table, column: pl.Series, name: str, role: str, rows: np.
 
 
 def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarray) -> pl.Series:
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        raise DataError(
+            f"{table.name}: column {name!r} holds {column.dtype}; as time numbers, dates or times are expected."
+        )
     _no_missing(table, column, name, "time", rows)
     if column.dtype.is_float() and not column.is_finite().all():
         bad = int((~column.is_finite()).arg_true()[0])

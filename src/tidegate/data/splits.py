@@ -204,7 +204,13 @@ def _older_than_training(arranged: Arranged, part: np.ndarray, time: str) -> lis
 
 def _by_column(arranged: Arranged, name: str, time: str | None, per: str) -> tuple[np.ndarray, int]:
     """The parts that a column names, and how many groups it cuts by time."""
-    column = arranged.column(name).cast(pl.String)
+    column = arranged.column(name)
+    try:
+        column = column.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise DataError(
+            f"{arranged.table.name}: column {name!r} holds {column.dtype}. A split column says train, valid or test."
+        ) from None
     words = column.str.to_lowercase().str.strip_chars()
     part = words.replace_strict(list(_WORDS), list(_WORDS.values()), default=NOWHERE, return_dtype=pl.UInt8).fill_null(
         NOWHERE
