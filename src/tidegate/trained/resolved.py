@@ -99,6 +99,9 @@ class Resolved:
             {"sequences", "rows"} <= {*parts.get(part, ())} for part in PART_NAMES
         ):
             raise RunError(f"{name} is damaged (resolved: task={shown(resolved.task)}, parts={shown(dict(parts))}).")
+        for key, least in (("window", 1), ("batch_size", 0), ("epochs", 0), ("patience", 0)):
+            if (found := getattr(resolved, key)) is not None and found < least:
+                raise RunError(f"{name} is damaged (resolved: {key}={shown(found)}).")
         return resolved
 
     def lines(self) -> list[str]:
