@@ -350,7 +350,7 @@ void run_step(const std::vector<Handle*>& layers, double zone_rate, int64_t B, c
 struct BackwardCall {
   int64_t T, B, rows;
   Strided x, h_0;                           // as in ForwardCall
-  Address batch_sizes, output, saved;
+  Address batch_sizes, output, saved;       // output: none for a single step, which doesn't read it
   Strided d_output, d_h_n;                  // like output and h_n; none: zeros
   Address d_x, d_h_0;                       // [D, rows, I]; [D, B, H]; none where nobody asks
   std::vector<Address> weights, d_weights;  // side by side
@@ -646,7 +646,7 @@ NB_MODULE(_native, m) {
                             addresses_of(weights), addresses_of(d_weights), more, threads};
     nb::gil_scoped_release free;
     (kind.wide ? run_backward<double> : run_backward<float>)(kind, call);
-  }, "weights"_a, "kind"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a,
+  }, "weights"_a, "kind"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a.none(),
      "saved"_a.none(), "d_output"_a.none(), "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a.none(), "d_weights"_a, "more"_a, "threads"_a);
   m.def("step", [](const std::vector<Handle*>& layers, double zone_rate, int64_t B, nb::handle x, nb::handle h, nb::handle y,
                    nb::handle h_n, int threads) {

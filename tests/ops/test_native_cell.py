@@ -9,6 +9,7 @@ import torch
 
 import tidegate
 from tests.helpers.layers import BACKENDS, assert_at_most_twice, cells, errors
+from tidegate.ops.gru.native import layer
 
 
 def loop(cell, xs):
@@ -73,3 +74,38 @@ def test_a_frozen_cell_passes_gradients_on_and_gets_none():
         loop(cell, xs).sum().backward()
         assert cell.weight_ih.grad is None
     torch.testing.assert_close(ours.bias_hh.grad, theirs.bias_hh.grad)
+
+
+@pytest.mark.parametrize(("I", "H"), [(16, 32), (5, 32), (16, 7)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reset": "before"},
+        {"layer_norm": True},
+        {"reset": "before", "layer_norm": True},
+        {"bidirectional": True},
+        {"checkpoint_every": 1},
+    ],
+    ids=str,
+)
+def test_a_layer_of_one_step_has_the_gradients_of_the_reference(every_isa, options, I, H):
+    """Backward reads the weights where they lie, if their rows are whole vectors."""
+    torch.manual_seed(2)
+    ours = tidegate.GRU(I, H, dtype=torch.float64, backend="native", **options)
+    theirs = tidegate.GRU(I, H, dtype=torch.float64, backend="reference", **options)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 9, I, dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad(gru(v)[0].pow(2).sum(), [v, *gru.parameters()])
+        for gru, v in ((ours, x.clone().requires_grad_()), (theirs, x.clone().requires_grad_()))
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_a_step_keeps_no_output_so_that_changing_it_costs_nothing(monkeypatch):
+    cell, calls = tidegate.GRUCell(4, 5, backend="native"), []
+    real = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda *args, **named: (calls.append(1), real(*args, **named))[1])
+    torch.relu_(cell(torch.randn(3, 4), torch.randn(3, 5))).sum().backward()
+    assert calls == [1]

@@ -10,30 +10,24 @@ from torch import Tensor
 
 from tidegate.ops.gru.native import layer
 from tidegate.ops.gru.native.double_backward import differentiable_gradients, in_memory
-from tidegate.ops.gru.native.overwritten import saved_tensors
-
-_OUTPUT = 2
-"""The place of the new state among what is saved."""
-
-
-def _output_again(ctx: Any, found: tuple[Any, ...]) -> Tensor:
-    x, h, _, _, *weights = found
-    return layer.forward(x, h, weights, len(weights) == 4, None, False)[0]
 
 
 class _Cell(torch.autograd.Function):
-    """`eager._Layer` for one step: without it every step has views of x and of both states in its graph."""
+    """`eager._Layer` for one step: without it every step has views of x and of both states in its graph.
+
+    A step's backward doesn't read its output, so whoever changes that in place (`relu_(h)`) pays nothing.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, kept: dict[Any, Any] | None, *weights: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         output, _, saved, _ = layer.forward(x, h, weights, len(weights) == 4, None, True, kept)
-        ctx.save_for_backward(x, h, output, saved, *weights)
+        ctx.save_for_backward(x, h, saved, *weights)
         return output
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, h, output, saved, *weights = saved_tensors(ctx, _OUTPUT, _output_again)
+        x, h, saved, *weights = ctx.saved_tensors
         needs_x, needs_h, _, *needs = ctx.needs_input_grad
         if d_output is None:
             return (None,) * len(ctx.needs_input_grad)
@@ -46,7 +40,7 @@ class _Cell(torch.autograd.Function):
             d_x = None if d_x is None else d_x[0]
         else:
             d_x, d_h, _, d_weights = layer.backward(
-                d_output, None, None, x, h, output, saved, None, weights, bias, None, None, needs_x, needs_h, False, needs
+                d_output, None, None, x, h, None, saved, None, weights, bias, None, None, needs_x, needs_h, False, needs
             )  # fmt: skip
         return d_x, (None if d_h is None else d_h[0]), None, *d_weights
 

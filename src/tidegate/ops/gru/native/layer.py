@@ -120,7 +120,7 @@ def backward(
     d_saved: Tensor | None,
     x: Tensor,
     h_0: Tensor | None,
-    output: Tensor,
+    output: Tensor | None,
     saved: Tensor | None,
     norms: Tensor | None,
     weights: Sequence[Tensor],
@@ -135,7 +135,7 @@ def backward(
     """The gradients of x, h_0 ([D, B, H]), fresh and the weights, None where they are not needed.
 
     The first arguments are the gradients of output, h_n and saved (None: zeros), and what `forward` took and gave; saved is
-    None where it is to be computed again.
+    None where it is to be computed again. A single step of one direction needs no output.
     """
     norm, before = (False, False) if extras is None else (extras.norm, extras.before)
     I, H = x.size(-1), weights[1].size(1)
