@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.contracts import B, T, described, promised
-from tests.helpers.pt2_files import program
+from tests.helpers.exported import program
 from tests.helpers.runs import CASES, CASES_OF, run_of
 from tidegate.export import take_apart
 from tidegate.export.contract import Value, contract

@@ -13,7 +13,7 @@ import torch
 
 import tidegate
 from tests.helpers import runs
-from tests.helpers.pt2_files import archive, program
+from tests.helpers.exported import file_of, program
 from tests.helpers.runs import CASES_OF, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate.errors import SettingsError
 from tidegate.export import pt2, take_apart
@@ -118,7 +118,14 @@ def test_pytorch_alone_loads_and_runs_it_and_finds_the_classes_inside(tmp_path):
     run = run_of("both ways")
     batch = batch_of(run, table_of("both ways"), THREE)
     torch.save(inputs(batch), tmp_path / "in.pt")
-    command = [sys.executable, "-c", WITHOUT_TIDEGATE, archive("both ways"), tmp_path / "in.pt", tmp_path / "out.pt"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TIDEGATE,
+        file_of("both ways", "pt2"),
+        tmp_path / "in.pt",
+        tmp_path / "out.pt",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.strip() == str(list(run.preprocessing.target.classes))
@@ -127,7 +134,7 @@ def test_pytorch_alone_loads_and_runs_it_and_finds_the_classes_inside(tmp_path):
 
 def test_the_description_is_in_the_archive():
     extra = {"tidegate.json": ""}
-    torch.export.load(archive("words"), extra_files=extra)
+    torch.export.load(file_of("words", "pt2"), extra_files=extra)
     assert json.loads(extra["tidegate.json"]) == take_apart(run_of("words")).description
 
 
@@ -147,7 +154,7 @@ def test_writing_and_loading_say_nothing_that_was_not_asked_for(tmp_path):
 
 @pytest.mark.long
 def test_the_program_learns_on():
-    module = torch.export.load(archive("both ways")).module()
+    module = torch.export.load(file_of("both ways", "pt2")).module()
     weights = dict(module.named_parameters())
     assert set(weights) == {name for name, _ in run_of("both ways").model.named_parameters()}
     batch = batch_of(run_of("both ways"), table_of("both ways"), THREE)

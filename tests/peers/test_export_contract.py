@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.contracts import described, promised
-from tests.helpers.keras_files import model_of
+from tests.helpers.exported import model_of
 from tests.helpers.onnx_files import session_of
 from tests.helpers.runs import CASES, CASES_OF, run_of
 from tidegate import keras_models

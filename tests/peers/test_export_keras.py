@@ -15,7 +15,7 @@ import pytest
 
 import tidegate
 from tests.helpers import runs
-from tests.helpers.keras_files import file_of, model_of
+from tests.helpers.exported import file_of, model_of
 from tests.helpers.runs import CASES_OF, MANY, ONE, THREE, batch_of, folder_of, run_of, table_of
 from tidegate import keras_models
 from tidegate.errors import SettingsError, TidegateError
@@ -149,14 +149,21 @@ def test_keras_alone_loads_and_runs_it_in_safe_mode(tmp_path):
     run = run_of("both ways")
     batch = batch_of(run, table_of("both ways"), THREE)
     np.savez(tmp_path / "in.npz", **inputs(batch))
-    command = [sys.executable, "-c", WITHOUT_TIDEGATE, file_of("both ways"), tmp_path / "in.npz", tmp_path / "out.npz"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TIDEGATE,
+        file_of("both ways", "keras"),
+        tmp_path / "in.npz",
+        tmp_path / "out.npz",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert_same(dict(np.load(tmp_path / "out.npz", allow_pickle=True)), batch, run)
 
 
 def test_the_description_is_in_the_file():
-    with zipfile.ZipFile(file_of("words")) as archive:
+    with zipfile.ZipFile(file_of("words", "keras")) as archive:
         assert json.loads(archive.read("tidegate.json")) == take_apart(run_of("words")).description
 
 
@@ -225,7 +232,7 @@ def test_keras_trains_the_model_on(keras):
 
     run = run_of("both ways")
     batch = batch_of(run, table_of("both ways"), MANY)
-    model = keras.saving.load_model(file_of("both ways"))
+    model = keras.saving.load_model(file_of("both ways", "keras"))
     model.compile("adam", loss={"scores": keras.losses.SparseCategoricalCrossentropy(from_logits=True)})
     truth, counts = {"scores": batch.prediction * 0}, {"scores": batch.inside.astype(np.float32)[..., None]}
     batches = tensorflow.data.Dataset.from_tensor_slices((inputs(batch), truth, counts)).batch(24)
