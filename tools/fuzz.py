@@ -19,6 +19,7 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 RESULTS = ROOT / "benchmarks/results/fuzz.csv"
 FAILURES = ROOT / "build/fuzz/failures.jsonl"
-SAVING = threading.Lock()
+SAVING, STOP = threading.Lock(), threading.Event()
 MEMORY = 2 << 30
 PATIENCE = 180  # seconds without a word after which a child is ended that doesn't hear its own alarm
 
@@ -89,7 +90,7 @@ class Fuzz:
     def run(self, first: int, last: int, seconds: float) -> int:
         """The seeds first..last, for some seconds, in as many processes as it takes; the seed to go on with."""
         end = time.perf_counter() + seconds
-        while first < last and time.perf_counter() < end:
+        while first < last and time.perf_counter() < end and not STOP.is_set():
             first = self._process(first, last, end - time.perf_counter())
         return first
 
@@ -119,6 +120,10 @@ class Fuzz:
                     if "next" in values:
                         self.peak = max(self.peak, values["peak_mb"])
                         return int(values["next"])
+        if process.returncode == -signal.SIGINT:  # Ctrl-C, which all get
+            STOP.set()
+        if STOP.is_set():
+            return max(seed, first)
         if seed < first:
             raise SystemExit(f"{self.name}: the process ended before its first input. {why}")
         self.counts["ended"] += 1
@@ -173,13 +178,18 @@ def fuzz(names: list[str], inputs: int | None, seconds: float, begin: int | None
             f"{counts['failed']:,} failed, {counts['ended']:,} ended the process; at most {run.peak:,} MB",
             flush=True,
         )
-        if save:
+        if save and not STOP.is_set():  # (as it was asked for, whole)
             with SAVING:
                 _save(name, first, seed - first, run, spent)
         return counts["failed"] + counts["ended"]
 
     with ThreadPoolExecutor(jobs) as pool:
-        return int(sum(pool.map(one, names)) > 0)
+        try:
+            return int(sum(pool.map(one, names)) > 0)
+        except KeyboardInterrupt:  # the children get it, too
+            STOP.set()
+            pool.shutdown(cancel_futures=True)
+            return 130
 
 
 def next_seed(name: str) -> int:
