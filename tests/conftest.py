@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,19 @@ from tests.helpers.tables import signal_table  # noqa: E402
 # What these stand on (torch's own module tests; the headers of every kind of run) takes as long as hundreds of
 # tests, so the fast lane leaves them alone.
 LONG_FILES = {"test_torch_module_suite.py", "test_c.py", "test_c_header.py", "test_c_self_test.py"}
+
+# What `pip install tidegate[train,test]` leaves out. Where these are installed all the same (by make install-all), the tests
+# that may not need them don't find them. (SciPy isn't among them: torchmetrics goes by the list of what is installed.)
+OF_OTHER_EXTRAS = (
+    *("onnx", "onnxruntime", "onnxscript", "tensorflow", "keras", "jax", "openvino", "hoptorch", "torchrl", "seqeval"),
+    *("sklearn", "pandas", "pyarrow", "playwright", "mkdocs", "mypy"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr not in ("peers", "browser"):
+        # None: to import it is a ModuleNotFoundError, and importlib.util.find_spec returns None.
+        sys.modules.update(dict.fromkeys(OF_OTHER_EXTRAS))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_f1_score, binary_precision_recall_curve
 
 import tidegate
-from tests.helpers.tables import QUICK, signal_table
+from tests.helpers.tables import QUICK, assert_decided_by, two_labels
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
@@ -23,16 +23,6 @@ from tidegate.trained.thresholds import best_threshold
 from tidegate.training import train
 
 TOLD = QUICK | {"group": "device", "time": "t", "label_thresholds": "f1"}
-
-
-def two_labels() -> pl.DataFrame:
-    """`up` is as often 1 as 0, `rare` is 1 in few rows and seldom more probable than 1/2, `never` in training rows alone."""
-    frame = signal_table(groups=40, seed=3)
-    rng = np.random.default_rng(0)
-    rare = (frame["x"].to_numpy() + rng.standard_normal(frame.height) > 1.8).astype(int)
-    return frame.with_columns(
-        up=(pl.col("label") == "up").cast(pl.Int8), rare=pl.Series(rare), never=(pl.col("device") == "d0").cast(pl.Int8)
-    ).drop("label")
 
 
 @pytest.fixture(scope="module")
@@ -157,33 +147,27 @@ def test_other_targets_and_tables_without_validation_rows_are_refused(signals):
         train(table, target=["up", "rare"], split="part", out=False, **TOLD)
 
 
-@pytest.mark.parametrize("to", ["onnx", pytest.param("pt2", marks=pytest.mark.long), "c"])
-def test_exports_decide_by_the_thresholds(run, tmp_path, to):
-    path = tmp_path / {"onnx": "m.onnx", "pt2": "m.pt2", "c": "m.h"}[to]
-    run.export(to, path)
-    cuts = run.preprocessing.target.cuts
-    if to == "c":
-        found = re.search(r"_cut\[\w+\] = \{([^}]*)\}", path.read_text())
-        assert found is not None
-        numbers = re.findall(r"(\S+)f,? /\*", found[1])
-        assert np.array_equal(np.array(numbers, np.float32), np.array(cuts, np.float32))
-        assert path.read_text().count("> m_cut[c]") == 1
-        return
+def test_an_exported_header_decides_by_the_thresholds(run, tmp_path):
+    path = tmp_path / "m.h"
+    run.export("c", path)
+    found = re.search(r"_cut\[\w+\] = \{([^}]*)\}", path.read_text())
+    assert found is not None
+    numbers = re.findall(r"(\S+)f,? /\*", found[1])
+    assert np.array_equal(np.array(numbers, np.float32), np.array(run.preprocessing.target.cuts, np.float32))
+    assert path.read_text().count("> m_cut[c]") == 1
+
+
+@pytest.mark.long
+def test_pytorchs_archive_decides_by_the_thresholds(run, tmp_path):
+    path = tmp_path / "m.pt2"
+    run.export("pt2", path)
     rng = np.random.default_rng(0)
-    columns = {"numbers": rng.standard_normal((2, 40, 1)), "lengths": np.array([40, 40])}
-    if to == "pt2":
-        columns["codes"] = rng.integers(0, 4, (2, 40, 1))
-        model = torch.export.load(path).module()
-        given = {k: torch.from_numpy(v) for k, v in columns.items()}
-        out = model(**given, h_0=torch.zeros(1, 2, 8))
-        scores, predicted = out["scores"].detach().numpy(), out["prediction"].numpy()
-    else:
-        ort = pytest.importorskip("onnxruntime")
-        session = ort.InferenceSession(path)
-        given = columns | {"tokens": np.full((2, 40, 1), "red", object), "h_0": np.zeros((1, 2, 8), np.float32)}
-        predicted, scores = session.run(["prediction", "scores"], given)
-    assert (predicted == (scores > np.array(cuts, np.float32))).all()
-    assert (predicted != (scores > 0)).any()
+    given = {"numbers": rng.standard_normal((2, 40, 1)), "codes": rng.integers(0, 4, (2, 40, 1))}
+    given["lengths"] = np.array([40, 40])
+    found = torch.export.load(path).module()(
+        **{k: torch.from_numpy(v) for k, v in given.items()}, h_0=torch.zeros(1, 2, 8)
+    )
+    assert_decided_by(run, found["scores"].detach().numpy(), found["prediction"].numpy())
 
 
 def test_a_warm_start_chooses_its_epochs_by_one_half_whatever_the_earlier_run_decides_by(run):
