@@ -14,6 +14,14 @@
 #include "kernels.h"
 #include "team.h"
 
+#if defined(TIDEGATE_X86)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace tidegate {
 namespace {
 
@@ -32,45 +40,84 @@ Memory<Real> allocate(int64_t values) {
       static_cast<Real*>(::operator new(sizeof(Real) * static_cast<size_t>(values > 0 ? values : 1), cache_line)));
 }
 
-const Kernels* const* all_kernels() {
-  static const Kernels* found[4] = {};
+// An instruction set: what its name stands for.
+struct Isa {
+  const char* name;
+  const Kernels* kernels;
+  const KernelsOfBf16* bf16_kernels;
+  const RecurrenceOf<int8_t>* i8;
+};
+constexpr int most_isas = 6;  // with the null at the end
+
+// Whether this process may use the matrix unit: Linux wants to be asked, as its registers take 8 KiB of every thread.
+bool may_use_amx() {
+#if defined(TIDEGATE_X86) && defined(TIDEGATE_AMX) && defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
+  constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
+const Isa* all_isas() {
+  static Isa found[most_isas] = {};
   static const bool done = [] {
     int n = 0;
 #if defined(TIDEGATE_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw")) {
-      found[n++] = &kernels_avx512;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &kernels_avx2;
+      const bool bf16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+      const auto* i8 = __builtin_cpu_supports("avx512vnni") ? &i8_of_avx512_vnni : &kernels_avx512.i8;  // of the same bits
+#if defined(TIDEGATE_AMX)
+      if (bf16 && may_use_amx()) found[n++] = {"avx512_amx", &kernels_avx512, &bf16_of_avx512_amx, i8};
 #endif
-    found[n++] = &kernels_baseline;
+      const Isa products{"avx512_bf16", &kernels_avx512, &bf16_of_avx512_bf16, i8};
+      // Intel's take longer for a product of bfloat16 pairs than for two of float32 (measured: 4 times on Emerald Rapids); AMD's don't.
+      const bool intel = __builtin_cpu_is("intel");
+      if (bf16 && !intel) found[n++] = products;
+      found[n] = {"avx512", &kernels_avx512, &bf16_of_avx512, n == 0 ? i8 : &kernels_avx512.i8}, ++n;
+      if (bf16 && intel) found[n++] = products;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      found[n++] = {"avx2", &kernels_avx2, &bf16_of_avx2, &kernels_avx2.i8};
+    }
+#endif
+    found[n++] = {"baseline", &kernels_baseline, &bf16_of_baseline, &kernels_baseline.i8};
     return true;
   }();
   static_cast<void>(done);
   return found;
 }
 
-const Kernels* by_name(const char* name) {
-  for (const Kernels* const* k = all_kernels(); *k; ++k) {
-    if (std::strcmp((*k)->name, name) == 0) return *k;
+const Isa* by_name(const char* name) {
+  for (const Isa* isa = all_isas(); isa->name; ++isa) {
+    if (std::strcmp(isa->name, name) == 0) return isa;
   }
   return nullptr;
 }
 
-std::atomic<const Kernels*>& chosen() {
-  static std::atomic<const Kernels*> kernels{[] {
+std::atomic<const Isa*>& chosen() {
+  static std::atomic<const Isa*> isa{[] {
     const char* asked = std::getenv("TIDEGATE_ISA");
-    const Kernels* named = asked ? by_name(asked) : nullptr;  // a wrong name is Python's to complain about
-    return named ? named : all_kernels()[0];
+    const Isa* named = asked ? by_name(asked) : nullptr;  // a wrong name is Python's to complain about
+    return named ? named : all_isas();
   }()};
-  return kernels;
+  return isa;
 }
 
 template <class Real>
-const KernelsOf<Real>& of(const Kernels& k) {
-  if constexpr (sizeof(Real) == 4) return k.f32;
-  else return k.f64;
+const KernelsOf<Real>& of(const Isa& isa) {
+  if constexpr (sizeof(Real) == 4) return isa.kernels->f32;
+  else return isa.kernels->f64;
+}
+template <class Stored>
+const RecurrenceOf<Stored>& recurrence_of(const Isa& isa) {
+  if constexpr (sizeof(Stored) == 1) return *isa.i8;
+  else if constexpr (sizeof(Stored) == 2) return *isa.bf16_kernels;
+  else return of<Stored>(isa);
 }
 
 // The rows of a call, in the order in which the kernels work: the longest sequences first.
@@ -153,47 +200,51 @@ struct Zeros {
 
 }  // namespace
 
-template <class Real>
-Packed<Real>::Packed(const Weights<Real>& weights, int64_t I, int64_t H, Reset reset, bool norm, int threads) {
-  const Kernels* k = chosen().load();
-  isa = k;
-  memory = allocate<Real>(of<Real>(*k).packed_size(I, H, reset, norm)).release();
-  of<Real>(*k).pack(weights, I, H, reset, norm, threads, memory);
+template <class Stored>
+Packed<Stored>::Packed(const Weights<Sum<Stored>>& weights, int64_t I, int64_t H, Reset reset, bool norm, int threads) {
+  const Isa* which = chosen().load();
+  const auto& k = recurrence_of<Stored>(*which);
+  auto packed = allocate<Stored>(k.packed_size(I, H, reset, norm));
+  biases = allocate<Sum<Stored>>(k.biases_size(H, norm)).release();
+  memory = packed.release(), isa = which;
+  k.pack(weights, I, H, reset, norm, threads, memory, biases);
 }
 
-template <class Real>
-Packed<Real>::~Packed() {
-  Free<Real>()(memory);
+template <class Stored>
+Packed<Stored>::~Packed() {
+  Free<Stored>()(memory);
+  Free<Sum<Stored>>()(biases);
 }
 
-template <class Real>
-void forward(const Sizes& given_sizes, const Forward<Real>* given, int directions) {
+template <class Stored>
+void forward(const Sizes& given_sizes, const Forward<Stored>* given, int directions) {
   const Rows rows(given_sizes);
   const Sizes& sizes = rows.sizes;
-  Forward<Real> runs[2];
-  Zeros<Real> zeros;
+  Forward<Stored> runs[2];
+  Zeros<Sum<Stored>> zeros;
   for (int i = 0; i < directions; ++i) {
     runs[i] = given[i];
     zeros.stand_in(runs[i], sizes.H);
     runs[i].weights->turn.fetch_add(sizes.T, std::memory_order_relaxed);
   }
-  const auto& k = of<Real>(*static_cast<const Kernels*>(given[0].weights->isa));
+  const auto& k = recurrence_of<Stored>(*static_cast<const Isa*>(given[0].weights->isa));
   const int threads = k.forward_threads(sizes, rows.plan, directions);
   const int64_t each = k.forward_scratch(sizes);
-  const auto scratch = allocate<Real>(each * threads);
+  const auto scratch = allocate<Sum<Stored>>(each * threads);
   k.forward(sizes, rows.plan, runs, directions, threads, scratch.get(), each);
 }
 
-template <class Real>
-void backward(const Sizes& given_sizes, const Backward<Real>* given, int directions) {
+template <class Stored>
+void backward(const Sizes& given_sizes, const Backward<Stored>* given, int directions) {
+  using Real = Sum<Stored>;
   const Rows rows(given_sizes);
   const Sizes& sizes = rows.sizes;
-  Backward<Real> runs[2];
+  Backward<Stored> runs[2];
   Zeros<Real> zeros;
   for (int i = 0; i < directions; ++i) runs[i] = given[i], zeros.stand_in(runs[i], sizes.H);
   const bool again = !given[0].saved && given[0].packed;
   // Weights that were packed for another instruction set can be read by its kernels alone.
-  const auto& k = of<Real>(*(again ? static_cast<const Kernels*>(given[0].packed->isa) : chosen().load()));
+  const auto& k = recurrence_of<Stored>(*(again ? static_cast<const Isa*>(given[0].packed->isa) : chosen().load()));
   const int threads = k.backward_threads(sizes, rows.plan, directions);
   const int64_t each = k.backward_scratch(sizes, runs, directions);
   const int64_t own_each = k.backward_own_scratch(sizes, again);
@@ -293,21 +344,21 @@ bool lines_differ(const Matrix& m, const void* then) {
   return lines_of_differ(m, static_cast<const uint64_t*>(then));
 }
 
-void digest(const void* memory, int64_t bytes, Digest& d) { chosen().load()->digest(memory, bytes, d); }
+void digest(const void* memory, int64_t bytes, Digest& d) { chosen().load()->kernels->digest(memory, bytes, d); }
 
 const char* const* isa_names() {
-  static const char* names[4] = {};
+  static const char* names[most_isas] = {};
   int n = 0;
-  for (const Kernels* const* k = all_kernels(); *k; ++k) names[n++] = (*k)->name;
+  for (const Isa* isa = all_isas(); isa->name; ++isa) names[n++] = isa->name;
   return names;
 }
 
 const char* isa_name() { return chosen().load()->name; }
 
 bool set_isa(const char* name) {
-  const Kernels* k = by_name(name);
-  if (k) chosen().store(k);
-  return k != nullptr;
+  const Isa* isa = by_name(name);
+  if (isa) chosen().store(isa);
+  return isa != nullptr;
 }
 
 double peak_gflops(int threads, double seconds) {
@@ -315,7 +366,7 @@ double peak_gflops(int threads, double seconds) {
     const Kernels* kernels;
     double seconds;
     std::atomic<double> rate;
-  } burn{chosen().load(), seconds, 0};
+  } burn{chosen().load()->kernels, seconds, 0};
   run_team(
       threads,
       [](void* context, int, int) {
@@ -339,10 +390,15 @@ double peak_gflops(int threads, double seconds) {
 
 template class Packed<float>;
 template class Packed<double>;
+template class Packed<bf16>;
+template class Packed<int8_t>;
 template void forward(const Sizes&, const Forward<float>*, int);
 template void forward(const Sizes&, const Forward<double>*, int);
+template void forward(const Sizes&, const Forward<bf16>*, int);
+template void forward(const Sizes&, const Forward<int8_t>*, int);
 template void backward(const Sizes&, const Backward<float>*, int);
 template void backward(const Sizes&, const Backward<double>*, int);
+template void backward(const Sizes&, const Backward<bf16>*, int);
 template void affine(const Affine<float>&, int);
 template void affine(const Affine<double>&, int);
 template void affine_in_blocks(const Affine<float>&, int);

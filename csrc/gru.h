@@ -41,6 +41,38 @@ namespace tidegate {
 
 enum class Reset : int { after = 0, before = 1 };
 
+struct bf16 {  // bfloat16, the upper half of a float32
+  uint16_t bits;
+};
+
+// What goes into products is stored as `Stored`: float, double, bf16 or int8_t. Sums, states and gates are a `Sum<Stored>`.
+template <class Stored>
+struct SumOf {
+  using Type = Stored;
+};
+template <>
+struct SumOf<bf16> {
+  using Type = float;
+};
+template <>
+struct SumOf<int8_t> {
+  using Type = float;
+};
+template <class Stored>
+using Sum = typename SumOf<Stored>::Type;
+
+// What x is stored as: in 8 bits each row has a scale of its own, so there the kernel itself rounds it.
+template <class Stored>
+struct InputOf {
+  using Type = Stored;
+};
+template <>
+struct InputOf<int8_t> {
+  using Type = float;
+};
+template <class Stored>
+using Input = typename InputOf<Stored>::Type;
+
 struct Sizes {
   int64_t T;                   // steps
   int64_t B;                   // batch
@@ -66,18 +98,20 @@ struct Weights {
   int64_t w_ih_row, w_hh_row;
 };
 
-// The weights of one direction of one layer, copied into the order in which the forward kernel of one instruction set
-// reads them. Owns that copy. Make it once, use it in as many calls as the weights stay the same.
-template <class Real>
+// The weights of one direction of one layer, rounded to `Stored` and copied into the order in which the forward kernel of one
+// instruction set reads them. Owns that copy. Make it once, use it in as many calls as the weights stay the same.
+//     int8_t: row i of a matrix becomes w / s_i, rounded to nearest, with s_i = max|w| / 127
+template <class Stored>
 class Packed {
  public:
-  Packed(const Weights<Real>&, int64_t I, int64_t H, Reset, bool norm, int threads);
+  Packed(const Weights<Sum<Stored>>&, int64_t I, int64_t H, Reset, bool norm, int threads);
   ~Packed();
   Packed(const Packed&) = delete;
   Packed& operator=(const Packed&) = delete;
 
-  Real* memory;      // owned; its layout is the kernel's business
-  const void* isa;   // the kernel table that packed it, and must run it
+  Stored* memory;         // owned, like `biases`; their layout is the kernel's business
+  Sum<Stored>* biases;    // and layer norm's gains
+  const void* isa;        // the kernel table that packed it, and must run it
   mutable std::atomic<int64_t> turn{0};  // steps so far: even or odd, the end from which a lone row reads the weights
 };
 
@@ -114,19 +148,23 @@ struct Extras {
   Real zone_rate = 0;               // in [0, 1]
 };
 
-// One direction of one layer, forwards.
-template <class Real>
+// One direction of one layer, forwards. In bf16 and int8_t what goes into a product is rounded, x and h_(t-1), and h_t itself is
+// not. (int8_t: every row v of x, and of h_(t-1) in every step, to v / s with s = max|v| / 127.)
+template <class Stored>
 struct Forward {
-  const Real* x;             // row (t, b) at x + t x_step + b x_row, I values side by side; packed: x + number x_row;
+  using Real = Sum<Stored>;
+  const Input<Stored>* x;    // row (t, b) at x + t x_step + b x_row, I values side by side; packed: x + number x_row;
   int64_t x_step, x_row;     //     end to end: x + number x_row, and x_step = x_row
-  const Packed<Real>* weights;
+  const Packed<Stored>* weights;
   const Real* h_0;           // [B, H], rows h_0_row apart; null: zeros
   int64_t h_0_row;
   Real* output;              // row number i at output + i output_row, H values: every h_t. Padding is not written
+  Stored* rounded;           // bf16: the same, rounded, instead of `output`, which is null; else null
   int64_t output_row;
   Real* h_n;                 // [B, H] contiguous: each sequence's last state; null where nobody asks
-  Real* saved;               // row number i at saved + i slots(norm) H: r, z, n, W_hn h + b_hn (Reset::before: of r ⊙ h),
-                             //     H each, and with layer norm the six normalised vectors, of h and then of x; null in inference
+  Stored* saved;             // row number i at saved + i slots(norm) H: r, z, n, W_hn h + b_hn (Reset::before: of r ⊙ h),
+                             //     H each, and with layer norm the six normalised vectors, of h and then of x; null in inference.
+                             //     (bf16: 16 bits each; r, z and n in units of 1/65535, 1/65535 and 1/32767)
   Real* norms;               // [row numbers, 4], layer norm's 1 / sqrt(variance + 1e-5): of W_h(rz), W_hn, W_i(rz), W_in; null
                              //     where saved is null, or without layer norm
   bool reverse;              // from the last step to the first
@@ -136,17 +174,19 @@ struct Forward {
 inline int64_t slots(bool norm) { return norm ? 10 : 4; }
 
 // One direction of one layer, backwards: what `Forward` left, and the gradients.
-template <class Real>
+//     bf16: the gradients of the gates are rounded to it before they are multiplied.
+template <class Stored>
 struct Backward {
-  const Real* x;             // as in Forward
+  using Real = Sum<Stored>;
+  const Stored* x;           // as in Forward
   int64_t x_step, x_row;
   Weights<Real> weights;
-  const Packed<Real>* packed;  // these weights, where saved is null: then it is computed again, a chunk at a time; else null
+  const Packed<Stored>* packed;  // these weights, where saved is null: then it is computed again, a chunk at a time; else null
   const Real* h_0;           // as in Forward
   int64_t h_0_row;
-  const Real* output;        // as Forward wrote it
+  const Stored* output;      // as Forward wrote it; bf16: `rounded`
   int64_t output_row;
-  const Real* saved;         // as Forward wrote it, or null
+  const Stored* saved;       // as Forward wrote it, or null
   const Real* norms;
   const Real* d_output;      // row (t, b) at d_output + t d_output_step + b d_output_row, as with x; null: zeros
   int64_t d_output_step, d_output_row;
@@ -170,10 +210,10 @@ struct Backward {
 
 // Run `directions` (1 or 2) of one layer over the same x, side by side where there are threads. Both have the same
 // sizes, and both have layer norm's gains or neither. Allocates its scratch once a call; throws std::bad_alloc before anything is written where memory is short.
-template <class Real>
-void forward(const Sizes&, const Forward<Real>* runs, int directions);
-template <class Real>
-void backward(const Sizes&, const Backward<Real>* runs, int directions);
+template <class Stored>
+void forward(const Sizes&, const Forward<Stored>* runs, int directions);
+template <class Stored>  // but int8_t
+void backward(const Sizes&, const Backward<Stored>* runs, int directions);
 
 // y = W x + b for every row: what stands on a recurrence, by the same rule. The bits of a row of y depend on nothing but
 // its own x and the weights.
@@ -214,7 +254,8 @@ void affine_backward(const AffineBackward<Real>&, int threads);
 template <class Real>
 void activations(const Real* x, Real* sigmoid, Real* tanh, int64_t n);
 
-// The instruction sets of this build that this processor has, best first: "avx512", "avx2", "baseline".
+// The instruction sets of this build that this processor has, best first: "avx512_bf16", "avx512", "avx2", "baseline". Those of one
+// processor differ from "avx512" to "avx512_bf16" in bf16 alone.
 const char* const* isa_names();  // null-terminated
 const char* isa_name();          // the one in use: the best, or what TIDEGATE_ISA names in the environment
 bool set_isa(const char* name);  // false and no change where the name is not in isa_names(). Not during a call

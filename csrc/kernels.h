@@ -27,19 +27,26 @@ struct Matrices {
   bool packs_a;      // a_row is 1; only then there may be a_sums. Else a_column is 1
 };
 
-template <class Real>
-struct KernelsOf {
-  int64_t (*packed_size)(int64_t I, int64_t H, Reset, bool norm);
-  void (*pack)(const Weights<Real>&, int64_t I, int64_t H, Reset, bool norm, int threads, Real* to);
-  int64_t (*forward_scratch)(const Sizes&);  // values, for each thread
+// The recurrence. Scratch is counted in sums, `Sum<Stored>`.
+template <class Stored>
+struct RecurrenceOf {
+  using Real = Sum<Stored>;
+  int64_t (*packed_size)(int64_t I, int64_t H, Reset, bool norm);  // values of memory
+  int64_t (*biases_size)(int64_t H, bool norm);                    // values of biases
+  void (*pack)(const Weights<Real>&, int64_t I, int64_t H, Reset, bool norm, int threads, Stored* to, Real* biases);
+  int64_t (*forward_scratch)(const Sizes&);  // for each thread
   int (*forward_threads)(const Sizes&, const Plan&, int directions);
-  void (*forward)(const Sizes&, const Plan&, const Forward<Real>*, int directions, int threads, Real* scratch,
+  void (*forward)(const Sizes&, const Plan&, const Forward<Stored>*, int directions, int threads, Real* scratch,
                   int64_t scratch_each);
-  int64_t (*backward_scratch)(const Sizes&, const Backward<Real>*, int directions);  // values, for each direction
-  int64_t (*backward_own_scratch)(const Sizes&, bool again);  // values, for each thread; again: nothing was saved
+  int64_t (*backward_scratch)(const Sizes&, const Backward<Stored>*, int directions);  // for each direction
+  int64_t (*backward_own_scratch)(const Sizes&, bool again);  // for each thread; again: nothing was saved
   int (*backward_threads)(const Sizes&, const Plan&, int directions);
-  void (*backward)(const Sizes&, const Plan&, const Backward<Real>*, int directions, int threads, Real* scratch,
+  void (*backward)(const Sizes&, const Plan&, const Backward<Stored>*, int directions, int threads, Real* scratch,
                    int64_t scratch_each, Real* own, int64_t own_each);
+};
+
+template <class Real>
+struct KernelsOf : RecurrenceOf<Real> {
   void (*activations)(const Real*, Real*, Real*, int64_t);
   void (*affine)(const Affine<Real>&, int threads);
   int64_t (*product_scratch)(int64_t M, int64_t N, int64_t K);  // values
@@ -47,13 +54,17 @@ struct KernelsOf {
 };
 
 struct Kernels {
-  const char* name;
   KernelsOf<float> f32;
   KernelsOf<double> f64;
+  RecurrenceOf<int8_t> i8;
   double (*burn)(int64_t rounds, float* out);
   void (*digest)(const void*, int64_t bytes, Digest&);
 };
+using KernelsOfBf16 = RecurrenceOf<bf16>;
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;
+extern const KernelsOfBf16 bf16_of_avx512_amx, bf16_of_avx512_bf16, bf16_of_avx512, bf16_of_avx2, bf16_of_baseline;
+// Only products in 8 bits are others there, and of these the bits are the same.
+extern const RecurrenceOf<int8_t> i8_of_avx512_vnni;
 
 }  // namespace tidegate

@@ -19,6 +19,7 @@ namespace tidegate {
 namespace TIDEGATE_ISA {
 
 #include "kernels/multiply.inl"
+#include "kernels/rounding.inl"
 #include "kernels/weights.inl"
 #include "kernels/rows.inl"
 #include "kernels/norm.inl"
@@ -51,11 +52,20 @@ double burn(int64_t rounds, float* out) {
   return 2.0 * n * lanes<float> * static_cast<double>(rounds);
 }
 
+template <class Stored>
+constexpr RecurrenceOf<Stored> recurrence_of = {
+    packed_size<Stored>,      biases_size<Stored>,          pack<Stored>,     forward_scratch<Stored>, forward_threads, forward<Stored>,
+    backward_scratch<Stored>, backward_own_scratch<Stored>, backward_threads, backward<Stored>,
+};
+template <>
+constexpr RecurrenceOf<int8_t> recurrence_of<int8_t> = {
+    packed_size<int8_t>, biases_size<int8_t>, pack<int8_t>, forward_scratch<int8_t>, forward_threads, forward<int8_t>,
+    nullptr,             nullptr,             nullptr,      nullptr,
+};
+
 template <class Real>
 constexpr KernelsOf<Real> kernels_of = {
-    packed_size<Real>,     pack<Real>,             forward_scratch<Real>, forward_threads<Real>, forward<Real>,
-    backward_scratch<Real>, backward_own_scratch<Real>, backward_threads<Real>, backward<Real>, activations<Real>,
-    affine<Real>,          product_scratch<Real>,  product<Real>,
+    recurrence_of<Real>, activations<Real>, affine<Real>, product_scratch<Real>, product<Real>,
 };
 
 }  // namespace TIDEGATE_ISA

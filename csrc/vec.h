@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "gru.h"
+
 #if defined(__AVX512F__) || defined(__AVX2__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC's own header reads a register that it leaves undefined on purpose, and GCC warns of it (its bug 105593).
@@ -13,6 +15,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -149,6 +153,103 @@ inline typename VecOf<Real>::V load_bytes(const uint8_t* from, int n) {
 
 inline float square_root(float v) { return __builtin_sqrtf(v); }
 inline double square_root(double v) { return __builtin_sqrt(v); }
+
+// ------------------------------------------------------------------------------------------------ bfloat16
+
+// bfloat16 is the upper half of a float32. What is computed of it is computed in float32; what is stored is rounded to nearest.
+using Ints = VecOf<float>::Int;
+typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
+template <>
+struct VecOf<bf16> : VecOf<float> {};
+template <>
+struct VecOf<int8_t> : VecOf<float> {};
+
+inline Ints bits_of(VecF v) {
+  Ints bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+inline VecF of_bits(Ints bits) {
+  VecF v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+typedef uint32_t VecWords __attribute__((vector_size(vector_bytes)));
+constexpr int32_t upper_half = -65536;
+
+// v in bfloat16, as the upper halves of the result; the lower ones are 0.
+inline Ints rounded(VecF v) {
+#if defined(__AVX512BF16__)
+  return (Ints)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)) << 16;
+#else
+  const Ints bits = bits_of(v), to_nearest = bits + 0x7fff + ((bits >> 16) & 1);
+  const Ints is_nan = v != v;
+  return ((to_nearest & ~is_nan) | ((bits | 0x400000) & is_nan)) & upper_half;
+#endif
+}
+inline Halves upper_halves(Ints bits) { return __builtin_convertvector((VecWords)bits >> 16, Halves); }
+inline VecF widened(Halves halves) { return of_bits((Ints)(__builtin_convertvector(halves, VecWords) << 16)); }
+inline float widened(float value) { return value; }
+inline double widened(double value) { return value; }
+inline float widened(bf16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+inline Halves load_halves(const void* from, int n) {
+  Halves v{};
+  if (n == VecOf<float>::lanes) {
+    std::memcpy(&v, from, sizeof v);
+  } else {
+#if defined(__AVX512F__)
+    v = (Halves)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), from);
+#else
+    std::memcpy(&v, from, static_cast<size_t>(n) * 2);
+#endif
+  }
+  return v;
+}
+inline void store_halves(void* to, Halves v, int n) {
+  if (n == VecOf<float>::lanes) {
+    std::memcpy(to, &v, sizeof v);
+  } else {
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << n) - 1), (__m256i)v);
+#else
+    std::memcpy(to, &v, static_cast<size_t>(n) * 2);
+#endif
+  }
+}
+inline VecF load_first(const bf16* from, int n) { return widened(load_halves(from, n)); }
+inline void store_first(bf16* to, VecF v, int n) { store_halves(to, upper_halves(rounded(v)), n); }
+
+// Gates as they are kept for backward: in float32 and float64 as they are. In 16 bits r and z are whole numbers of 65535ths and n
+// of 32767ths: near 1, where bfloat16 has steps of 1/256, the rest 1 - z of a unit that remembers would be lost.
+template <class Real>
+inline void store_share(Real* to, typename VecOf<Real>::V v, int n) { store_first(to, v, n); }
+template <class Real>
+inline void store_signed(Real* to, typename VecOf<Real>::V v, int n) { store_first(to, v, n); }
+template <class Real>
+inline typename VecOf<Real>::V load_share(const Real* from, int n) { return load_first(from, n); }
+template <class Real>
+inline typename VecOf<Real>::V load_signed(const Real* from, int n) { return load_first(from, n); }
+
+// (Beyond 2^23 a float32 has no fraction: what is added is rounded to a whole number, in the low bits.)
+inline void store_share(bf16* to, VecF v, int n) {
+  store_halves(to, upper_halves(bits_of(fma(v, splat(65535.0f), splat(8388608.0f))) << 16), n);
+}
+inline void store_signed(bf16* to, VecF v, int n) {
+  store_halves(to, upper_halves(bits_of(fma(v, splat(32767.0f), splat(12582912.0f))) << 16), n);
+}
+inline VecF load_share(const bf16* from, int n) {
+  return __builtin_convertvector(__builtin_convertvector(load_halves(from, n), Ints), VecF) * splat(1 / 65535.0f);
+}
+inline VecF load_signed(const bf16* from, int n) {
+  const Ints bits = __builtin_convertvector(load_halves(from, n), Ints);
+  return __builtin_convertvector((bits << 16) >> 16, VecF) * splat(1 / 32767.0f);
+}
 
 // ------------------------------------------------------------------------------------------------ σ and tanh
 

@@ -1,10 +1,11 @@
 // The recurrence forwards. Part of kernels.inl.
 
-template <class Real>
+template <class Stored>
 struct ForwardJob {
+  using Real = Sum<Stored>;
   const Sizes& sizes;
   const Plan& plan;
-  const Forward<Real>* runs;
+  const Forward<Stored>* runs;
   int directions;
   Real* scratch;  // a part for each member
   int64_t scratch_each;
@@ -12,6 +13,8 @@ struct ForwardJob {
 
   static void work(void* self, int member, int members) {
     const auto& job = *static_cast<const ForwardJob*>(self);
+    MatrixUnit unit;
+    static_cast<void>(unit);
     for (int direction = 0; direction < job.directions; ++direction) {
       const Place place = place_in(direction, job.directions, member, members);
       if (place.member >= 0) job.run(direction, place, job.scratch + member * job.scratch_each);
@@ -24,70 +27,92 @@ struct ForwardJob {
 // gates_x of a chunk of steps take at most so many values, to stay in the second-level cache.
 constexpr int64_t gates_x_values = 48 * 1024;
 
-template <class Real>
+template <class Stored>
 inline int64_t gates_x_row(int64_t blocks) {
-  return blocks * 3 * lanes<Real>;
+  return blocks * 3 * lanes<Stored>;
 }
 
 // Where the values of one row of the step that is being worked on lie: worked out once, and not for each of its blocks.
-template <class Real>
+template <class Stored>
 struct ForwardRow {
-  const Real* old;     // h_prev
-  const Real* factor;  // ... on its way into a product: masked, where there is recurrent dropout
-  Real* to;            // h_t
-  Real* saved;         // null where nothing is
+  using Real = Sum<Stored>;
+  State<Stored> old;     // h_prev
+  const Stored* factor;  // ... on its way into a product: rounded, and masked, where there is recurrent dropout
+  Real* to;              // h_t
+  Stored* rounded;       // ... rounded; null where nobody asks
+  Stored* saved;         // null where nothing is
   const uint8_t* zone;
 };
 
-// The scratch of a member, in the order in which it lies.
-template <class Real>
+// The scratch of a member, in the order in which it lies. What begins with `shared` is the first member's where units are split.
+template <class Stored>
 struct ForwardLayout {
+  using Real = Sum<Stored>;
+  static constexpr int L = lanes<Stored>;
+  int64_t h;                // a state
+  int64_t operand;          // ... as an operand
+  int64_t x_operand, x_rows;  // int8_t: x of a chunk's rows as operands
   int64_t gates_x;
-  int64_t rh;        // Reset::before: r * m * h_prev [B, H], then z; by units, all members use the first one's
-  int64_t masked;    // recurrent dropout: m * h_prev [B, H]
-  int64_t products;  // layer norm: W_h h of a step, laid out like gates_x
-  int64_t rows;      // where the values of each row of a step lie: a ForwardRow each
+  int64_t shared_rh;        // Reset::before: r * m * h_prev [B, H], then z
+  int64_t shared_states;    // where the output is rounded: h of the steps before and after [2, B, H]
+  int64_t operands;         // narrow, or with recurrent dropout: m * h_prev [B, H] as operands; narrow and Reset::before: of rh, too
+  int64_t masked;           // narrow and recurrent dropout: one row
+  int64_t products;         // layer norm: W_h h of a step, laid out like gates_x
+  int64_t rows;             // where the values of each row of a step lie: a ForwardRow each
   explicit ForwardLayout(const Sizes& s) {
-    const int64_t state = s.B * padded(s.H, lanes<Real>), row = gates_x_row<Real>(ceil_div(s.H, lanes<Real>));
-    const int64_t step = s.B * row, all = s.T * step;
-    rows = padded(ceil_div(s.B * static_cast<int64_t>(sizeof(ForwardRow<Real>)), sizeof(Real)), 16);
-    rh = s.reset == Reset::before ? padded(2 * state, 16) : 0;
-    masked = padded(state, 16);
-    products = s.norm ? padded(step, 16) : 0;
+    constexpr bool is_narrow = narrow<Stored>;
+    h = padded(s.H, L);
+    operand = is_narrow ? operand_size<Stored>(s.H) : h;
+    const int64_t state = s.B * h, row = gates_x_row<Stored>(ceil_div(s.H, L)), step = s.B * row, all = s.T * step;
     gates_x = padded(all < gates_x_values ? all : step < gates_x_values ? gates_x_values : step, 16);
+    shared_rh = s.reset == Reset::before ? padded(2 * state, 16) : 0;
+    shared_states = is_narrow ? padded(2 * state, 16) : 0;
+    operands = as_sums<Stored>(s.B * operand);
+    masked = is_narrow ? padded(h, 16) : 0;
+    products = s.norm ? padded(step, 16) : 0;
+    rows = padded(ceil_div(s.B * static_cast<int64_t>(sizeof(ForwardRow<Stored>)), sizeof(Real)), 16);
+    x_operand = in_8_bits<Stored> ? operand_size<Stored>(s.I) : 0;
+    x_rows = in_8_bits<Stored> && row > 0 ? as_sums<Stored>(gates_x / row * x_operand) : 0;
   }
-  int64_t size() const { return padded(rows + rh + masked + products + gates_x, 16); }
+  int64_t shared() const { return shared_rh + shared_states; }
+  int64_t size() const { return padded(gates_x + shared() + operands + masked + products + rows + x_rows, 16); }
 };
 
-template <class Real>
+template <class Stored>
 int64_t forward_scratch(const Sizes& s) {
-  return ForwardLayout<Real>(s).size();
+  return ForwardLayout<Stored>(s).size();
 }
 
 // One direction as one member of its team does it.
-template <class Real>
-struct ForwardMember : Member<Real, Forward<Real>> {
-  using Member<Real, Forward<Real>>::s, Member<Real, Forward<Real>>::run, Member<Real, Forward<Real>>::steps;
-  using Member<Real, Forward<Real>>::share, Member<Real, Forward<Real>>::units, Member<Real, Forward<Real>>::L;
-  Layout<Real> at;
-  ForwardRow<Real>* rows;
-  Real *rh, *masked, *products, *gates_x;
+template <class Stored>
+struct ForwardMember : Member<Stored, Forward<Stored>> {
+  using Base = Member<Stored, Forward<Stored>>;
+  using Real = Sum<Stored>;
+  using Base::s, Base::run, Base::steps, Base::share, Base::units, Base::L;
+  Layout<Stored> at;
+  ForwardLayout<Stored> lies;
+  ForwardRow<Stored>* rows;
+  Real *rh, *states, *masked, *products, *gates_x;
+  Stored *operands, *x_rows;
   int64_t columns;  // of gates_x and products, a row
   int64_t turn;  // even or odd: where a lone row begins to read the weights
   int64_t first_saved;  // where the output is known and only `saved` is wanted: the row number of its first row; else -1
+  static constexpr bool trains = !in_8_bits<Stored>;
 
-  const Real* weights() const { return run.weights->memory; }
+  const Stored* weights() const { return run.weights->memory; }
+  const Real* biases() const { return run.weights->biases; }
   bool again() const { return first_saved >= 0; }
-  Real* h_t(int64_t t, int64_t b) const { return run.output + steps.number(t, b) * run.output_row; }
   // Computed again, only a chunk's rows have a place, in the order of their numbers.
   int64_t saved_row(int64_t t, int64_t b) const { return again() ? steps.dense(t, b) - first_saved : steps.number(t, b); }
-  Real* saved(int64_t t, int64_t b) const { return run.saved + saved_row(t, b) * slots(at.norm) * at.H; }
+  Stored* saved(int64_t t, int64_t b) const { return run.saved + saved_row(t, b) * slots(at.norm) * at.H; }
   Real* row_of(Real* matrix, int64_t i, int64_t block) const {
     return matrix + i * columns + (block - share.block_0) * 3 * L;
   }
   Real* gates_x_of(int64_t step, int64_t i, int64_t block) const { return row_of(gates_x, step * share.rows + i, block); }
-  int64_t h_padded() const { return padded(s.H, L); }
   int64_t active_rows(int64_t t) const { return share.below(steps.active(t)); }
+  // Where the output is rounded: the state before this step, and the one after it is that before the next.
+  Real* state_before(int64_t step, int64_t i) const { return states + (step % 2 * s.B + i) * lies.h; }
+  Stored* operand(int64_t i) const { return operands + i * lies.operand; }
 
   // What x has to say to the gates, for all rows of steps first ... last - 1 at once.
   template <int Blocks>
@@ -105,18 +130,19 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     }
     template <int Rows>
     void run(int64_t) const {
-      const Real* a[Rows];
+      const Stored* a[Rows];
       Real* to[Rows];
-      Vec<Real> sums[Rows][Blocks * 3];
-      const Real* bias = me.weights() + me.at.bias_x_at() + block * 3 * L;
+      Vec<Stored> sums[Rows][Blocks * 3];
+      const Real* bias = me.biases() + me.at.bias_x_at() + block * 3 * L;
       const bool norm = me.at.norm;
       UNROLL for (int m = 0; m < Rows; ++m) {
-        a[m] = me.x(me.steps.time(step), me.share.row(i));
+        if constexpr (in_8_bits<Stored>) a[m] = me.x_row(step - first, i);
+        else a[m] = me.x(me.steps.time(step), me.share.row(i));
         to[m] = me.gates_x_of(step - first, i, block);
         UNROLL for (int v = 0; v < Blocks * 3; ++v) sums[m][v] = norm ? splat<Real>(0) : load(bias + v * L);
         next();
       }
-      multiply<Real, Rows, Blocks, 3>(sums, a, me.weights() + block * me.at.x_block(), me.at.x_block(), me.at.I);
+      multiply<Stored, Rows, Blocks, 3>(sums, a, me.weights() + block * me.at.x_block(), me.at.x_block(), me.at.I);
       UNROLL for (int m = 0; m < Rows; ++m) {
         UNROLL for (int v = 0; v < Blocks * 3; ++v) store(to[m] + v * L, sums[m][v]);
       }
@@ -130,7 +156,18 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     return tile;
   }
 
+  Stored* x_row(int64_t step, int64_t i) const { return x_rows + (step * share.rows + i) * lies.x_operand; }
+  void round_x(int64_t first, int64_t last) const {
+    if constexpr (in_8_bits<Stored>) {
+      for (int64_t step = first; step < last; ++step) {
+        const int64_t t = steps.time(step);
+        for (int64_t i = 0; i < active_rows(t); ++i) round_row<Stored>(this->x(t, share.row(i)), s.I, x_row(step - first, i));
+      }
+    }
+  }
+
   void project(int64_t first, int64_t last) const {
+    round_x(first, last);
     int64_t n = 0;
     for (int64_t step = first; step < last; ++step) n += active_rows(steps.time(step));
     for (int64_t block = share.block_0; block < share.block_1; ++block) {
@@ -146,12 +183,14 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   // The two normalised vectors, (r, z) and n, of one row of products in place. Saved from slot `slot` on.
   void normalise_row(int64_t t, int64_t i, Real* row, int gate_0, int gates, int slot, int factor_at) const {
     const Real factor = normalise(row + gate_0 * L, s.H, 3 * L, gates);
-    if (!run.saved) return;
-    const int64_t b = share.row(i);
-    run.norms[saved_row(t, b) * 4 + factor_at] = factor;
-    for (int gate = gate_0; gate < gate_0 + gates; ++gate) {
-      for (int64_t block = 0; block < at.blocks; ++block) {
-        store_first(saved(t, b) + (slot + gate) * at.H + block * L, load(row + (block * 3 + gate) * L), units(block));
+    if constexpr (trains) {
+      if (!run.saved) return;
+      const int64_t b = share.row(i);
+      run.norms[saved_row(t, b) * 4 + factor_at] = factor;
+      for (int gate = gate_0; gate < gate_0 + gates; ++gate) {
+        for (int64_t block = 0; block < at.blocks; ++block) {
+          store_first(saved(t, b) + (slot + gate) * at.H + block * L, load(row + (block * 3 + gate) * L), units(block));
+        }
       }
     }
   }
@@ -159,47 +198,81 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   void normalise_x(int64_t t, int64_t i, Real* row) const {
     normalise_row(t, i, row, 0, 2, 7, 2);
     normalise_row(t, i, row, 2, 1, 7, 3);
-    const Real *gain = weights() + at.gain_x_at(), *bias = weights() + at.bias_x_at();
+    const Real *gain = biases() + at.gain_x_at(), *bias = biases() + at.bias_x_at();
     for (int64_t v = 0; v < at.blocks * 3 * L; v += L) store(row + v, fma(load(row + v), load(gain + v), load(bias + v)));
   }
 
   // The new state of one row's block, and what backward wants to know but for r.
   // zones: asked once by the caller, as every store could have changed it for all that the compiler knows.
-  void finish(const ForwardRow<Real>& row, int64_t block, bool zones, Vec<Real> z, Vec<Real> candidate, Vec<Real> h_n) const {
+  void finish(const ForwardRow<Stored>& row, int64_t block, bool zones, Vec<Stored> z, Vec<Stored> candidate, Vec<Stored> h_n) const {
     const int64_t unit = block * L;
     const int n = units(block);
-    if (row.saved) {
-      Real* to = row.saved + unit;
-      store_first(to + at.H, z, n);
-      store_first(to + 2 * at.H, candidate, n);
-      store_first(to + 3 * at.H, h_n, n);
-      if (again()) return;
+    if constexpr (trains) {
+      if (row.saved) {
+        Stored* to = row.saved + unit;
+        store_share(to + at.H, z, n);
+        store_signed(to + 2 * at.H, candidate, n);
+        store_first(to + 3 * at.H, h_n, n);
+        if (again()) return;
+      }
     }
     if (zones) z = fma(this->zone(row.zone, unit, n), splat<Real>(1) - z, z);  // k of the rest is kept as well
-    store_first(row.to + unit, fma(z, load_first(row.old + unit, n), (splat<Real>(1) - z) * candidate), n);
+    const Vec<Stored> h = fma(z, row.old.load(unit, n), (splat<Real>(1) - z) * candidate);
+    store_first(row.to + unit, h, n);
+    if constexpr (in_16_bits<Stored>) {
+      if (row.rounded) store_first(row.rounded + unit, h, n);
+    }
   }
-  void save_r(const ForwardRow<Real>& row, int64_t block, Vec<Real> r) const {
-    if (row.saved) store_first(row.saved + block * L, r, units(block));
+  void save_r(const ForwardRow<Stored>& row, int64_t block, Vec<Stored> r) const {
+    if constexpr (trains) {
+      if (row.saved) store_share(row.saved + block * L, r, units(block));
+    }
   }
 
-  // Find the rows of step t, and mask their states where there is recurrent dropout.
-  void begin_step(int64_t t) const {
+  // Find the rows of a step, and make their states operands: mask them where there is recurrent dropout, and round them.
+  void begin_step(int64_t step) const {
     const Extras<Real>& extras = run.extras;
+    const int64_t t = steps.time(step);
     for (int64_t i = 0; i < active_rows(t); ++i) {
-      const int64_t b = share.row(i);
-      ForwardRow<Real>& row = rows[i];
-      row.old = row.factor = this->h_prev(t, b);
-      row.to = h_t(t, b);
+      const int64_t b = share.row(i), number = steps.number(t, b);
+      ForwardRow<Stored>& row = rows[i];
       row.saved = run.saved ? saved(t, b) : nullptr;
-      row.zone = extras.zone ? extras.zone + steps.number(t, b) * extras.zone_row : nullptr;
-      if (!extras.mask) continue;
-      const Real* m = this->mask(b);
-      Real* to = masked + i * h_padded();
-      for (int64_t unit = 0; unit < s.H; unit += L) {
-        const int n = units(unit / L);
-        store(to + unit, load_first(row.old + unit, n) * load_first(m + unit, n));
+      row.zone = extras.zone ? extras.zone + number * extras.zone_row : nullptr;
+      row.rounded = nullptr;
+      if (!narrow<Stored> || run.output || again()) {
+        row.old = this->h_prev(t, b);
+        row.to = run.output ? run.output + number * run.output_row : nullptr;
+      } else {
+        const Real* begins = this->beginning(t, b);
+        row.old = {begins ? begins : state_before(step, i), nullptr};
+        row.to = state_before(step + 1, i), row.rounded = run.rounded + number * run.output_row;
       }
-      row.factor = to;
+      const Real* m = extras.mask ? this->mask(b) : nullptr;
+      if constexpr (!narrow<Stored>) {
+        row.factor = row.old.exact;
+        if (m) mask_row(row.old, m, operand(i)), row.factor = operand(i);
+      } else {
+        row.factor = operand(i);
+        if (m) {
+          if constexpr (in_16_bits<Stored>) {  // rounded before as well: so backward, which knows rounded states alone, will find it
+            if (row.old.exact) round_row<Stored>(row.old.exact, s.H, operand(i));
+            mask_row({nullptr, row.old.exact ? operand(i) : row.old.rounded}, m, masked);
+          } else {
+            mask_row(row.old, m, masked);
+          }
+          round_row<Stored>(masked, s.H, operand(i));
+        } else if (row.old.exact) {
+          round_row<Stored>(row.old.exact, s.H, operand(i));
+        } else {
+          row.factor = row.old.rounded;
+        }
+      }
+    }
+  }
+  void mask_row(const State<Stored>& from, const Real* m, Real* to) const {
+    for (int64_t unit = 0; unit < s.H; unit += L) {
+      const int n = units(unit / L);
+      store(to + unit, from.load(unit, n) * load_first(m + unit, n));
     }
   }
 
@@ -211,9 +284,9 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
     template <int Rows>
     void run(int64_t first) const {
-      const Real* h[Rows];
-      Vec<Real> sums[Rows][Blocks * 3];
-      const Real* bias = me.weights() + me.at.bias_hn_at() + block * L;
+      const Stored* h[Rows];
+      Vec<Stored> sums[Rows][Blocks * 3];
+      const Real* bias = me.biases() + me.at.bias_hn_at() + block * L;
       UNROLL for (int m = 0; m < Rows; ++m) {
         h[m] = me.rows[first + m].factor;
         UNROLL for (int u = 0; u < Blocks; ++u) {
@@ -223,7 +296,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
           sums[m][3 * u + 2] = load(bias + u * L);
         }
       }
-      multiply<Real, Rows, Blocks, 3>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
+      multiply<Stored, Rows, Blocks, 3>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
                                       me.at.h_block(), me.at.H);
       const bool zones = me.zones();
       // One gate of all rows, then the next gate: a row's own three wait for each other, those of different rows don't.
@@ -235,8 +308,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       }
       UNROLL for (int m = 0; m < Rows; ++m) {
         UNROLL for (int u = 0; u < Blocks; ++u) {
-          const Vec<Real> r = sums[m][3 * u], z = sums[m][3 * u + 1], h_n = sums[m][3 * u + 2];
-          const Vec<Real> x_n = load(me.gates_x_of(step, first + m, block + u) + 2 * L);
+          const Vec<Stored> r = sums[m][3 * u], z = sums[m][3 * u + 1], h_n = sums[m][3 * u + 2];
+          const Vec<Stored> x_n = load(me.gates_x_of(step, first + m, block + u) + 2 * L);
           me.save_r(me.rows[first + m], block + u, r);
           me.finish(me.rows[first + m], block + u, zones, z, tanh<Real>(fma(r, h_n, x_n)), h_n);
         }
@@ -252,8 +325,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
     template <int Rows>
     void run(int64_t first) const {
-      const Real* h[Rows];
-      Vec<Real> sums[Rows][Blocks * 2];
+      const Stored* h[Rows];
+      Vec<Stored> sums[Rows][Blocks * 2];
       UNROLL for (int m = 0; m < Rows; ++m) {
         h[m] = me.rows[first + m].factor;
         UNROLL for (int u = 0; u < Blocks; ++u) {
@@ -262,7 +335,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
           sums[m][2 * u + 1] = load(x + L);
         }
       }
-      multiply<Real, Rows, Blocks, 2>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
+      multiply<Stored, Rows, Blocks, 2>(sums, h, me.weights() + me.at.h_at() + block * me.at.h_block(),
                                       me.at.h_block(), me.at.H);
       ONCE for (int m = 0; m < Rows; ++m) {
         ONCE for (int u = 0; u < Blocks; ++u) {
@@ -272,17 +345,33 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     }
   };
 
-  // r * h_prev for the second product, and z for after it.
-  void begin(int64_t i, int64_t block, Vec<Real> r, Vec<Real> z) const {
+  // r * m * h_prev for the second product, and z for after it.
+  void begin(int64_t i, int64_t block, Vec<Stored> r, Vec<Stored> z) const {
     const int64_t unit = block * L;
-    Real* to = rh + i * h_padded() + unit;
-    store(to, r * load_first(rows[i].factor + unit, units(block)));
-    store(to + s.B * h_padded(), z);
+    const int n = units(block);
+    Real* to = rh + i * lies.h + unit;
+    if constexpr (in_8_bits<Stored>) {
+      const Vec<Stored> h = rows[i].old.load(unit, n);
+      store(to, r * (run.extras.mask ? h * load_first(this->mask(share.row(i)) + unit, n) : h));
+    } else {
+      store(to, r * load_first(rows[i].factor + unit, n));
+    }
+    store(to + s.B * lies.h, z);
     save_r(rows[i], block, r);
   }
+  // r * m * h_prev as an operand, once all of its units are there.
+  void round_rh(int64_t t) const {
+    if constexpr (narrow<Stored>) {
+      for (int64_t i = 0; i < active_rows(t); ++i) round_row<Stored>(rh + i * lies.h, s.H, operand(i));
+    }
+  }
+  const Stored* rh_row(int64_t i) const {
+    if constexpr (narrow<Stored>) return operand(i);
+    else return rh + i * lies.h;
+  }
   // ... and the rest of the step, after it.
-  void end(int64_t i, int64_t block, Vec<Real> x_n, Vec<Real> h_n) const {
-    finish(rows[i], block, this->zones(), load(rh + (s.B + i) * h_padded() + block * L), tanh<Real>(x_n + h_n), h_n);
+  void end(int64_t i, int64_t block, Vec<Stored> x_n, Vec<Stored> h_n) const {
+    finish(rows[i], block, this->zones(), load(rh + (s.B + i) * lies.h + block * L), tanh<Real>(x_n + h_n), h_n);
   }
 
   template <int Blocks>
@@ -292,14 +381,14 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
     template <int Rows>
     void run(int64_t first) const {
-      const Real* h[Rows];
-      Vec<Real> sums[Rows][Blocks];
-      const Real* bias = me.weights() + me.at.bias_hn_at() + block * L;
+      const Stored* h[Rows];
+      Vec<Stored> sums[Rows][Blocks];
+      const Real* bias = me.biases() + me.at.bias_hn_at() + block * L;
       UNROLL for (int m = 0; m < Rows; ++m) {
-        h[m] = me.rh + (first + m) * me.h_padded();
+        h[m] = me.rh_row(first + m);
         UNROLL for (int u = 0; u < Blocks; ++u) sums[m][u] = load(bias + u * L);
       }
-      multiply<Real, Rows, Blocks, 1>(sums, h, me.weights() + me.at.n_at() + block * me.at.n_block(),
+      multiply<Stored, Rows, Blocks, 1>(sums, h, me.weights() + me.at.n_at() + block * me.at.n_block(),
                                       me.at.n_block(), me.at.H);
       ONCE for (int m = 0; m < Rows; ++m) {
         ONCE for (int u = 0; u < Blocks; ++u) {
@@ -338,19 +427,19 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     template <int Rows>
     void run(int64_t first) const {
       me.template product<Rows, Blocks, 1>(first, block, 2, me.at.n_at(), me.at.n_block(),
-                                           [&](int64_t i) { return me.rh + i * me.h_padded(); });
+                                           [&](int64_t i) { return me.rh_row(i); });
     }
   };
 
   template <int Rows, int Blocks, int Gates, class From>
   void product(int64_t first, int64_t block, int gate_0, int64_t w_at, int64_t w_block, const From& from) const {
-    const Real* h[Rows];
-    Vec<Real> sums[Rows][Blocks * Gates];
+    const Stored* h[Rows];
+    Vec<Stored> sums[Rows][Blocks * Gates];
     UNROLL for (int m = 0; m < Rows; ++m) {
       h[m] = from(first + m);
       UNROLL for (int v = 0; v < Blocks * Gates; ++v) sums[m][v] = splat<Real>(0);
     }
-    multiply<Real, Rows, Blocks, Gates>(sums, h, weights() + w_at + block * w_block, w_block, at.H);
+    multiply<Stored, Rows, Blocks, Gates>(sums, h, weights() + w_at + block * w_block, w_block, at.H);
     UNROLL for (int m = 0; m < Rows; ++m) {
       UNROLL for (int v = 0; v < Blocks * Gates; ++v) {
         store(row_of(products, first + m, block + v / Gates) + (gate_0 + v % Gates) * L, sums[m][v]);
@@ -360,7 +449,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
   void step_with_norm(int64_t t, int64_t step) const {
     const int64_t n = active_rows(t);
-    const Real *gain = weights() + at.gain_h_at(), *bias = weights() + at.bias_hn_at();
+    const Real *gain = biases() + at.gain_h_at(), *bias = biases() + at.bias_hn_at();
     if (at.after) all_blocks<ProductAfter>(t, step);
     else all_blocks<ProductBeforeGates>(t, step);
     for (int64_t i = 0; i < n; ++i) {
@@ -369,10 +458,10 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       if (at.after) normalise_row(t, i, row, 2, 1, 4, 1);
       for (int64_t block = 0; block < at.blocks; ++block) {
         const Real *of_x = gates_x_of(step, i, block), *of_h = row + block * 3 * L, *g = gain + block * 3 * L;
-        const Vec<Real> r = sigmoid<Real>(fma(load(of_h), load(g), load(of_x)));
-        const Vec<Real> z = sigmoid<Real>(fma(load(of_h + L), load(g + L), load(of_x + L)));
+        const Vec<Stored> r = sigmoid<Real>(fma(load(of_h), load(g), load(of_x)));
+        const Vec<Stored> z = sigmoid<Real>(fma(load(of_h + L), load(g + L), load(of_x + L)));
         if (at.after) {
-          const Vec<Real> h_n = fma(load(of_h + 2 * L), load(g + 2 * L), load(bias + block * L));
+          const Vec<Stored> h_n = fma(load(of_h + 2 * L), load(g + 2 * L), load(bias + block * L));
           save_r(rows[i], block, r);
           finish(rows[i], block, this->zones(), z, tanh<Real>(fma(r, h_n, load(of_x + 2 * L))), h_n);
         } else {
@@ -381,6 +470,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       }
     }
     if (at.after) return;
+    round_rh(t);
     all_blocks<ProductBeforeCandidate>(t, step);
     for (int64_t i = 0; i < n; ++i) {
       Real* row = row_of(products, i, 0);
@@ -430,7 +520,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
     const int meet = share.by_units ? members : 1;
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = steps.time(step);
-      begin_step(t);
+      begin_step(step);
       if (at.norm) {
         step_with_norm(t, step - first);
       } else if (at.after) {
@@ -438,6 +528,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       } else {
         all_blocks<BeforeGates>(t, step - first);
         barrier.wait(meet);
+        round_rh(t);
         all_blocks<BeforeCandidate>(t, step - first);
       }
       barrier.wait(meet);
@@ -453,7 +544,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
   void step_alone(int64_t first, Barrier& barrier, int members) const {
     const int64_t t = steps.time(first), n = active_rows(t);
-    begin_step(t);
+    begin_step(first);
+    round_x(first, first + 1);
     if (n == 1) few_rows<After, 1>(t, 0, first);
     else few_rows<After, 2>(t, 0, first);
     barrier.wait(share.by_units ? members : 1);
@@ -461,7 +553,7 @@ struct ForwardMember : Member<Real, Forward<Real>> {
 
   // x's part and the steps themselves, so many at a time that what lies between stays in a near cache.
   void stretch(int64_t first, int64_t last, Barrier& barrier, int members) {
-    const int64_t values = share.rows * columns;
+    const int64_t values = share.rows * (in_8_bits<Stored> ? gates_x_row<Stored>(at.blocks) : columns);  // (x_rows is as long)
     const int64_t chunk = values && values < gates_x_values ? gates_x_values / values : 1;
     for (; first < last; first += chunk) {
       const int64_t end = smaller(first + chunk, last);
@@ -482,7 +574,8 @@ struct ForwardMember : Member<Real, Forward<Real>> {
       const Real* from = run.h_0 + sequence * run.h_0_row;
       int64_t t = s.T - 1;
       while (t >= 0 && steps.active(t) <= b) --t;  // its last step
-      if (t >= 0) from = h_t(steps.reverse ? 0 : t, b);
+      if (t >= 0 && run.output) from = run.output + steps.number(steps.reverse ? 0 : t, b) * run.output_row;
+      else if (t >= 0) from = state_before(steps.reverse ? s.T : t + 1, i);
       const int64_t begin = share.block_0 * L, end = smaller(share.block_1 * L, s.H);
       Real* to = run.h_n + sequence * s.H;
       for (int64_t unit = begin; unit < end; ++unit) to[unit] = from[unit];
@@ -490,41 +583,48 @@ struct ForwardMember : Member<Real, Forward<Real>> {
   }
 };
 
-template <class Real>
-ForwardMember<Real> forward_member(const Sizes& sizes, const Plan& plan, const Forward<Real>& run, const Share& share,
-                                   Real* mine, Real* first_one, int64_t first_saved) {
-  const ForwardLayout<Real> lies(sizes);
+template <class Stored>
+ForwardMember<Stored> forward_member(const Sizes& sizes, const Plan& plan, const Forward<Stored>& run, const Share& share,
+                                     Sum<Stored>* mine, Sum<Stored>* first_one, int64_t first_saved) {
+  const ForwardLayout<Stored> lies(sizes);
   const int64_t turn = run.weights->turn.load(std::memory_order_relaxed);
+  Sum<Stored>* shared = (share.by_units ? first_one : mine) + lies.gates_x;
+  Sum<Stored>* operands = mine + lies.gates_x + lies.shared();
+  Sum<Stored>* masked = operands + lies.operands;
+  Sum<Stored>* rows = masked + lies.masked + lies.products;
   return {{sizes, run, {sizes, plan, run.reverse}, share},
-          Layout<Real>(sizes.I, sizes.H, sizes.reset, sizes.norm),
-          reinterpret_cast<ForwardRow<Real>*>(mine + lies.gates_x + lies.rh + lies.masked + lies.products),
-          (share.by_units ? first_one : mine) + lies.gates_x,
-          mine + lies.gates_x + lies.rh,
-          mine + lies.gates_x + lies.rh + lies.masked,
+          Layout<Stored>(sizes.I, sizes.H, sizes.reset, sizes.norm),
+          lies,
+          reinterpret_cast<ForwardRow<Stored>*>(rows),
+          shared,
+          shared + lies.shared_rh,
+          masked,
+          masked + lies.masked,
           mine,
-          gates_x_row<Real>(share.block_1 - share.block_0),
+          reinterpret_cast<Stored*>(operands),
+          reinterpret_cast<Stored*>(rows + lies.rows),
+          gates_x_row<Stored>(share.block_1 - share.block_0),
           turn,
           first_saved};
 }
 
-template <class Real>
-void ForwardJob<Real>::run(int direction, Place place, Real* mine) const {
-  const Share share = share_of(sizes, ceil_div(sizes.H, lanes<Real>), place.member, place.members);
+template <class Stored>
+void ForwardJob<Stored>::run(int direction, Place place, Real* mine) const {
+  const Share share = share_of(sizes, ceil_div(sizes.H, lanes<Stored>), place.member, place.members);
   Real* first_one = scratch + (directions == 2 ? direction : 0) * scratch_each;
   auto me = forward_member(sizes, plan, runs[direction], share, mine, first_one, int64_t{-1});
   me.stretch(0, sizes.T, barriers[direction], place.members);
   me.last_states();
 }
 
-template <class Real>
-int forward_threads(const Sizes& s, const Plan& plan, int directions) {
+inline int forward_threads(const Sizes& s, const Plan& plan, int directions) {
   return useful_threads(s, directions, directions * plan.rows * 3 * s.H * (s.I + s.H));
 }
 
-template <class Real>
-void forward(const Sizes& sizes, const Plan& plan, const Forward<Real>* runs, int directions, int threads, Real* scratch,
-             int64_t scratch_each) {
+template <class Stored>
+void forward(const Sizes& sizes, const Plan& plan, const Forward<Stored>* runs, int directions, int threads,
+             Sum<Stored>* scratch, int64_t scratch_each) {
   Barrier barriers[2];
-  ForwardJob<Real> job{sizes, plan, runs, directions, scratch, scratch_each, barriers};
-  run_team(threads, ForwardJob<Real>::work, &job);
+  ForwardJob<Stored> job{sizes, plan, runs, directions, scratch, scratch_each, barriers};
+  run_team(threads, ForwardJob<Stored>::work, &job);
 }

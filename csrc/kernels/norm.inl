@@ -39,9 +39,10 @@ inline Real normalise(Real* from, int64_t H, int64_t step, int gates) {
 }
 
 // Backwards through `normalise`: from the gradients d_y of gain * y, n values side by side as y and gain are, to those of v.
-template <class Real>
-inline void normalise_back(const Real* d_y, const Real* y, const Real* gain, Real factor, int64_t n, Real* to) {
-  constexpr int L = lanes<Real>;
+template <class Stored>
+inline void normalise_back(const Stored* d_y, const Stored* y, const Sum<Stored>* gain, Sum<Stored> factor, int64_t n, Stored* to) {
+  using Real = Sum<Stored>;
+  constexpr int L = lanes<Stored>;
   Vec<Real> sum = splat<Real>(0), sum_y = splat<Real>(0);
   for (int64_t i = 0; i < n; i += L) {
     const int some = static_cast<int>(smaller<int64_t>(L, n - i));

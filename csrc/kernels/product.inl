@@ -86,11 +86,11 @@ struct ProductMember {
       Vec<Real> sums[Rows][Blocks];
       if (p.packs_a) {
         const Real* panel = me.left + row * me.k;
-        sum_up<Real, Rows, Blocks>(sums, right, me.k, [panel](int r, int64_t i) { return panel[i * max_rows + r]; });
+        sum_up<Real, Rows, Blocks>(sums, right, me.k, [panel](int r, int64_t i) { return panel + i * max_rows + r; });
       } else {
         const Real* a[Rows];
         UNROLL for (int r = 0; r < Rows; ++r) a[r] = p.a + (me.m_0 + row + r) * p.a_row + me.k_0;
-        sum_up<Real, Rows, Blocks>(sums, right, me.k, [&a](int r, int64_t i) { return a[r][i]; });
+        sum_up<Real, Rows, Blocks>(sums, right, me.k, [&a](int r, int64_t i) { return a[r] + i; });
       }
       UNROLL for (int v = 0; v < Blocks; ++v) {
         const int64_t column = (block + v) * L;

@@ -57,17 +57,38 @@ inline Share share_of(const Sizes& s, int64_t blocks, int member, int members) {
   return {0, s.B, 1, blocks * member / members, blocks * (member + 1) / members, true};
 }
 
+// A state somewhere: as it is, or rounded to what is stored.
+template <class Stored>
+struct State {
+  const Sum<Stored>* exact;
+  const Stored* rounded;  // null where `exact` isn't
+
+  Vec<Stored> load(int64_t unit, int n) const {
+    if constexpr (in_16_bits<Stored>) {
+      if (rounded) return load_first(rounded + unit, n);
+    }
+    return load_first(exact + unit, n);
+  }
+};
+
+// A part of a team's scratch, which is counted in sums.
+template <class Stored>
+constexpr int64_t as_sums(int64_t values) {
+  return padded(ceil_div(values * static_cast<int64_t>(sizeof(Stored)), static_cast<int64_t>(sizeof(Sum<Stored>))), 16);
+}
+
 // What both ways know of a direction: where the values of a row lie.
-template <class Real, class Run>
+template <class Stored, class Run>
 struct Member {
-  static constexpr int L = lanes<Real>;
+  using Real = Sum<Stored>;
+  static constexpr int L = lanes<Stored>;
   const Sizes& s;
   const Run& run;
   Steps steps;
   Share share;
 
   int units(int64_t block) const { return static_cast<int>(smaller<int64_t>(L, s.H - block * L)); }
-  const Real* x(int64_t t, int64_t b) const { return run.x + steps.at(t, b, run.x_step, run.x_row); }
+  const Input<Stored>* x(int64_t t, int64_t b) const { return run.x + steps.at(t, b, run.x_step, run.x_row); }
 
   // Whether the state starts anew on the way to row (t, b); where its sequence begins, only if that row itself is marked.
   bool anew(int64_t t, int64_t b) const {
@@ -78,15 +99,29 @@ struct Member {
     }
     return run.extras.resets[t * run.extras.resets_step + steps.sequence(b) * run.extras.resets_row] != 0;
   }
-  const Real* h_prev(int64_t t, int64_t b) const {
+  // Where the first step of a sequence, or one after a reset, begins; null elsewhere.
+  const Real* beginning(int64_t t, int64_t b) const {
     if (anew(t, b)) return run.extras.fresh + steps.sequence(b) * run.extras.fresh_row;
     if (steps.first(t, b)) return run.h_0 + steps.sequence(b) * run.h_0_row;
-    return run.output + steps.number(steps.before(t), b) * run.output_row;
+    return nullptr;
+  }
+  // ... and the state before any step, with the whole output there.
+  State<Stored> h_prev(int64_t t, int64_t b) const {
+    if (const Real* begins = beginning(t, b)) return {begins, nullptr};
+    return h_at(run, steps.number(steps.before(t), b));
+  }
+  static State<Stored> h_at(const Forward<Stored>& run, int64_t number) {
+    if (run.output) return {run.output + number * run.output_row, nullptr};
+    return {nullptr, run.rounded + number * run.output_row};
+  }
+  static State<Stored> h_at(const Backward<Stored>& run, int64_t number) {
+    if constexpr (narrow<Stored>) return {nullptr, run.output + number * run.output_row};
+    else return {run.output + number * run.output_row, nullptr};
   }
   const Real* mask(int64_t b) const { return run.extras.mask ? run.extras.mask + steps.sequence(b) * s.H : nullptr; }
 
   // k, the part of the old state that a unit keeps whatever its gates say.
-  Vec<Real> zone(const uint8_t* drawn, int64_t unit, int n) const {
+  Vec<Stored> zone(const uint8_t* drawn, int64_t unit, int n) const {
     return drawn ? load_bytes<Real>(drawn + unit, n) : splat(run.extras.zone_rate);
   }
   bool zones() const { return run.extras.zone || run.extras.zone_rate != 0; }

@@ -15,6 +15,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "../gru.h"
@@ -83,6 +84,45 @@ const Real* pointer(const Values<Real>& v, int64_t at = 0) {
 template <class Real>
 Real* pointer(Values<Real>& v, int64_t at = 0) {
   return v.empty() ? nullptr : v.data() + at;
+}
+
+// ------------------------------------------------------------------------------------------------ rounding
+
+using Doubles = std::vector<double>;
+
+float widened(bf16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+double to_8_bits_of_mantissa(double v) {  // bfloat16's, the leading one among them
+  int exponent;
+  const double mantissa = std::frexp(v, &exponent);
+  return std::ldexp(std::nearbyint(std::ldexp(mantissa, 8)), exponent - 8);
+}
+bf16 narrowed(double v) {
+  const float value = static_cast<float>(to_8_bits_of_mantissa(v));
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return {static_cast<uint16_t>(bits >> 16)};
+}
+
+// A row as an operand of a product, in double.
+template <class Stored, class Value>
+void round_row(Value* row, int64_t n) {
+  if constexpr (sizeof(Stored) == 2) {
+    for (int64_t i = 0; i < n; ++i) row[i] = static_cast<Value>(to_8_bits_of_mantissa(row[i]));
+  } else if constexpr (sizeof(Stored) == 1) {
+    float most = 0;
+    for (int64_t i = 0; i < n; ++i) most = std::max(most, std::fabs(static_cast<float>(row[i])));
+    const float scale = most / 127;
+    for (int64_t i = 0; i < n && scale > 0; ++i) row[i] = static_cast<Value>(std::nearbyint(static_cast<float>(row[i]) / scale) * scale);
+  }
+}
+template <class Stored>
+void round_row(Doubles& row) {
+  round_row<Stored>(row.data(), static_cast<int64_t>(row.size()));
 }
 
 // ------------------------------------------------------------------------------------------------ cases
@@ -240,6 +280,25 @@ struct Data {
     return from.empty() ? Values<Real>(H, 0) : Values<Real>(from.begin() + b * h_row, from.begin() + b * h_row + H);
   }
 
+  template <class Visit>
+  void each_row(const Visit& visit) const {
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      for (int64_t t = 0; t < lengths[b]; ++t) visit(t, static_cast<int64_t>(b));
+    }
+  }
+
+  // The weights, and what bfloat16 takes as it is, are numbers that `Stored` has.
+  template <class Stored>
+  void round(const Case& c) {
+    if (sizeof(Stored) == 2) round_row<Stored>(x.data(), static_cast<int64_t>(x.size()));
+    for (int d = c.from; d < c.to; ++d) {
+      for (int64_t i = 0; i < 3 * c.H; ++i) {
+        round_row<Stored>(w_ih[d].data() + i * w_ih_row, c.I);
+        round_row<Stored>(w_hh[d].data() + i * w_hh_row, c.H);
+      }
+    }
+  }
+
  private:
   void lay_out(const Case& c) {
     const int64_t T = c.T, B = c.B, I = c.I, out = c.D() * c.H, gap = c.gaps ? 3 : 0;
@@ -267,13 +326,6 @@ struct Data {
     strides(I, x_step, x_row), strides(out, d_output_step, d_output_row);
     output_row = zone_row = out + gap, h_row = c.H + gap, w_ih_row = I + gap, w_hh_row = c.H + gap;
     resets_step = c.gaps ? 1 : B, resets_row = c.gaps ? T + 1 : 1;
-  }
-
-  template <class Visit>
-  void each_row(const Visit& visit) const {
-    for (size_t b = 0; b < lengths.size(); ++b) {
-      for (int64_t t = 0; t < lengths[b]; ++t) visit(t, static_cast<int64_t>(b));
-    }
   }
 
   Values<Real> rows_of(int64_t width, int64_t step, int64_t row) const {
@@ -327,6 +379,7 @@ struct Way {
   int64_t turn = 0;        // steps that the packed weights have seen before
   bool elsewhere = false;  // another instruction set is chosen between the two ways
   bool again() const { return !(asked >> saved & 1); }
+  bool trains() const { return asked & ~(1u << h_n | 1u << saved | 1u << norms); }
   std::string name() const {
     std::string all = std::to_string(threads) + " threads";
     for (int kind = 0; kind < kinds; ++kind) all += asked >> kind & 1 ? "" : std::string(", no ") + kind_names[kind];
@@ -334,15 +387,47 @@ struct Way {
   }
 };
 
-template <class Real>
+// `rounded` and `saved` in 16 bits, as numbers: those of rows that there are.
+struct In16Bits {
+  Values<bf16> output, saved[2];
+
+  void into(const Case& c, const Data<float>& data, Results<float>& r) const {
+    const int64_t H = c.H, width = slots(c.norm) * H;
+    data.each_row([&](int64_t t, int64_t b) {
+      const int64_t row = data.number(t, b);
+      for (int64_t k = 0; k < c.D() * H && !output.empty(); ++k) {
+        r.output[row * data.output_row + k] = widened(output[row * data.output_row + k]);
+      }
+      for (int d = c.from; d < c.to; ++d) {
+        for (int64_t k = 0; k < width && !saved[d].empty(); ++k) {
+          const bf16 v = saved[d][row * width + k];
+          r.of[d][Kind::saved][row * width + k] = k < 2 * H   ? v.bits / 65535.0f
+                                                  : k < 3 * H ? static_cast<int16_t>(v.bits) / 32767.0f
+                                                              : widened(v);
+        }
+      }
+    });
+  }
+};
+
+template <class Stored, class Real>
 void run(const Case& c, const Data<Real>& data, const Way& way, Results<Real>& r) {
+  static_assert(std::is_same<Sum<Stored>, Real>::value, "data are what is added up");
+  constexpr bool in_16_bits = sizeof(Stored) == 2, in_8_bits = sizeof(Stored) == 1;
   const bool by_length = c.layout == Layout::padded || c.layout == Layout::end_to_end;
   const Sizes sizes{c.T, c.B, c.I, c.H, pointer(data.batch_sizes), by_length ? pointer(data.lengths) : nullptr,
                     pointer(data.starts), c.reset, c.norm, way.threads};
   const int64_t H = c.H;
-  std::vector<Forward<Real>> forwards;
-  std::vector<Backward<Real>> backwards;
-  std::vector<std::unique_ptr<Packed<Real>>> all_packed;
+  const bool rounds = in_16_bits && way.trains();
+  Values<Input<Stored>> x;
+  In16Bits narrow;
+  if constexpr (in_16_bits) {
+    for (Real value : data.x) x.push_back(narrowed(value));
+    if (rounds) narrow.output.resize(r.output.size());
+  }
+  std::vector<Forward<Stored>> forwards;
+  std::vector<Backward<Stored>> backwards;
+  std::vector<std::unique_ptr<Packed<Stored>>> all_packed;
   for (int d = c.from; d < c.to; ++d) {
     auto& of = r.of[d];
     const int64_t column = (d - c.from) * H;
@@ -352,40 +437,60 @@ void run(const Case& c, const Data<Real>& data, const Way& way, Results<Real>& r
     const Extras<Real> extras{pointer(data.resets),   data.resets_step, data.resets_row,
                               pointer(data.fresh[d]), data.h_row,       pointer(data.mask[d]),
                               pointer(data.zone, column), data.zone_row, data.zone_rate};
-    all_packed.push_back(std::make_unique<Packed<Real>>(weights, c.I, H, c.reset, c.norm, way.threads));
-    const Packed<Real>* packed = all_packed.back().get();
+    all_packed.push_back(std::make_unique<Packed<Stored>>(weights, c.I, H, c.reset, c.norm, way.threads));
+    const Packed<Stored>* packed = all_packed.back().get();
     packed->turn = way.turn;
-    const Real* h_0 = pointer(data.h_0[d]);
-    Real* output = pointer(r.output, column);
-    forwards.push_back({pointer(data.x), data.x_step, data.x_row, packed, h_0, data.h_row, output, data.output_row,
-                        pointer(of[h_n]), pointer(of[saved]), pointer(of[norms]), d == 1, extras});
-    backwards.push_back({pointer(data.x), data.x_step, data.x_row, weights, of[saved].empty() ? packed : nullptr,
-                         h_0, data.h_row, output, data.output_row, pointer(of[saved]), pointer(of[norms]),
-                         pointer(data.d_output, column), data.d_output_step, data.d_output_row,
-                         pointer(data.d_h_n[d]), data.h_row, pointer(data.d_saved[d]), d == 1, extras,
-                         pointer(of[d_x]), pointer(of[d_h_0]), pointer(of[d_fresh]), pointer(of[d_w_ih]),
-                         pointer(of[d_w_hh]), pointer(of[d_b_ih]), pointer(of[d_b_hh]), pointer(of[d_g_ih]),
-                         pointer(of[d_g_hh])});
+    if (in_16_bits) narrow.saved[d].resize(of[saved].size());
+    Forward<Stored> f{};
+    if constexpr (in_16_bits) f.x = pointer(x);
+    else f.x = pointer(data.x);
+    f.x_step = data.x_step, f.x_row = data.x_row, f.weights = packed;
+    f.h_0 = pointer(data.h_0[d]), f.h_0_row = data.h_row;
+    if (rounds) f.rounded = reinterpret_cast<Stored*>(pointer(narrow.output, column));
+    else f.output = pointer(r.output, column);
+    f.output_row = data.output_row;
+    f.h_n = pointer(of[h_n]), f.norms = pointer(of[norms]);
+    if constexpr (in_16_bits) f.saved = pointer(narrow.saved[d]);
+    else if constexpr (!in_8_bits) f.saved = pointer(of[saved]);
+    f.reverse = d == 1, f.extras = extras;
+    forwards.push_back(f);
+    if constexpr (!in_8_bits) {
+      Backward<Stored> back{};
+      back.x = f.x, back.x_step = f.x_step, back.x_row = f.x_row, back.weights = weights;
+      back.packed = f.saved ? nullptr : packed;
+      back.h_0 = f.h_0, back.h_0_row = f.h_0_row, back.output_row = f.output_row;
+      if constexpr (in_16_bits) back.output = f.rounded;
+      else back.output = f.output;
+      back.saved = f.saved, back.norms = f.norms;
+      back.d_output = pointer(data.d_output, column), back.d_output_step = data.d_output_step, back.d_output_row = data.d_output_row;
+      back.d_h_n = pointer(data.d_h_n[d]), back.d_h_n_row = data.h_row, back.d_saved = pointer(data.d_saved[d]);
+      back.reverse = f.reverse, back.extras = extras;
+      back.d_x = pointer(of[d_x]), back.d_h_0 = pointer(of[d_h_0]), back.d_fresh = pointer(of[d_fresh]);
+      back.d_w_ih = pointer(of[d_w_ih]), back.d_w_hh = pointer(of[d_w_hh]), back.d_b_ih = pointer(of[d_b_ih]);
+      back.d_b_hh = pointer(of[d_b_hh]), back.d_g_ih = pointer(of[d_g_ih]), back.d_g_hh = pointer(of[d_g_hh]);
+      backwards.push_back(back);
+    }
   }
   forward(sizes, forwards.data(), static_cast<int>(c.D()));
-  if (!(way.asked & ~of_forward)) return;
-  const char* here = isa_name();
-  if (way.elsewhere) set_isa(here == isa_names()[0] && isa_names()[1] ? isa_names()[1] : isa_names()[0]);
-  backward(sizes, backwards.data(), static_cast<int>(c.D()));
-  if (way.elsewhere) set_isa(here);
+  if constexpr (in_16_bits) narrow.into(c, data, r);
+  if (!way.trains()) return;
+  if constexpr (!in_8_bits) {
+    const char* here = isa_name();
+    if (way.elsewhere) set_isa(here == isa_names()[0] && isa_names()[1] ? isa_names()[1] : isa_names()[0]);
+    backward(sizes, backwards.data(), static_cast<int>(c.D()));
+    if (way.elsewhere) set_isa(here);
+  }
 }
-template <class Real>
+template <class Stored, class Real>
 Results<Real> run(const Case& c, const Data<Real>& data, const Way& way) {
   Results<Real> r(c, data, way.asked);
-  run(c, data, way, r);
+  run<Stored>(c, data, way, r);
   return r;
 }
 
 // ------------------------------------------------------------------------------------------------ the twin
 
 double sigma(double x) { return 1 / (1 + std::exp(-x)); }
-
-using Doubles = std::vector<double>;
 
 // Layer norm of v[first ... first + n - 1], in place; returns 1 / sqrt(variance + 1e-5).
 double normalise(Doubles& v, int64_t first, int64_t n) {
@@ -403,17 +508,18 @@ void normalise_back(Doubles& d, const Doubles& y, double factor, int64_t first, 
   for (int64_t i = first; i < first + n; ++i) d[i] = factor * (d[i] - of_mean - y[i] * of_variance);
 }
 
-// What one step leaves for the way back. in: m * h_(t-1); y: W v, with layer norm normalised; k: zoneout's.
+// What one step leaves for the way back. in: m * h_(t-1), and r_in r times that; y: W v, with layer norm normalised; k: zoneout's.
 struct Step {
   int64_t t, row;
-  bool anew;
-  Doubles x, old, in, y_x, y_h, r, z, n, hn, k;
+  bool anew, begins;  // after a reset; or as the first one
+  Doubles x, old, in, r_in, y_x, y_h, r, z, n, hn, k;
   double norms[4];
 };
 
 // The equations, one value at a time, in double.
-template <class Real>
+template <class Stored, class Real>
 Results<double> exact(const Case& c, const Data<Real>& data) {
+  constexpr bool rounds_gradients = sizeof(Stored) == 2;
   const int64_t H = c.H, I = c.I;
   const bool after = c.reset == Reset::after;
   Results<double> out(c, data);
@@ -443,13 +549,18 @@ Results<double> exact(const Case& c, const Data<Real>& data) {
         s.t = d == 0 ? i : steps.size() - 1 - i, s.row = data.number(s.t, b);
         // Backwards we come from the step after: if that one is marked, a piece ends here.
         s.anew = d == 0 ? data.marked(s.t, b) : i > 0 && data.marked(s.t + 1, b);
+        s.begins = s.anew || i == 0;
         if (s.anew) h = state(data.fresh[d]);
         const Real* x = pointer(data.x, data.at(s.t, b, data.x_step, data.x_row));
         s.x.assign(x, x + I);
+        round_row<Stored>(s.x);
         s.old = s.in = h;
+        if (rounds_gradients) round_row<Stored>(s.in);
         for (Doubles* v : {&s.y_x, &s.y_h}) v->resize(3 * H);
         for (Doubles* v : {&s.r, &s.z, &s.n, &s.hn, &s.k}) v->resize(H);
         for (int64_t k = 0; k < H; ++k) s.in[k] *= m[k];
+        const Doubles unrounded = s.in;
+        round_row<Stored>(s.in);
         for (int64_t g = 0; g < 3 * H; ++g) {
           for (int64_t k = 0; k < I; ++k) s.y_x[g] += w_ih(g, k) * s.x[k];
           for (int64_t k = 0; k < H && (after || g < 2 * H); ++k) s.y_h[g] += w_hh(g, k) * s.in[k];
@@ -461,8 +572,13 @@ Results<double> exact(const Case& c, const Data<Real>& data) {
         const auto a_x = [&](int64_t g) { return scaled(data.g_ih[d], s.y_x[g], data.b_ih[d], g); };
         const auto a_h = [&](int64_t g) { return scaled(data.g_hh[d], s.y_h[g], data.b_hh[d], g); };
         for (int64_t j = 0; j < H; ++j) s.r[j] = sigma(a_x(j) + a_h(j)), s.z[j] = sigma(a_x(H + j) + a_h(H + j));
-        for (int64_t g = 2 * H; g < 3 * H && !after; ++g) {
-          for (int64_t k = 0; k < H; ++k) s.y_h[g] += w_hh(g, k) * s.r[k] * s.in[k];
+        if (!after) {
+          s.r_in.resize(H);
+          for (int64_t k = 0; k < H; ++k) s.r_in[k] = s.r[k] * (rounds_gradients ? s.in : unrounded)[k];
+          round_row<Stored>(s.r_in);
+          for (int64_t g = 2 * H; g < 3 * H; ++g) {
+            for (int64_t k = 0; k < H; ++k) s.y_h[g] += w_hh(g, k) * s.r_in[k];
+          }
         }
         if (c.norm) s.norms[1] = normalise(s.y_h, 2 * H, H);
         for (int64_t j = 0; j < H; ++j) {
@@ -483,24 +599,31 @@ Results<double> exact(const Case& c, const Data<Real>& data) {
       std::copy(h.begin(), h.end(), of[h_n].begin() + b * H);
       Doubles d_h = state(data.d_h_n[d]);
       for (size_t i = steps.size(); i-- > 0;) {
-        const Step& s = steps[i];
+        Step& s = steps[i];
+        if (rounds_gradients) round_row<Stored>(s.y_x), round_row<Stored>(s.y_h);  // as they were saved
         const auto own = [&](int slot, int64_t j) {
           return c.d_saved ? data.d_saved[d][(s.row * 4 + slot) * H + j] : 0.0;
         };
         // d_a: of what the biases were added to; d_p: of the products before layer norm. Of x's sums and of h's.
         Doubles d_a_x(3 * H), d_a_h(3 * H), d_p_x(3 * H), d_p_h(3 * H), d_old(H), d_in(H, 0.0);
         const auto products = [&](int64_t first, int64_t n) {
+          const auto round = [&](Doubles& v) {
+            if (rounds_gradients) round_row<Stored>(v.data() + first, n);
+          };
+          round(d_a_x), round(d_a_h);
           for (int64_t g = first; g < first + n; ++g) {
             d_p_x[g] = d_a_x[g] * (c.norm ? data.g_ih[d][g] : 1), d_p_h[g] = d_a_h[g] * (c.norm ? data.g_hh[d][g] : 1);
           }
           if (!c.norm) return;
           normalise_back(d_p_x, s.y_x, s.norms[first == 0 ? 2 : 3], first, n);
           normalise_back(d_p_h, s.y_h, s.norms[first == 0 ? 0 : 1], first, n);
+          round(d_p_x), round(d_p_h);
         };
         for (int64_t j = 0; j < H; ++j) {
           if (c.d_output) d_h[j] += data.d_output[data.at(s.t, b, data.d_output_step, data.d_output_row) + column + j];
           const double r = s.r[j], z = s.z[j], n = s.n[j], change = 1 - s.k[j];
-          const double d_z = d_h[j] * (s.old[j] - n) * change + own(1, j);
+          const double old = rounds_gradients && !s.begins ? to_8_bits_of_mantissa(s.old[j]) : s.old[j];
+          const double d_z = d_h[j] * (old - n) * change + own(1, j);
           const double d_n = (d_h[j] * (1 - z) * change + own(2, j)) * (1 - n * n);
           d_a_x[H + j] = d_a_h[H + j] = d_z * z * (1 - z);
           d_a_x[2 * H + j] = d_n, d_a_h[2 * H + j] = (after ? d_n * r : d_n) + own(3, j);
@@ -522,7 +645,7 @@ Results<double> exact(const Case& c, const Data<Real>& data) {
           const bool apart = !after && g >= 2 * H;  // W_hn sees r * in, and d_in has its part
           for (int64_t k = 0; k < H; ++k) {
             if (!apart) d_in[k] += d_p_h[g] * w_hh(g, k);
-            of[d_w_hh][g * H + k] += d_p_h[g] * s.in[k] * (apart ? s.r[k] : 1);
+            of[d_w_hh][g * H + k] += d_p_h[g] * (apart ? s.r_in : s.in)[k];
           }
           for (int64_t k = 0; k < I; ++k) {
             of[d_x][s.row * I + k] += d_p_x[g] * w_ih(g, k);
@@ -543,6 +666,11 @@ Results<double> exact(const Case& c, const Data<Real>& data) {
 }
 
 // ------------------------------------------------------------------------------------------------ tests
+
+template <class Stored>
+std::string bits_of() {
+  return ", " + std::to_string(8 * sizeof(Stored)) + " bits";
+}
 
 template <class Real>
 bool same_bits(const Values<Real>& a, const Values<Real>& b) {
@@ -570,9 +698,9 @@ void test_twin(Case c) {
   c.gaps = false;  // gradients have none, and so lie like what they are of
   const int64_t H = c.H;
   Data<double> data(c);
-  const auto gradients = exact(c, data);
+  const auto gradients = exact<double>(c, data);
   const auto loss = [&] {
-    const auto now = exact(c, data);
+    const auto now = exact<double>(c, data);
     double sum = 0;
     for (int d = c.from; d < c.to; ++d) {
       for (int64_t b = 0; b < c.B; ++b) {
@@ -626,45 +754,70 @@ Data<Real> moved(Data<Real> data) {
   return data;
 }
 
-template <class Real>
+// Whether these kernels are those of another name.
+template <class Stored>
+bool seen_before(const std::string& isa) {
+  return sizeof(Stored) >= 4 && isa == "avx512_bf16";
+}
+
+template <class Stored>
 void test_case(const Case& c) {
-  const Data<Real> data(c);
-  const auto truth = exact(c, data);
-  double bound = sizeof(Real) == 4 ? 3e-6 : 3e-15;
+  using Real = Sum<Stored>;
+  constexpr bool in_16_bits = sizeof(Stored) == 2, in_8_bits = sizeof(Stored) == 1, narrow = in_16_bits || in_8_bits;
+  Data<Real> data(c);
+  if (narrow) data.template round<Stored>(c);
+  const auto truth = exact<Stored>(c, data);
+  Values<double> bounds;
+  // The twin rounds to 8 or 16 bits where the kernels do, but a value right between two numbers may go to the other one.
+  double bound = narrow ? 4e-3 : sizeof(Real) == 4 ? 3e-6 : 3e-15;
+  if (narrow && c.norm) bound *= 2;  // two roundings on the way back
   if (c.d_saved) bound *= 2;  // five gradients of size 1 come in for every unit, not one
   // Layer norm multiplies a rounding by 1 / sqrt(variance + 1e-5): by up to 316 where values lie close together, as one
   // or two do, and as multiples of a single small x do. That goes on from step to step: nobody is nearer than what a few
   // dozen roundings of all that was given make of the result. (Measured with 16 seeds: 0.4 of this bound at most, and
   // 0.6 of the one without layer norm.)
   if (c.norm && (c.H <= 2 || c.I == 1)) bound *= 316;
-  Values<double> bounds;
-  const auto near = c.norm ? exact(c, moved(data)) : truth;
-  near.with(truth, [&](const char*, const Doubles& nearly, const Doubles& exactly) {
-    bounds.push_back(std::max(bound, 64 * error_of(nearly, exactly)));
-  });
-  const Way first{static_cast<int>(1 + draw(4))};
+  if (narrow) {
+    const auto unrounded = exact<double>(c, data);
+    unrounded.with(truth, [&](const char*, const Doubles& nearly, const Doubles& exactly) {
+      bounds.push_back(std::max(bound, error_of(nearly, exactly)));
+    });
+  } else {
+    const auto near = c.norm ? exact<Stored>(c, moved(data)) : truth;
+    near.with(truth, [&](const char*, const Doubles& nearly, const Doubles& exactly) {
+      bounds.push_back(std::max(bound, 64 * error_of(nearly, exactly)));
+    });
+  }
+  const unsigned all = in_8_bits ? 1u << h_n : ~0u;
+  const Way first{static_cast<int>(1 + draw(4)), all};
   std::vector<Way> ways;
   for (int threads : {1, 2, 3, 5}) {  // the same bits on any number of threads, whatever is saved, whatever is asked
-    Way way{threads};
+    Way way{threads, all};
     if (coin()) way.asked &= draw(3) ? generator() : 1u << d_x | 1u << d_h_0;  // the latter: trained weights, frozen
-    if (coin()) way.asked |= 1u << saved | 1u << norms;
+    if (coin() && !in_8_bits) way.asked |= 1u << saved | 1u << norms;
     else way.asked &= ~(1u << saved | 1u << norms);
     way.turn = draw(2);
     way.elsewhere = way.again() && coin();  // packed weights know their own
     ways.push_back(way);
   }
   for (const char* const* isa = isa_names(); *isa; ++isa) {
+    if (seen_before<Stored>(*isa)) continue;
     set_isa(*isa);
-    const auto ours = run(c, data, first);
+    const auto ours = run<Stored>(c, data, first);
     size_t i = 0;
     ours.with(truth, [&](const char* kind, const Values<Real>& mine, const Doubles& theirs) {
-      const double error = error_of(mine, theirs) / bounds[i++];
-      check(error < 1, std::string(kind) + " of " + c.name() + ": " + std::to_string(error) + " of the bound");
+      const double bound = bounds[i++];
+      if (in_8_bits && mine.empty()) return;  // there is no training in 8 bits
+      const double error = error_of(mine, theirs) / bound;
+      check(error < 1, std::string(kind) + " of " + c.name() + bits_of<Stored>() + ": " + std::to_string(error) + " of the bound");
     });
     for (const Way& way : ways) {
-      const auto again = run(c, data, way);
+      auto again = run<Stored>(c, data, way);
+      if (in_16_bits && !way.trains()) {
+        for (auto& value : again.output) value = std::isnan(value) ? value : widened(narrowed(value));
+      }
       ours.with(again, [&](const char* kind, const Values<Real>& mine, const Values<Real>& other) {
-        check(other.empty() || same_bits(mine, other), std::string(kind) + " on " + way.name() + ", " + c.name());
+        check(other.empty() || same_bits(mine, other), std::string(kind) + " on " + way.name() + ", " + c.name() + bits_of<Stored>());
       });
     }
   }
@@ -672,14 +825,18 @@ void test_case(const Case& c) {
 
 // A sequence alone, cut into pieces that are calls of their own, gives the bits that it has within the batch. Cut where
 // it is marked, and with nothing marked any more, the pieces are the episodes that the marks make of it.
-template <class Real>
+template <class Stored>
 void test_rows(Case c, bool episodes) {
+  using Real = Sum<Stored>;
+  constexpr bool narrow = sizeof(Stored) < 4;
   const int64_t H = c.H;
   c.resets = c.resets || episodes;
   const Data<Real> data(c);
+  const unsigned inference = 1u << h_n, training = sizeof(Stored) == 1 ? inference : of_forward;
   for (const char* const* isa = isa_names(); *isa; ++isa) {
+    if (seen_before<Stored>(*isa)) continue;
     set_isa(*isa);
-    const auto together = run(c, data, {2});
+    const auto together = run<Stored>(c, data, {2, narrow ? inference : ~0u});
     for (int d = c.from; d < c.to; ++d) {
       for (int64_t b = 0; b < c.B; ++b) {
         const int64_t length = data.lengths[b];
@@ -700,17 +857,16 @@ void test_rows(Case c, bool episodes) {
           const bool anew = d == 0 ? episodes && data.marked(first, b) : end < length && data.marked(end, b);
           if (anew) state = data.state(data.fresh[d], b, H);
           const Data<Real> part(one, data, b, first, d, c.from, state);
-          const unsigned inference = 1u << h_n, training = of_forward;
-          const auto alone = run(one, part, {2, b % 2 ? inference : training, draw(2)});
+          const auto alone = run<Stored>(one, part, {2, b % 2 ? inference : training, draw(2)});
           for (int64_t t = first; t < end; ++t) {
             const Real* whole = together.output.data() + data.number(t, b) * data.output_row + (d - c.from) * H;
             check(std::memcmp(whole, alone.output.data() + (t - first) * H, sizeof(Real) * H) == 0,
-                  std::string(episodes ? "an episode, " : "a row alone, ") + c.name());
+                  std::string(episodes ? "an episode, " : "a row alone, ") + c.name() + bits_of<Stored>());
           }
           state = alone.of[d][h_n];
         }
         const Real* last = together.of[d][h_n].data() + b * H;
-        check(std::memcmp(last, state.data(), sizeof(Real) * H) == 0, "h_n of a row, " + c.name());
+        check(std::memcmp(last, state.data(), sizeof(Real) * H) == 0, "h_n of a row, " + c.name() + bits_of<Stored>());
       }
     }
   }
@@ -726,7 +882,7 @@ void test_short_memory(const Case& c) {
     bool thrown = false;
     allocations_left = n;
     try {
-      run(c, data, way, r);
+      run<Real>(c, data, way, r);
     } catch (const std::bad_alloc&) {
       thrown = true;
     }
@@ -848,31 +1004,31 @@ void test_product(int64_t rows, int64_t I, int64_t O) {
   }
 }
 
-template <class Real>
+template <class Stored>
 void test_all(int draws) {
   for (int64_t H : {1, 2, 7, 9, 33, 64}) {
     for (int64_t B : {1, 2, 5, 13}) {
       const int64_t T = H == 9 ? 63 : 6, I = H == 33 ? 1 : H == 7 ? 40 : 5;
-      for (int i = 0; i < draws; ++i) test_case<Real>(drawn(T, B, I, H));
+      for (int i = 0; i < draws; ++i) test_case<Stored>(drawn(T, B, I, H));
     }
   }
   for (int i = 0; i < draws; ++i) {
-    for (int64_t T : {0, 1}) test_case<Real>(drawn(T, 3, 4, 5));
-    test_case<Real>(drawn(4, 0, 4, 5));
-    test_case<Real>(drawn(3, 2, 0, 5));
-    test_case<Real>(drawn(2, 300, 3, 20));  // a chunk of backwards is one step
-    test_case<Real>(drawn(3, 2, 11, 240));
-    test_case<Real>(drawn(9, 5, 7, 100));
-    test_case<Real>(drawn(40, 13, 8, 34));
+    for (int64_t T : {0, 1}) test_case<Stored>(drawn(T, 3, 4, 5));
+    test_case<Stored>(drawn(4, 0, 4, 5));
+    test_case<Stored>(drawn(3, 2, 0, 5));
+    test_case<Stored>(drawn(2, 300, 3, 20));  // a chunk of backwards is one step
+    test_case<Stored>(drawn(3, 2, 11, 240));
+    test_case<Stored>(drawn(9, 5, 7, 100));
+    test_case<Stored>(drawn(40, 13, 8, 34));
     for (bool episodes : {false, true}) {
-      test_rows<Real>(drawn(7, 11, 6, 20), episodes);
-      test_rows<Real>(drawn(5, 3, 6, 250), episodes);
+      test_rows<Stored>(drawn(7, 11, 6, 20), episodes);
+      test_rows<Stored>(drawn(5, 3, 6, 250), episodes);
     }
   }
   for (int i = 0; i < 3 * draws; ++i) {  // steps so long that threads split them by units; with layer norm they never do
     Case c = i < 2 ? drawn(52, 5, 4, 92) : drawn(4, 3, 7, 160);  // a chunk of backwards is 51 steps of 5 rows
     c.norm = false;
-    test_case<Real>(c);
+    test_case<Stored>(c);
   }
 }
 
@@ -902,17 +1058,19 @@ int main(int count, char** arguments) {
   }
   test_all<float>(draws);
   test_all<double>(draws);
+  test_all<bf16>(draws);
+  test_all<int8_t>(draws);
   // Many threads at once: one has the workers, the others go alone, and all get the same bits.
   Case c{20, 24, 16, 80};
   c.to = 2, c.resets = c.mask = true, c.zone = Zone::bytes, c.layout = Layout::padded;
   const Data<float> data(c);
   for (const char* const* isa = isa_names(); *isa; ++isa) {
     set_isa(*isa);
-    const auto alone = run(c, data, {2});
+    const auto alone = run<float>(c, data, {2});
     std::vector<std::thread> others;
     std::vector<int> same(4, 0);
     for (size_t i = 0; i < same.size(); ++i) {
-      others.emplace_back([&, i] { same[i] = same_bits(run(c, data, {2}).of[1][d_w_hh], alone.of[1][d_w_hh]); });
+      others.emplace_back([&, i] { same[i] = same_bits(run<float>(c, data, {2}).of[1][d_w_hh], alone.of[1][d_w_hh]); });
     }
     for (auto& other : others) other.join();
     for (int good : same) check(good, "calls from many threads");

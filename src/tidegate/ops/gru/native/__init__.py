@@ -4,7 +4,7 @@ What they promise beyond the equations: the bits of a row's output don't depend 
 sequence is cut into calls, or on the number of threads; gradients don't depend on the number of threads. This
 holds on one instruction set. AVX-512 and AVX2 give the same bits as each other too, but for layer norm, whose sums run
 across a vector; the baseline of x86 rounds differently, as it has no fused multiply-add. `TIDEGATE_ISA` in the environment
-(`avx512`, `avx2`, `baseline`) chooses a lower one than the best of the machine.
+(`avx512_amx`, `avx512_bf16`, `avx512`, `avx2`, `baseline`) chooses a lower one than the best of the machine.
 
 Two roads lead to them. A plain call in eager mode goes straight into C++, as the dispatcher would cost more than
 a small GRU takes; under `torch.compile`, `torch.export`, tracing or a dispatch mode the same functions run as the

@@ -55,7 +55,7 @@ def why_not(x: Any, wishes: Sequence[str] = ()) -> str | None:
 
 
 def isa() -> str:
-    """The instruction set in use: "avx512", "avx2" or "baseline"."""
+    """The instruction set in use: "avx512_amx", "avx512_bf16", "avx512", "avx2" or "baseline"."""
     name: str = cpp.isa_name()
     return name
 
