@@ -103,6 +103,7 @@ fuzz: $(VENV)/.test  ## odd and damaged tables, settings, runs, states and strea
 bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind docs/speed.md, docs/quality.md and others (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
+	$(BIN)/python benchmarks/short_calls.py
 	$(BIN)/python benchmarks/cell_loop.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/table_to_sequences.py

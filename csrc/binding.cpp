@@ -14,6 +14,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gru.h"
@@ -438,81 +439,74 @@ void run_affine_backward(int64_t rows, int64_t I, int64_t O, Address x, Address 
                         threads);
 }
 
-// What `GRU.step` asks of its arguments at every step of a stream, asked from here: thirty questions of a PyTorch object
-// take 1.5 us in C and 5 in Python, and the step itself takes one. Knows PyTorch by the names of its attributes alone.
-class QuickStep {
+// A question of a tensor, by its name. What torch.Tensor has in C, an attribute or a method of no arguments, is called itself:
+// to look for it on the type again at every question takes longer than the answer.
+class Question {
  public:
-  // weights: the parameters that `handles` (one a layer) were packed from, in the order of the module's dictionary; marks:
-  // their versions and addresses, as they were when they were packed.
-  // zone_rate: zoneout's, of the whole stack. tensor: torch.Tensor. unusual: functions of no arguments that are all false (or None) where nothing but values is
-  // asked for. threads: torch.get_num_threads.
-  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, double zone_rate,
-            nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
-      : weights_(weights), handles_(handles), zone_rate_(zone_rate), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {
-    for (nb::handle layer : handles_) layers_.push_back(nb::cast<Handle*>(layer));
-    for (const auto& mark : marks) marks_.push_back({mark.first, static_cast<int64_t>(mark.second)});
+  Question(nb::handle type, const char* text) : name_(name(text)), found_(get(type, name_)) {
+    PyObject* found = found_.ptr();
+    if (Py_IS_TYPE(found, &PyGetSetDescr_Type)) {
+      getter_ = reinterpret_cast<PyGetSetDescrObject*>(found)->d_getset;
+    } else if (Py_IS_TYPE(found, &PyMethodDescr_Type)) {
+      method_ = reinterpret_cast<PyMethodDescrObject*>(found)->d_method;
+      const int flags = method_->ml_flags;
+      if (flags != METH_NOARGS && flags != (METH_VARARGS | METH_KEYWORDS)) method_ = nullptr;
+    }
   }
+  // Of an instance of that type.
+  nb::object operator()(nb::handle v) const {
+    if (getter_) return nb::steal(checked(getter_->get(v.ptr(), getter_->closure)));
+    if (!method_) {
+      const nb::object answer = get(v, name_);
+      return PyCallable_Check(answer.ptr()) ? nb::steal(checked(PyObject_CallNoArgs(answer.ptr()))) : answer;
+    }
+    if (method_->ml_flags == METH_NOARGS) return nb::steal(checked(method_->ml_meth(v.ptr(), nullptr)));
+    static PyObject* const none = PyTuple_New(0);
+    const auto with_keywords = reinterpret_cast<PyCFunctionWithKeywords>(reinterpret_cast<void (*)()>(method_->ml_meth));
+    return nb::steal(checked(with_keywords(v.ptr(), none, nullptr)));
+  }
+  bool is_true(nb::handle v) const {
+    const nb::object answer = (*this)(v);
+    if (answer.ptr() == Py_True) return true;
+    if (answer.ptr() == Py_False) return false;
+    const int result = PyObject_IsTrue(answer.ptr());
+    if (result < 0) throw nb::python_error();
+    return result != 0;
+  }
+  int64_t number(nb::handle v) const { return integer((*this)(v)); }
 
-  // For the garbage collector: a parameter's hook may hold the module that holds this.
-  static int traverse(PyObject* self, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(self));
-    if (!nb::inst_ready(self)) return 0;
-    const auto* me = nb::inst_ptr<QuickStep>(self);
-    for (const nb::object* held : {static_cast<const nb::object*>(&me->weights_), static_cast<const nb::object*>(&me->handles_),
-                                   &me->dtype_, &me->tensor_, static_cast<const nb::object*>(&me->unusual_), &me->threads_}) {
+ private:
+  nb::object name_, found_;
+  PyGetSetDef* getter_ = nullptr;
+  PyMethodDef* method_ = nullptr;
+};
+
+// What GRU asks of its arguments at every call, asked from here: thirty questions of a PyTorch object take 1.5 us in C and 5 in
+// Python, and a step takes one. Knows PyTorch by the names of its attributes alone.
+class Quick {
+ protected:
+  // weights: the parameters, in the order of the module's dictionary. dtype: theirs. tensor: torch.Tensor. unusual: functions of no
+  // arguments that are all false (or None) where nothing but values is asked for. threads: torch.get_num_threads.
+  Quick(nb::list weights, nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
+      : weights_(weights), dtype_(dtype), tensor_(tensor), unusual_(unusual), threads_(threads) {}
+
+  nb::list weights_;
+  nb::object dtype_, tensor_;
+  nb::tuple unusual_;
+  nb::object threads_;
+  const Question dtype_of_{tensor_, "dtype"}, is_cpu_{tensor_, "is_cpu"}, is_neg_{tensor_, "is_neg"}, contiguous_{tensor_, "is_contiguous"},
+      shape_{tensor_, "shape"}, stride_{tensor_, "stride"}, version_{tensor_, "_version"}, data_ptr_{tensor_, "data_ptr"},
+      requires_grad_{tensor_, "requires_grad"};
+  const nb::object new_empty_ = name("new_empty");
+
+  // For the garbage collector: a parameter's hook may hold the module that holds this. (Names hold nothing.)
+  int visit(visitproc visit, void* arg) const {
+    for (const nb::object* held : {static_cast<const nb::object*>(&weights_), &dtype_, &tensor_, static_cast<const nb::object*>(&unusual_), &threads_}) {
       Py_VISIT(held->ptr());
     }
     return 0;
   }
-  static int clear(PyObject* self) {
-    auto* me = nb::inst_ptr<QuickStep>(self);
-    me->weights_.reset(), me->handles_.reset(), me->dtype_.reset(), me->tensor_.reset(), me->unusual_.reset(), me->threads_.reset();
-    return 0;
-  }
-  static PyType_Slot slots[3];
-
-  // (y, h_n), or None where anything is out of the ordinary: then the long way, with its checks and messages, is to be taken.
-  nb::object operator()(nb::handle x, nb::handle h, nb::handle parameters) const {
-    if (!plain(x) || !plain(h) || !nb::isinstance<nb::dict>(parameters)) return nb::none();
-    for (nb::handle question : unusual_) {
-      if (true_(nb::steal(PyObject_CallNoArgs(question.ptr())))) return nb::none();
-    }
-    const int64_t layers = static_cast<int64_t>(layers_.size()), I = layers_[0]->I, H = layers_[0]->H;
-    int64_t x_shape[2], h_shape[3];
-    if (!shape(x, 2, x_shape) || !shape(h, 3, h_shape)) return nb::none();
-    const int64_t B = x_shape[0];
-    if (x_shape[1] != I || h_shape[0] != layers || h_shape[1] != B || h_shape[2] != H) return nb::none();
-    Strided from, state;
-    from.address = address_of(x), from.row = I;
-    state.address = address_of(h), state.outer = B * H, state.row = H;
-    const bool wide = layers_[0]->f32.empty();
-    const Look look = is_beginning(state.address, wide) ? Look::lines : Look::few;
-    if (!unchanged(parameters, look)) return nb::none();
-    nb::object y = empty(x, {B, H}), h_n = empty(x, {layers, B, H});
-    const Address to = address_of(y), next = address_of(h_n);
-    const int threads = static_cast<int>(integer(nb::steal(checked(PyObject_CallNoArgs(threads_.ptr())))));
-    {
-      // Giving the GIL away for a microsecond's work would cost a tenth of it, and waiting to get it back far more.
-      std::optional<nb::gil_scoped_release> free;
-      if (layers * B * H * (I + H) > 100000) free.emplace();
-      (wide ? run_step<double> : run_step<float>)(layers_, zone_rate_, B, from, state, to, next, threads);
-    }
-    return nb::make_tuple(y, h_n);
-  }
-
- private:
-  struct Mark {
-    int64_t version, address;
-  };
-  nb::list weights_, handles_;
-  double zone_rate_;
-  nb::object dtype_, tensor_;
-  nb::tuple unusual_;
-  nb::object threads_;
-  std::vector<Handle*> layers_;
-  std::vector<Mark> marks_;
-  nb::object version_ = name("_version"), dtype_name_ = name("dtype"), is_cpu_ = name("is_cpu"),
-             is_neg_ = name("is_neg"), is_contiguous_ = name("is_contiguous"), shape_ = name("shape"), new_empty_ = name("new_empty");
+  void let_go() { weights_.reset(), dtype_.reset(), tensor_.reset(), unusual_.reset(), threads_.reset(); }
 
   static bool true_(const nb::object& value) {
     checked(value.ptr());
@@ -521,12 +515,19 @@ class QuickStep {
     return result != 0;
   }
 
-  bool plain(nb::handle v) const {
-    return reinterpret_cast<PyObject*>(Py_TYPE(v.ptr())) == tensor_.ptr() && get(v, dtype_name_).is(dtype_) && true_(get(v, is_cpu_)) &&
-           true_(call(v, is_contiguous_)) && !true_(call(v, is_neg_));
+  bool usual() const {
+    for (nb::handle question : unusual_) {
+      if (true_(nb::steal(PyObject_CallNoArgs(question.ptr())))) return false;
+    }
+    return true;
   }
+  bool plain(nb::handle v) const {
+    return reinterpret_cast<PyObject*>(Py_TYPE(v.ptr())) == tensor_.ptr() && dtype_of_(v).is(dtype_) && is_cpu_.is_true(v) && !is_neg_.is_true(v);
+  }
+  bool contiguous(nb::handle v) const { return contiguous_.is_true(v); }
+  Address address(nb::handle v) const { return v.is_none() ? 0 : static_cast<Address>(data_ptr_.number(v)); }
   bool shape(nb::handle tensor, Py_ssize_t axes, int64_t* sizes) const {
-    const nb::object shape = get(tensor, shape_);
+    const nb::object shape = shape_(tensor);
     if (!PyTuple_Check(shape.ptr()) || PyTuple_GET_SIZE(shape.ptr()) != axes) return false;
     for (Py_ssize_t i = 0; i < axes; ++i) {
       PyObject* size = PyTuple_GET_ITEM(shape.ptr(), i);
@@ -546,19 +547,107 @@ class QuickStep {
     }
     return nb::steal(checked(PyObject_VectorcallMethod(new_empty_.ptr(), arguments + 1, n | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr)));
   }
-  // The same parameters, of the same versions, at the same addresses, as when they were packed.
-  bool unchanged(nb::handle parameters, Look look) const {
+  // A tensor of three axes as it lies; false where its last axis does not lie side by side.
+  bool lies(nb::handle v, int64_t width, bool may_be_one_value, Strided& at) const {
+    if (v.is_none()) return true;
+    const nb::object strides = stride_(v);
+    if (!PyTuple_Check(strides.ptr()) || PyTuple_GET_SIZE(strides.ptr()) != 3) return false;
+    at.address = address(v);
+    at.outer = integer(PyTuple_GET_ITEM(strides.ptr(), 0)), at.row = integer(PyTuple_GET_ITEM(strides.ptr(), 1));
+    const int64_t unit = integer(PyTuple_GET_ITEM(strides.ptr(), 2));
+    at.one_value = may_be_one_value && at.outer == 0 && at.row == 0 && unit == 0;
+    return unit == 1 || width == 1 || at.one_value;
+  }
+  int threads() const { return static_cast<int>(integer(nb::steal(checked(PyObject_CallNoArgs(threads_.ptr()))))); }
+
+  struct Mark {
+    int64_t version, address;
+  };
+  // Whether a module's dictionary, or a list, has these parameters, and no others.
+  bool are_these(nb::handle parameters) const {
     PyObject *key, *value;
     Py_ssize_t at = 0;
     size_t i = 0;
+    const size_t n = nb::len(weights_);
+    if (PyList_Check(parameters.ptr())) {
+      if (nb::len(parameters) != n) return false;
+      while (i < n && PyList_GET_ITEM(parameters.ptr(), static_cast<Py_ssize_t>(i)) == weights_[i].ptr()) ++i;
+      return i == n;
+    }
+    if (!PyDict_Check(parameters.ptr())) return false;
     while (PyDict_Next(parameters.ptr(), &at, &key, &value)) {
-      if (i == marks_.size() || value != weights_[i].ptr()) return false;
+      if (i == n || value != weights_[i].ptr()) return false;
       ++i;
     }
-    if (i != marks_.size()) return false;
-    for (i = 0; i < marks_.size(); ++i) {
-      const nb::handle w = weights_[i];
-      if (integer(get(w, version_)) != marks_[i].version || static_cast<int64_t>(address_of(w)) != marks_[i].address) return false;
+    return i == n;
+  }
+  bool has(nb::handle weight, const Mark& mark) const {
+    return version_.number(weight) == mark.version && data_ptr_.number(weight) == mark.address;
+  }
+};
+
+// `GRU.step` in a stream.
+class QuickStep : Quick {
+ public:
+  // marks: the weights' versions and addresses, as they were when `handles` (one a layer) were packed. zone_rate: zoneout's, of the
+  // whole stack.
+  QuickStep(nb::list weights, const std::vector<std::pair<int64_t, Address>>& marks, nb::list handles, double zone_rate,
+            nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads)
+      : Quick(weights, dtype, tensor, unusual, threads), handles_(handles), zone_rate_(zone_rate) {
+    for (nb::handle layer : handles_) layers_.push_back(nb::cast<Handle*>(layer));
+    for (const auto& mark : marks) marks_.push_back({mark.first, static_cast<int64_t>(mark.second)});
+  }
+
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!nb::inst_ready(self)) return 0;
+    const auto* me = nb::inst_ptr<QuickStep>(self);
+    Py_VISIT(me->handles_.ptr());
+    return me->visit(visit, arg);
+  }
+  static int clear(PyObject* self) {
+    auto* me = nb::inst_ptr<QuickStep>(self);
+    me->handles_.reset(), me->let_go();
+    return 0;
+  }
+  static PyType_Slot slots[3];
+
+  // (y, h_n), or None where anything is out of the ordinary: then the long way, with its checks and messages, is to be taken.
+  nb::object operator()(nb::handle x, nb::handle h, nb::handle parameters) const {
+    if (!plain(x) || !plain(h) || !contiguous(x) || !contiguous(h) || !usual()) return nb::none();
+    const int64_t layers = static_cast<int64_t>(layers_.size()), I = layers_[0]->I, H = layers_[0]->H;
+    int64_t x_shape[2], h_shape[3];
+    if (!shape(x, 2, x_shape) || !shape(h, 3, h_shape)) return nb::none();
+    const int64_t B = x_shape[0];
+    if (x_shape[1] != I || h_shape[0] != layers || h_shape[1] != B || h_shape[2] != H) return nb::none();
+    Strided from, state;
+    from.address = address(x), from.row = I;
+    state.address = address(h), state.outer = B * H, state.row = H;
+    const bool wide = layers_[0]->f32.empty();
+    const Look look = is_beginning(state.address, wide) ? Look::lines : Look::few;
+    if (!are_these(parameters) || !unchanged(look)) return nb::none();
+    nb::object y = empty(x, {B, H}), h_n = empty(x, {layers, B, H});
+    const Address to = address(y), next = address(h_n);
+    const int threads = this->threads();
+    {
+      // Giving the GIL away for a microsecond's work would cost a tenth of it, and waiting to get it back far more.
+      std::optional<nb::gil_scoped_release> free;
+      if (layers * B * H * (I + H) > 100000) free.emplace();
+      (wide ? run_step<double> : run_step<float>)(layers_, zone_rate_, B, from, state, to, next, threads);
+    }
+    return nb::make_tuple(y, h_n);
+  }
+
+ private:
+  nb::list handles_;
+  double zone_rate_;
+  std::vector<Handle*> layers_;
+  std::vector<Mark> marks_;
+
+  // Of the same versions and at the same addresses as when they were packed.
+  bool unchanged(Look look) const {
+    for (size_t i = 0; i < marks_.size(); ++i) {
+      if (!has(weights_[i], marks_[i])) return false;
     }
     for (const Handle* layer : layers_) {
       if (layer->looks_changed(look)) return false;
@@ -570,6 +659,292 @@ class QuickStep {
 PyType_Slot QuickStep::slots[3] = {{Py_tp_traverse, reinterpret_cast<void*>(QuickStep::traverse)},
                                    {Py_tp_clear, reinterpret_cast<void*>(QuickStep::clear)},
                                    {0, nullptr}};
+
+// What a call of QuickLayer leaves for its backward pass.
+struct QuickCall {
+  nb::object layer;                   // the QuickLayer
+  int64_t T = 0, B = 0;
+  bool batch_first = false;
+  Strided x, h_0;                     // what autograd saves; h_0 may be none
+  Address saved = 0;
+  std::vector<std::pair<int64_t, Address>> weights;  // their versions and addresses
+  // Until autograd has taken them: what it is to save, and what the call returns.
+  nb::object to_save, results;
+
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!nb::inst_ready(self)) return 0;
+    const auto* me = nb::inst_ptr<QuickCall>(self);
+    for (const nb::object* held : {&me->layer, &me->to_save, &me->results}) Py_VISIT(held->ptr());
+    return 0;
+  }
+  static int clear(PyObject* self) {
+    auto* me = nb::inst_ptr<QuickCall>(self);
+    me->layer.reset(), me->to_save.reset(), me->results.reset();
+    return 0;
+  }
+  static PyType_Slot slots[3];
+};
+
+PyType_Slot QuickCall::slots[3] = {{Py_tp_traverse, reinterpret_cast<void*>(QuickCall::traverse)},
+                                   {Py_tp_clear, reinterpret_cast<void*>(QuickCall::clear)},
+                                   {0, nullptr}};
+
+// One layer in both directions over a short sequence, forwards and backwards (docs/decisions/050).
+class QuickLayer : Quick {
+ public:
+  // most: values that an output may have; longer calls gain nothing. handle: the packed weights for calls without gradients, and
+  // marks: their versions and addresses at that time; None and none where nothing was packed. apply: an autograd.Function's, of a
+  // QuickCall, x and h_0 (None where they want no gradient) and the weights. grads: torch.is_grad_enabled. has_storage: whether a
+  // tensor is one, not many (of a vmap). empty_like: torch.empty_like.
+  QuickLayer(nb::list weights, const Kind& kind, const std::vector<std::pair<int64_t, Address>>& marks, nb::object handle, int64_t most,
+             nb::object dtype, nb::object tensor, nb::tuple unusual, nb::object threads, nb::object apply, nb::object grads,
+             nb::object has_storage, nb::object empty_like)
+      : Quick(weights, dtype, tensor, unusual, threads), kind_(kind), handle_(handle), most_(most), apply_(apply), grads_(grads),
+        has_storage_(has_storage), empty_like_(empty_like) {
+    if (!handle.is_none()) packed_ = nb::cast<Handle*>(handle);
+    for (const auto& mark : marks) marks_.push_back({mark.first, static_cast<int64_t>(mark.second)});
+  }
+
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!nb::inst_ready(self)) return 0;
+    const auto* me = nb::inst_ptr<QuickLayer>(self);
+    for (const nb::object* held : {&me->handle_, &me->apply_, &me->grads_, &me->has_storage_, &me->empty_like_}) Py_VISIT(held->ptr());
+    return me->visit(visit, arg);
+  }
+  static int clear(PyObject* self) {
+    auto* me = nb::inst_ptr<QuickLayer>(self);
+    me->handle_.reset(), me->apply_.reset(), me->grads_.reset(), me->has_storage_.reset(), me->empty_like_.reset(), me->let_go();
+    return 0;
+  }
+  static PyType_Slot slots[3];
+
+  nb::list weights() const { return weights_; }
+  int64_t directions() const { return static_cast<int64_t>(nb::len(weights_) / kind_.each()); }
+  bool is_of(nb::handle weights, nb::handle handle) const {
+    if (!handle.is_none() && !handle.is(handle_)) return false;
+    if (nb::len(weights) != nb::len(weights_)) return false;
+    size_t i = 0;
+    for (nb::handle w : weights) {
+      if (!w.is(weights_[i++])) return false;
+    }
+    return true;
+  }
+
+  // (output, h_n), or None where anything is out of the ordinary. weights: a module's dictionary, or a list.
+  nb::object operator()(nb::handle me, nb::handle x, nb::handle h_0, nb::handle parameters, bool batch_first) {
+    const int64_t I = kind_.I, H = kind_.H, D = directions();
+    int64_t sizes[3], h_sizes[3];
+    if (!plain(x) || !shape(x, 3, sizes) || sizes[2] != I) return nb::none();
+    const int64_t T = sizes[batch_first ? 1 : 0], B = sizes[batch_first ? 0 : 1], rows = T * B;
+    if (rows == 0 || rows * D * H > most_ || !are_these(parameters) || !usual()) return nb::none();
+    if (!h_0.is_none() && (!plain(h_0) || !shape(h_0, 3, h_sizes) || h_sizes[0] != D || h_sizes[1] != B || h_sizes[2] != H)) return nb::none();
+    Strided from, state;
+    if (!lies(x, I, false, from) || !lies(h_0, H, false, state)) return nb::none();
+    if (batch_first) std::swap(from.outer, from.row);
+
+    bool needs_x = false, needs_h_0 = false, needs = false;
+    std::vector<Address> weights;
+    std::vector<std::pair<int64_t, Address>> marks;
+    if (true_(nb::steal(PyObject_CallNoArgs(grads_.ptr())))) {
+      needs_x = wants(x), needs_h_0 = !h_0.is_none() && wants(h_0), needs = needs_x || needs_h_0;
+      weights.reserve(8), marks.reserve(8);
+      for (size_t i = 0; i < nb::len(weights_); ++i) {
+        const nb::handle w = weights_[i];
+        if (!fits(w, i % kind_.each())) return nb::none();
+        needs = needs || wants(w);
+        weights.push_back(address(w));
+        marks.emplace_back(version_.number(w), weights.back());
+      }
+      // Whoever trains changes the weights before the next call. But a loop over single steps does so after all of them.
+      if (T == 1) {
+        if (unchanged(Look::lines)) weights.clear();
+        else if (marks == before_) return nb::none();  // now it pays to keep them packed, which is done elsewhere
+        before_ = marks;
+      }
+    } else if (!unchanged(rows >= 1024 ? Look::all : T >= 16 || is_beginning(state.address, kind_.wide) ? Look::lines : Look::few)) {
+      return nb::none();
+    }
+
+    const int64_t values = rows * D * H;
+    // Behind what the kernel saves lies a copy of the output: for a small one that takes less time than to have it saved by autograd.
+    const Sizes3 shape{T, B, batch_first};
+    nb::object output = output_(*this, shape, x, D * H), h_n = h_n_(*this, {D, B, false}, x, H), saved;
+    if (needs) saved = saved_(*this, {1, 1, false}, x, 5 * values);
+    const ForwardCall call{T, B, rows, from, state, 0, address(output), address(h_n), needs ? address(saved) : 0, nothing_more(), threads()};
+    {
+      std::optional<nb::gil_scoped_release> free;  // as in QuickStep
+      if (values * (I + H) > 100000) free.emplace();
+      (kind_.wide ? run<double> : run<float>)(packed_, weights, kind_, static_cast<size_t>(values), call);
+    }
+    if (!needs) return nb::make_tuple(output, h_n);
+
+    auto* after = new QuickCall();
+    const nb::object held = nb::cast(after, nb::rv_policy::take_ownership);
+    after->layer = nb::borrow(me), after->T = T, after->B = B, after->batch_first = batch_first, after->x = from, after->h_0 = state;
+    after->saved = call.saved, after->weights = std::move(marks);
+    after->to_save = h_0.is_none() ? nb::make_tuple(x, saved) : nb::make_tuple(x, saved, h_0);
+    after->results = nb::make_tuple(output, h_n);
+    const Py_ssize_t n = static_cast<Py_ssize_t>(nb::len(weights_));
+    const nb::object arguments = nb::steal(checked(PyTuple_New(3 + n)));
+    const auto put = [&](Py_ssize_t i, nb::handle value) { PyTuple_SET_ITEM(arguments.ptr(), i, value.inc_ref().ptr()); };
+    put(0, held), put(1, needs_x ? x : nb::handle(Py_None)), put(2, needs_h_0 ? h_0 : nb::handle(Py_None));
+    for (Py_ssize_t i = 0; i < n; ++i) put(3 + i, weights_[static_cast<size_t>(i)]);
+    output.reset(), h_n.reset();
+    return nb::steal(checked(PyObject_Call(apply_.ptr(), arguments.ptr(), nullptr)));
+  }
+
+  // The gradients of what `apply` was given, or None where anything is out of the ordinary. ctx: autograd's.
+  nb::object backward(const QuickCall& after, nb::handle ctx, nb::handle d_output, nb::handle d_h_n) {
+    static PyObject *const saved_tensors = name("saved_tensors").release().ptr(), *const needs_input_grad = name("needs_input_grad").release().ptr();
+    if (true_(nb::steal(PyObject_CallNoArgs(grads_.ptr()))) || !good(d_output) || !good(d_h_n)) return nb::none();
+    const int64_t I = kind_.I, H = kind_.H, T = after.T, B = after.B, rows = T * B;
+    const int64_t D = directions(), values = rows * D * H;
+    Strided d_out, d_last;
+    if (!lies(d_output, D * H, true, d_out) || !lies(d_h_n, H, false, d_last)) return nb::none();
+    if (after.batch_first) std::swap(d_out.outer, d_out.row);
+    std::vector<Address> weights, d_weights;
+    weights.reserve(8), d_weights.reserve(8);
+    for (size_t i = 0; i < after.weights.size(); ++i) {
+      const auto& [version, address] = after.weights[i];
+      if (!has(weights_[i], {version, static_cast<int64_t>(address)})) return nb::none();
+      weights.push_back(address);
+    }
+    const nb::object saved = get(ctx, saved_tensors), needs = get(ctx, needs_input_grad);  // (raises where they are freed, or x was changed)
+    if (!PyTuple_Check(saved.ptr()) || PyTuple_GET_SIZE(saved.ptr()) < 2 || !PyTuple_Check(needs.ptr()) ||
+        PyTuple_GET_SIZE(needs.ptr()) != static_cast<Py_ssize_t>(3 + weights.size())) return nb::none();
+    const nb::handle x = PyTuple_GET_ITEM(saved.ptr(), 0);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(saved.ptr()); ++i) {
+      const nb::handle v = PyTuple_GET_ITEM(saved.ptr(), i);
+      if (!PyObject_TypeCheck(v.ptr(), reinterpret_cast<PyTypeObject*>(tensor_.ptr()))) return nb::none();
+      if (address(v) != (i == 0 ? after.x.address : i == 1 ? after.saved : after.h_0.address)) return nb::none();
+    }
+
+    const auto need = [&](size_t i) { return PyTuple_GET_ITEM(needs.ptr(), static_cast<Py_ssize_t>(i)) == Py_True; };
+    const nb::object results = nb::steal(checked(PyTuple_New(static_cast<Py_ssize_t>(3 + weights.size()))));
+    const auto put = [&](size_t i, nb::object value) {
+      const Address address = this->address(value);
+      PyTuple_SET_ITEM(results.ptr(), static_cast<Py_ssize_t>(i), value.release().ptr());
+      return address;
+    };
+    put(0, nb::none());
+    const Address d_x = put(1, need(1) ? d_x_(*this, {T, B, after.batch_first}, x, I) : nb::none());
+    const Address d_h_0 = put(2, need(2) ? h_n_(*this, {D, B, false}, x, H) : nb::none());
+    for (size_t i = 0; i < weights.size(); ++i) {
+      d_weights.push_back(put(3 + i, need(3 + i) ? nb::steal(checked(PyObject_CallOneArg(empty_like_.ptr(), weights_[i].ptr()))) : nb::none()));
+    }
+    const size_t value_bytes = kind_.wide ? sizeof(double) : sizeof(float);
+    const BackwardCall call{T, B, rows, after.x, after.h_0, 0, after.saved + static_cast<size_t>(4 * values) * value_bytes, after.saved, d_out,
+                            d_last, d_x, d_h_0, std::move(weights), std::move(d_weights), nothing_more(), threads()};
+    {
+      std::optional<nb::gil_scoped_release> free;  // as in QuickStep
+      if (values * (I + H) > 50000) free.emplace();
+      (kind_.wide ? run_back<double> : run_back<float>)(kind_, call);
+    }
+    return results;
+  }
+
+ private:
+  Kind kind_;
+  nb::object handle_;
+  Handle* packed_ = nullptr;
+  std::vector<Mark> marks_;
+  std::vector<std::pair<int64_t, Address>> before_;  // at the last single step with gradients
+  int64_t most_;
+  nb::object apply_, grads_, has_storage_, empty_like_;
+  nb::object new_empty_strided_ = name("new_empty_strided");
+
+  struct Sizes3 {
+    int64_t T, B;
+    bool batch_first;
+    bool operator==(const Sizes3& other) const { return T == other.T && B == other.B && batch_first == other.batch_first; }
+  };
+  // Makes an empty tensor [T, B, width], or [B, T, width] that lies so. From the second one of a shape on it is made like another one
+  // without memory, which takes half the time.
+  class Empty {
+   public:
+    nb::object operator()(const QuickLayer& layer, const Sizes3& sizes, nb::handle x, int64_t width) {
+      if (sizes == sizes_ && width == width_) {
+        if (!like_.is_valid()) {
+          nb::object like = layer.empty_as(sizes, x, width);
+          like.attr("untyped_storage")().attr("resize_")(0);
+          like_ = std::move(like);
+        }
+        return nb::steal(checked(PyObject_CallOneArg(layer.empty_like_.ptr(), like_.ptr())));
+      }
+      like_.reset(), sizes_ = sizes, width_ = width;
+      return layer.empty_as(sizes, x, width);
+    }
+
+   private:
+    Sizes3 sizes_{-1, -1, false};
+    int64_t width_ = -1;
+    nb::object like_;
+  };
+  Empty output_, h_n_, saved_, d_x_;
+
+  static const More& nothing_more() {
+    static const More more;
+    return more;
+  }
+  bool wants(nb::handle v) const { return requires_grad_.is_true(v); }
+
+  // Of the shape and type that C++ reads at its address: `.data` takes anything.
+  bool fits(nb::handle w, size_t which) const {
+    int64_t sizes[2];
+    if (!dtype_of_(w).is(dtype_) || !is_cpu_.is_true(w) || is_neg_.is_true(w) || !contiguous(w)) return false;
+    if (!shape(w, which < 2 ? 2 : 1, sizes) || sizes[0] != 3 * kind_.H) return false;
+    return which >= 2 || sizes[1] == (which == 0 ? kind_.I : kind_.H);
+  }
+  // As they were when they were packed (at how much a call looks: weights.py).
+  bool unchanged(Look look) const {
+    if (!packed_) return false;
+    for (size_t i = 0; i < marks_.size(); ++i) {
+      if (!has(weights_[i], marks_[i])) return false;
+    }
+    return !packed_->looks_changed(look);
+  }
+  nb::object empty_as(const Sizes3& sizes, nb::handle x, int64_t width) const {
+    const auto& [T, B, batch_first] = sizes;
+    if (!batch_first) return empty(x, {T, B, width});
+    const nb::object shape = nb::make_tuple(B, T, width), strides = nb::make_tuple(width, B * width, 1);
+    PyObject* arguments[4] = {nullptr, x.ptr(), shape.ptr(), strides.ptr()};
+    return nb::steal(checked(PyObject_VectorcallMethod(new_empty_strided_.ptr(), arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr)));
+  }
+  // A gradient whose values lie in memory as they are, or none.
+  bool good(nb::handle d) const {
+    return d.is_none() || (plain(d) && true_(nb::steal(PyObject_CallOneArg(has_storage_.ptr(), d.ptr()))));
+  }
+
+  template <class Real>
+  static void run(Handle* packed, const std::vector<Address>& weights, const Kind& kind, size_t values, const ForwardCall& call) {
+    if (weights.empty()) {
+      run_forward<Real>(*packed, call);
+    } else {
+      Handle handle;  // training changes the weights before the next call: nothing is kept
+      pack<Real>(handle, weights, kind, call.threads);
+      run_forward<Real>(handle, call);
+    }
+    if (call.saved) std::memcpy(at<Real>(call.saved) + 4 * values, at<Real>(call.output), sizeof(Real) * values);
+  }
+  // In both directions d_x is the sum of two.
+  template <class Real>
+  static void run_back(const Kind& kind, const BackwardCall& call) {
+    if (call.d_x == 0 || call.weights.size() == kind.each()) return run_backward<Real>(kind, call);
+    const size_t n = static_cast<size_t>(call.rows * kind.I);
+    std::vector<Real> both(2 * n);
+    BackwardCall into = call;
+    into.d_x = reinterpret_cast<Address>(both.data());
+    run_backward<Real>(kind, into);
+    Real* sum = at<Real>(call.d_x);
+    for (size_t i = 0; i < n; ++i) sum[i] = both[i] + both[n + i];
+  }
+};
+
+PyType_Slot QuickLayer::slots[3] = {{Py_tp_traverse, reinterpret_cast<void*>(QuickLayer::traverse)},
+                                    {Py_tp_clear, reinterpret_cast<void*>(QuickLayer::clear)},
+                                    {0, nullptr}};
 
 // The OpenMP runtime that PyTorch brought into the process, if one is to be seen.
 bool share_openmp() {
@@ -659,6 +1034,34 @@ NB_MODULE(_native, m) {
       .def(nb::init<nb::list, const std::vector<std::pair<int64_t, Address>>&, nb::list, double, nb::object, nb::object,
                     nb::tuple, nb::object>())
       .def("__call__", &QuickStep::operator(), nb::arg().none(), nb::arg().none(), nb::arg());
+  nb::class_<QuickCall>(m, "QuickCall", nb::type_slots(QuickCall::slots))
+      .def("begin", [](nb::handle me, nb::handle ctx) {
+        static PyObject *const call = name("call").release().ptr(), *const to_save = name("to_save").release().ptr(),
+                        *const materialize_grads = name("materialize_grads").release().ptr();
+        QuickCall& after = nb::cast<QuickCall&>(me);
+        const nb::object saves = std::exchange(after.to_save, nb::object());
+        if (PyObject_SetAttr(ctx.ptr(), call, me.ptr()) || PyObject_SetAttr(ctx.ptr(), to_save, saves.ptr()) ||
+            PyObject_SetAttr(ctx.ptr(), materialize_grads, Py_False)) throw nb::python_error();
+        return std::exchange(after.results, nb::object());
+      })
+      .def("backward", [](const QuickCall& call, nb::handle ctx, nb::handle d_output, nb::handle d_h_n) {
+        return nb::cast<QuickLayer&>(call.layer).backward(call, ctx, d_output, d_h_n);
+      }, nb::arg(), nb::arg().none(), nb::arg().none())
+      .def_ro("layer", &QuickCall::layer)
+      .def_ro("batch_first", &QuickCall::batch_first)
+      .def_ro("T", &QuickCall::T)
+      .def_ro("B", &QuickCall::B)
+      .def_ro("weights", &QuickCall::weights);
+  nb::class_<QuickLayer>(m, "QuickLayer", nb::type_slots(QuickLayer::slots))
+      .def(nb::init<nb::list, const Kind&, const std::vector<std::pair<int64_t, Address>>&, nb::object, int64_t, nb::object, nb::object,
+                    nb::tuple, nb::object, nb::object, nb::object, nb::object, nb::object>(), "weights"_a, "kind"_a, nb::kw_only(), "marks"_a,
+           "handle"_a.none(), "most"_a, "dtype"_a, "tensor"_a, "unusual"_a, "threads"_a, "apply"_a, "grads"_a, "has_storage"_a, "empty_like"_a)
+      .def("is_of", &QuickLayer::is_of, nb::arg(), nb::arg().none())
+      .def_prop_ro("weights", &QuickLayer::weights)
+      .def_prop_ro("directions", &QuickLayer::directions)
+      .def("__call__", [](nb::handle me, nb::handle x, nb::handle h_0, nb::handle parameters, bool batch_first) {
+        return nb::cast<QuickLayer&>(me)(me, x, h_0, parameters, batch_first);
+      }, nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
   m.def("affine", [](bool wide, int64_t rows, int64_t I, int64_t O, nb::handle x, nb::handle weight, nb::handle bias, nb::handle y,
                      bool in_blocks, int threads) {
     const AffineCall call{wide, rows, I, O, address_of(x), address_of(weight), address_of(bias), address_of(y), in_blocks};

@@ -266,6 +266,13 @@ x is [T=20, B=4, I=5] (batch_first=False).
             and (leaf := as_leaf(self, input, hx, lengths=lengths, resets=resets, mask=mask)) is not None
         ):
             return leaf
+        if lengths is None and resets is None and mask is None and not self._extended():
+            preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
+            quick_gru = None if preferred is None else preferred.quick_gru
+            if quick_gru is not None:
+                done = quick_gru(self._kept, input, hx, self._parameters, self.batch_first)
+                if done is not None:
+                    return done
         if mask is not None:
             lengths = checks.lengths_of(self, mask, lengths, input)
         x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
@@ -370,13 +377,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
 
     def _extended(self) -> bool:
         """Whether the recurrence is another one than torch's."""
-        return bool(
-            self.reset != "after"
-            or self.layer_norm
-            or self.zoneout
-            or self.checkpoint_every
-            or (self.recurrent_dropout and self.training)
-        )
+        if self.reset != "after" or self.layer_norm or self.zoneout or self.checkpoint_every:
+            return True
+        return self.recurrent_dropout > 0 and self.training
 
     def _extras(self, lengths=None, starts=None, resets=None, fresh=None) -> Extras:
         return Extras(

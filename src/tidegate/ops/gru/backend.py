@@ -90,6 +90,10 @@ class Backend(Protocol):
         """`step` for a stream, asked before the caller checks anything."""
 
     @property
+    def quick_gru(self) -> QuickGru | None:
+        """`gru` for a short call of one layer without extras, asked before the caller checks anything."""
+
+    @property
     def join_weights(self) -> JoinWeights | None:
         """Asked wherever the weights of a layer get new memory: to move them to where it wants them, the values unchanged."""
 
@@ -109,6 +113,19 @@ class QuickStep(Protocol):
         /,
     ) -> tuple[Tensor, Tensor] | None:
         """`step` where everything is as it was at the last step. None in any other case: then `step` is the way."""
+
+
+class QuickGru(Protocol):
+    def __call__(
+        self,
+        kept: dict[Any, Any],
+        x: Any,  # [T, B, I], or [B, T, I] if batch_first
+        h_0: Any,  # [D, B, H]; None: zeros
+        parameters: dict[str, Any],  # the module's own
+        batch_first: bool,
+        /,
+    ) -> tuple[Tensor, Tensor] | None:  # output, laid out like x; h_n
+        """`gru` where everything is as it was at the last call. None in any other case: then `gru` is the way."""
 
 
 class JoinWeights(Protocol):

@@ -24,7 +24,7 @@ from tidegate.ops.gru.stack import stack
 name = "in_onnx"
 about = "ONNX's own GRU, while torch.onnx.export writes a file"
 in_transforms = False
-quick_step = join_weights = affine = None
+quick_step = quick_gru = join_weights = affine = None
 
 
 def missing() -> None:

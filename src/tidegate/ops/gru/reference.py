@@ -24,7 +24,7 @@ from tidegate.ops.gru.stack import batch_of, stack
 name = "reference"
 about = "the definition, step by step in Python; it does all, and slowly"
 in_transforms = True
-quick_step = join_weights = affine = None
+quick_step = quick_gru = join_weights = affine = None
 
 
 def missing() -> None:

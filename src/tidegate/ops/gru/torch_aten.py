@@ -21,7 +21,7 @@ name = "torch"
 about = "PyTorch's own GRU: ATen on the CPU, cuDNN on CUDA"
 in_transforms = False
 """ATen's and cuDNN's own loops fail in some of them (vmap of gradients, on a GPU jvp); plain operations don't."""
-trace = quick_step = affine = None
+trace = quick_step = quick_gru = affine = None
 
 _aten_gru = torch._VF.gru
 _aten_gru_cell = torch._VF.gru_cell

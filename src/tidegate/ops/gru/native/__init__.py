@@ -25,6 +25,7 @@ A file a road, each standing on those before it:
     flops            how many operations a layer is
     registered       the operators of torch.library
     roads            which of these a layer takes
+    quick            a short call of one layer: quick_gru
     sequence         gru, trace
     one_step         step, quick_step, gru_cell
     affine           W x + b
@@ -35,6 +36,7 @@ from __future__ import annotations
 from tidegate.ops.gru.native import affine
 from tidegate.ops.gru.native.kernels import isa, isas, missing, peak_gflops, set_isa, why_not
 from tidegate.ops.gru.native.one_step import gru_cell, quick_step, step
+from tidegate.ops.gru.native.quick import quick_gru
 from tidegate.ops.gru.native.sequence import gru, trace
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "missing",
     "name",
     "peak_gflops",
+    "quick_gru",
     "quick_step",
     "set_isa",
     "step",

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from tidegate.ops.gru.equations import HALF_TYPES
 from tidegate.ops.gru.extras import Extras
+from tidegate.ops.gru.native.quick import remember, run_short
 from tidegate.ops.gru.native.roads import is_mixed, run_layer
 from tidegate.ops.gru.stack import stack
 
@@ -33,7 +35,8 @@ def _stack(
         kept = None
     else:
         rounded = x.dtype
-    output, h_n, layers = stack(partial(run_layer, kept=kept, traces=traces), x, h_0, weights, extras=extras, **options)
+    run = partial(run_layer, kept=kept, traces=traces) if traces or kept is None else partial(run_short, kept=kept)
+    output, h_n, layers = stack(run, x, h_0, weights, extras=extras, **options)
     if rounded != x.dtype:
         output, h_n = output.to(rounded), h_n.to(rounded)
         layers = [(y.to(rounded), None if v is None else v.to(rounded)) for y, v in layers]
@@ -65,7 +68,10 @@ def gru(
     if (
         num_layers == 1 and extras is None and not is_mixed(x, h_0, weights)
     ):  # the shortest way, for the smallest layers
-        return run_layer(x, h_0, weights, bias, batch_sizes, None, 0, kept)[:2]
+        found = run_layer(x, h_0, weights, bias, batch_sizes, None, 0, kept)[:2]
+        if kept is not None and batch_sizes is None and not is_compiling():
+            remember(kept, 0, weights, bias)
+        return found
     return _stack(
         x,
         h_0,

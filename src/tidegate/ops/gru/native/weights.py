@@ -96,6 +96,10 @@ class Pack:
         self.versions: list[int] = [*map(_version, weights)]
         self.addresses = [*map(Tensor.data_ptr, weights)]
 
+    def is_of(self, weights: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors that were packed, whatever their values are by now."""
+        return len(weights) == len(self.weights) and all(map(is_, weights, self.weights))
+
     def fits(self, weights: Sequence[Tensor], look: int) -> bool:
         """Whether these are the weights that were packed, as they were. look: `FEW`, `LINES` or `ALL`, for changes that have no
         version. (Of weights in shared memory, and of 16 KiB or less where `LINES` is asked for, C++ looks at all.)
