@@ -103,9 +103,11 @@ struct Strided {
 // At how much of the weights a call looks.
 enum class Look : int { few = 0, lines = 1, all = 2 };
 
-struct Handle {  // the packed weights of every direction of a layer, float32 or float64
+struct Handle {  // the packed weights of every direction of a layer, in one of these types
   std::vector<std::unique_ptr<Packed<float>>> f32;
   std::vector<std::unique_ptr<Packed<double>>> f64;
+  std::vector<std::unique_ptr<Packed<bf16>>> b16;
+  std::vector<std::unique_ptr<Packed<int8_t>>> i8;
   int64_t I = 0, H = 0;
   Reset reset = Reset::after;
   bool norm = false;
@@ -178,11 +180,14 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
     return std::memcmp(&now, &then, sizeof now) != 0;
   }
 
-  template <class Real>
+  template <class Stored>
   auto& all() {
-    if constexpr (sizeof(Real) == 4) return f32;
+    if constexpr (sizeof(Stored) == 1) return i8;
+    else if constexpr (sizeof(Stored) == 2) return b16;
+    else if constexpr (sizeof(Stored) == 4) return f32;
     else return f64;
   }
+  int bits() const { return !f32.empty() ? 32 : !f64.empty() ? 64 : !b16.empty() ? 16 : 8; }
 };
 
 // What weights of a layer there are, and how they are meant. The order of a direction's: w_ih, w_hh, with bias b_ih, b_hh,
@@ -190,10 +195,23 @@ struct Handle {  // the packed weights of every direction of a layer, float32 or
 struct Kind {
   int64_t I = 0, H = 0;
   bool bias = false, norm = false, before = false, wide = false;
+  int narrow = 0;  // the bits of what is multiplied, where these are fewer than the weights': 16 (bfloat16) or 8
 
   size_t each() const { return 2 + (bias ? 2u : 0u) + (norm ? 2u : 0u); }
   Reset reset() const { return before ? Reset::before : Reset::after; }
+  int bits() const { return narrow ? narrow : wide ? 64 : 32; }
 };
+
+// work(v), with v of the type of so many bits.
+template <class Work>
+auto with_bits(int bits, const Work& work) {
+  switch (bits) {
+    case 8: return work(int8_t{});
+    case 16: return work(bf16{});
+    case 64: return work(double{});
+    default: return work(float{});
+  }
+}
 
 template <class Real>
 Weights<Real> weights_of(const std::vector<Address>& list, size_t direction, const Kind& kind) {
@@ -209,12 +227,12 @@ Weights<Real> weights_of(const std::vector<Address>& list, size_t direction, con
           kind.H};
 }
 
-template <class Real>
+template <class Stored>
 void pack(Handle& handle, const std::vector<Address>& weights, const Kind& kind, int threads) {
   handle.I = kind.I, handle.H = kind.H, handle.reset = kind.reset(), handle.norm = kind.norm;
   for (size_t d = 0; d < weights.size() / kind.each(); ++d) {
-    handle.all<Real>().push_back(
-        std::make_unique<Packed<Real>>(weights_of<Real>(weights, d, kind), kind.I, kind.H, kind.reset(), kind.norm, threads));
+    handle.all<Stored>().push_back(
+        std::make_unique<Packed<Stored>>(weights_of<Sum<Stored>>(weights, d, kind), kind.I, kind.H, kind.reset(), kind.norm, threads));
   }
 }
 
@@ -228,7 +246,8 @@ std::unique_ptr<Handle> keep(const std::vector<Address>& weights, const Kind& ki
     for (size_t v = 2; v < kind.each(); ++v) handle->sample(weights[first + v], 3 * kind.H, 1, sizeof(Real));
   }
   handle->shared = shared, handle->then = handle->digest();
-  pack<Real>(*handle, weights, kind, threads);  // after: whoever changes them meanwhile is noticed
+  // After: whoever changes them meanwhile is noticed.
+  with_bits(kind.bits(), [&](auto v) { pack<decltype(v)>(*handle, weights, kind, threads); });
   return handle;
 }
 
@@ -280,12 +299,12 @@ bool is_beginning(Address state, bool wide) {
 }
 
 // What no step wrote: the output of padding is 0.
-template <class Real>
-void clear_padding(const Sizes& sizes, Real* output, int64_t row) {
+template <class Value>
+void clear_padding(const Sizes& sizes, Value* output, int64_t row) {
   if (!sizes.lengths || sizes.starts) return;
   for (int64_t t = 0; t < sizes.T; ++t) {
     for (int64_t b = 0; b < sizes.B; ++b) {
-      if (t >= sizes.lengths[b]) std::memset(output + (t * sizes.B + b) * row, 0, sizeof(Real) * static_cast<size_t>(row));
+      if (t >= sizes.lengths[b]) std::memset(static_cast<void*>(output + (t * sizes.B + b) * row), 0, sizeof(Value) * static_cast<size_t>(row));
     }
   }
 }
@@ -297,41 +316,67 @@ struct ForwardCall {
   Address output, h_n, saved;    // [..., D H]; [D, B, H]; [D, rows, slots, H] or none
   const More& more;
   int threads;
+  bool rounded = false;          // the output is bfloat16
 };
 
-template <class Real>
+template <class Stored>
 void run_forward(Handle& handle, const ForwardCall& call) {
+  using Real = Sum<Stored>;
   const int64_t B = call.B, H = handle.H, saved_each = call.rows * tidegate::slots(handle.norm) * H;
   const More& more = call.more;
   const Sizes sizes{call.T, B, handle.I, H, at<int64_t>(call.batch_sizes), at<int64_t>(more.lengths), at<int64_t>(more.starts),
                     handle.reset, handle.norm, call.threads};
-  const auto& packed = handle.all<Real>();
+  const auto& packed = handle.all<Stored>();
   const int64_t D = static_cast<int64_t>(packed.size());
-  ask_for_large_pages(call.saved, D * saved_each * static_cast<int64_t>(sizeof(Real)));
+  ask_for_large_pages(call.saved, D * saved_each * static_cast<int64_t>(sizeof(Stored)));
   ask_for_large_pages(call.output, D * call.rows * H * static_cast<int64_t>(sizeof(Real)));
-  Forward<Real> runs[2];
+  Forward<Stored> runs[2];
   for (int64_t d = 0; d < D; ++d) {
-    Forward<Real>& run = runs[d];
-    run.x = at<Real>(call.x.address), run.x_step = call.x.outer, run.x_row = call.x.row;
+    Forward<Stored>& run = runs[d];
+    run = {};
+    run.x = at<Input<Stored>>(call.x.address), run.x_step = call.x.outer, run.x_row = call.x.row;
     run.weights = packed[static_cast<size_t>(d)].get();
     run.h_0 = at<Real>(call.h_0.address, d * call.h_0.outer), run.h_0_row = call.h_0.row;
-    run.output = at<Real>(call.output, d * H), run.output_row = D * H;
+    if (call.rounded) run.rounded = at<Stored>(call.output, d * H);
+    else run.output = at<Real>(call.output, d * H);
+    run.output_row = D * H;
     run.h_n = at<Real>(call.h_n, d * B * H);
-    run.saved = at<Real>(call.saved, d * saved_each);
+    run.saved = at<Stored>(call.saved, d * saved_each);
     run.norms = at<Real>(more.norms, d * call.rows * 4);
     run.reverse = d == 1;
     run.extras = more.extras<Real>(d, D, B, H);
   }
-  clear_padding(sizes, at<Real>(call.output), D * H);
+  if (call.rounded) clear_padding(sizes, at<Stored>(call.output), D * H);
+  else clear_padding(sizes, at<Real>(call.output), D * H);
   forward(sizes, runs, static_cast<int>(D));
 }
 
+bf16 to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if (value != value) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
 // One step of a stack of layers in one direction: a layer's new state is what the layer above reads.
-template <class Real>
+template <class Stored>
 void run_step(const std::vector<Handle*>& layers, double zone_rate, int64_t B, const Strided& x, const Strided& h, Address y,
               Address h_n, int threads) {
-  Forward<Real> run{};
-  run.x = at<Real>(x.address), run.x_row = x.row;
+  using Real = Sum<Stored>;
+  Forward<Stored> run{};
+  std::vector<Input<Stored>> rounded;
+  const auto reads = [&](const Real* from, int64_t row, int64_t width) {
+    if constexpr (sizeof(Input<Stored>) == sizeof(Real)) {
+      run.x = from, run.x_row = row;
+    } else {
+      rounded.resize(static_cast<size_t>(B * width));
+      for (int64_t b = 0; b < B; ++b) {
+        for (int64_t k = 0; k < width; ++k) rounded[static_cast<size_t>(b * width + k)] = to_bf16(from[b * row + k]);
+      }
+      run.x = rounded.data(), run.x_row = width;
+    }
+  };
+  reads(at<Real>(x.address), x.row, layers[0]->I);
   run.h_0_row = h.row;
   run.extras.zone_rate = static_cast<Real>(zone_rate);
   for (size_t k = 0; k < layers.size(); ++k) {
@@ -339,12 +384,12 @@ void run_step(const std::vector<Handle*>& layers, double zone_rate, int64_t B, c
     const Sizes sizes{1, B, layer.I, layer.H, nullptr, nullptr, nullptr, layer.reset, layer.norm, threads};
     Real* to = at<Real>(h_n, static_cast<int64_t>(k) * B * layer.H);
     const bool last = k + 1 == layers.size();  // its state comes out twice: as y, and as a state of its own
-    run.weights = layers[k]->all<Real>()[0].get();
+    run.weights = layers[k]->all<Stored>()[0].get();
     run.h_0 = at<Real>(h.address, static_cast<int64_t>(k) * h.outer);
     run.output = last ? at<Real>(y) : to, run.output_row = layer.H;
     run.h_n = last ? to : nullptr;
     forward(sizes, &run, 1);
-    run.x = to, run.x_row = layer.H;
+    if (!last) reads(to, layer.H, layer.H);
   }
 }
 
@@ -359,32 +404,33 @@ struct BackwardCall {
   int threads;
 };
 
-template <class Real>
+template <class Stored>
 void run_backward(const Kind& kind, const BackwardCall& call) {
+  using Real = Sum<Stored>;
   const int64_t B = call.B, I = kind.I, H = kind.H, rows = call.rows, slots = tidegate::slots(kind.norm);
   const More& more = call.more;
   const Sizes sizes{call.T, B, I, H, at<int64_t>(call.batch_sizes), at<int64_t>(more.lengths), at<int64_t>(more.starts),
                     kind.reset(), kind.norm, call.threads};
   const int64_t D = static_cast<int64_t>(call.weights.size() / kind.each());
   Handle again;
-  if (more.again) pack<Real>(again, call.weights, kind, call.threads);
+  if (more.again) pack<Stored>(again, call.weights, kind, call.threads);
   const Real* d_output = at<Real>(call.d_output.address);
   std::vector<Real> alike;
   if (d_output && call.d_output.one_value) {
     alike.assign(static_cast<size_t>(D * H), *d_output);
     d_output = alike.data();
   }
-  Backward<Real> runs[2];
+  Backward<Stored> runs[2];
   for (int64_t d = 0; d < D; ++d) {
     const Weights<Real> d_w = weights_of<Real>(call.d_weights, static_cast<size_t>(d), kind);
     const auto to = [](const Real* gradient) { return const_cast<Real*>(gradient); };
-    Backward<Real>& run = runs[d];
-    run.x = at<Real>(call.x.address), run.x_step = call.x.outer, run.x_row = call.x.row;
+    Backward<Stored>& run = runs[d];
+    run.x = at<Stored>(call.x.address), run.x_step = call.x.outer, run.x_row = call.x.row;
     run.weights = weights_of<Real>(call.weights, static_cast<size_t>(d), kind);
-    run.packed = more.again ? again.all<Real>()[static_cast<size_t>(d)].get() : nullptr;
+    run.packed = more.again ? again.all<Stored>()[static_cast<size_t>(d)].get() : nullptr;
     run.h_0 = at<Real>(call.h_0.address, d * call.h_0.outer), run.h_0_row = call.h_0.row;
-    run.output = at<Real>(call.output, d * H), run.output_row = D * H;
-    run.saved = at<Real>(call.saved, d * rows * slots * H);
+    run.output = at<Stored>(call.output, d * H), run.output_row = D * H;
+    run.saved = at<Stored>(call.saved, d * rows * slots * H);
     run.norms = at<Real>(more.norms, d * rows * 4);
     run.d_output = d_output ? d_output + d * H : nullptr;
     run.d_output_step = call.d_output.outer, run.d_output_row = call.d_output.row;
@@ -623,8 +669,8 @@ class QuickStep : Quick {
     Strided from, state;
     from.address = address(x), from.row = I;
     state.address = address(h), state.outer = B * H, state.row = H;
-    const bool wide = layers_[0]->f32.empty();
-    const Look look = is_beginning(state.address, wide) ? Look::lines : Look::few;
+    const int bits = layers_[0]->bits();
+    const Look look = is_beginning(state.address, bits == 64) ? Look::lines : Look::few;
     if (!are_these(parameters) || !unchanged(look)) return nb::none();
     nb::object y = empty(x, {B, H}), h_n = empty(x, {layers, B, H});
     const Address to = address(y), next = address(h_n);
@@ -633,7 +679,7 @@ class QuickStep : Quick {
       // Giving the GIL away for a microsecond's work would cost a tenth of it, and waiting to get it back far more.
       std::optional<nb::gil_scoped_release> free;
       if (layers * B * H * (I + H) > 100000) free.emplace();
-      (wide ? run_step<double> : run_step<float>)(layers_, zone_rate_, B, from, state, to, next, threads);
+      with_bits(bits, [&](auto v) { run_step<decltype(v)>(layers_, zone_rate_, B, from, state, to, next, threads); });
     }
     return nb::make_tuple(y, h_n);
   }
@@ -971,9 +1017,10 @@ NB_MODULE(_native, m) {
     if (look == 2 && handle.bytes() > 1000000) free.emplace();
     return handle.looks_changed(static_cast<Look>(look));
   }, "look"_a);
-  nb::class_<Kind>(m, "Kind").def("__init__", [](Kind* kind, int64_t I, int64_t H, bool bias, bool norm, bool before, bool wide) {
-    new (kind) Kind{I, H, bias, norm, before, wide};
-  }, nb::kw_only(), "I"_a, "H"_a, "bias"_a, "norm"_a, "before"_a, "wide"_a);
+  nb::class_<Kind>(m, "Kind").def("__init__", [](Kind* kind, int64_t I, int64_t H, bool bias, bool norm, bool before, bool wide,
+                                                 int narrow) {
+    new (kind) Kind{I, H, bias, norm, before, wide, narrow};
+  }, nb::kw_only(), "I"_a, "H"_a, "bias"_a, "norm"_a, "before"_a, "wide"_a, "narrow"_a = 0);
   nb::class_<More>(m, "More").def("__init__", [](More* more, nb::handle lengths, nb::handle starts, nb::handle resets, nb::handle fresh,
                                                  nb::handle mask, nb::handle zone, double zone_rate, nb::handle norms,
                                                  nb::handle d_saved, nb::handle d_fresh, bool again) {
@@ -992,26 +1039,37 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release free;
     return (kind.wide ? keep<double> : keep<float>)(addresses, kind, shared, threads).release();
   }, "weights"_a, "kind"_a, nb::kw_only(), "shared"_a, "threads"_a, nb::rv_policy::take_ownership);
+  // Without samples: for weights that nobody can change, as they are nowhere else.
+  m.def("pack_alone", [](nb::handle weights, const Kind& kind, int threads) {
+    const std::vector<Address> addresses = addresses_of(weights);
+    nb::gil_scoped_release free;
+    auto handle = std::make_unique<Handle>();
+    with_bits(kind.bits(), [&](auto v) { pack<decltype(v)>(*handle, addresses, kind, threads); });
+    return handle.release();
+  }, "weights"_a, "kind"_a, nb::kw_only(), "threads"_a, nb::rv_policy::take_ownership);
   m.def("is_beginning", [](nb::handle state, bool wide) { return is_beginning(address_of(state), wide); }, "state"_a.none(), "wide"_a);
   m.def("forward", [](Handle& handle, int64_t T, int64_t B, int64_t rows, nb::handle x, nb::handle h_0, nb::handle batch_sizes,
-                      nb::handle output, nb::handle h_n, nb::handle saved, const More& more, int threads) {
+                      nb::handle output, nb::handle h_n, nb::handle saved, const More& more, int threads, bool rounded) {
     const ForwardCall call{T, B, rows, Strided(x, handle.I), Strided(h_0, handle.H), address_of(batch_sizes), address_of(output),
-                           address_of(h_n), address_of(saved), more, threads};
+                           address_of(h_n), address_of(saved), more, threads, rounded};
     nb::gil_scoped_release free;
-    (handle.f32.empty() ? run_forward<double> : run_forward<float>)(handle, call);
+    with_bits(handle.bits(), [&](auto v) { run_forward<decltype(v)>(handle, call); });
   }, "handle"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a, "h_n"_a,
-     "saved"_a.none(), "more"_a, "threads"_a);
+     "saved"_a.none(), "more"_a, "threads"_a, "rounded"_a = false);
   m.def("forward_once", [](nb::handle weights, const Kind& kind, int64_t T, int64_t B, int64_t rows, nb::handle x, nb::handle h_0,
-                           nb::handle batch_sizes, nb::handle output, nb::handle h_n, nb::handle saved, const More& more, int threads) {
+                           nb::handle batch_sizes, nb::handle output, nb::handle h_n, nb::handle saved, const More& more, int threads,
+                           bool rounded) {
     const std::vector<Address> addresses = addresses_of(weights);
     const ForwardCall call{T, B, rows, Strided(x, kind.I), Strided(h_0, kind.H), address_of(batch_sizes), address_of(output),
-                           address_of(h_n), address_of(saved), more, threads};
+                           address_of(h_n), address_of(saved), more, threads, rounded};
     nb::gil_scoped_release free;
     Handle handle;  // training changes the weights before the next call: nothing is kept
-    (kind.wide ? pack<double> : pack<float>)(handle, addresses, kind, threads);
-    (kind.wide ? run_forward<double> : run_forward<float>)(handle, call);
+    with_bits(kind.bits(), [&](auto v) {
+      pack<decltype(v)>(handle, addresses, kind, threads);
+      run_forward<decltype(v)>(handle, call);
+    });
   }, "weights"_a, "kind"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a, "h_n"_a,
-     "saved"_a.none(), "more"_a, "threads"_a);
+     "saved"_a.none(), "more"_a, "threads"_a, "rounded"_a = false);
   m.def("backward", [](nb::handle weights, const Kind& kind, int64_t T, int64_t B, int64_t rows, nb::handle x, nb::handle h_0,
                        nb::handle batch_sizes, nb::handle output, nb::handle saved, nb::handle d_output, nb::handle d_h_n, nb::handle d_x,
                        nb::handle d_h_0, nb::handle d_weights, const More& more, int threads) {
@@ -1020,7 +1078,9 @@ NB_MODULE(_native, m) {
                             address_of(saved), Strided(d_output, D * kind.H, true), Strided(d_h_n, kind.H), address_of(d_x), address_of(d_h_0),
                             addresses_of(weights), addresses_of(d_weights), more, threads};
     nb::gil_scoped_release free;
-    (kind.wide ? run_backward<double> : run_backward<float>)(kind, call);
+    with_bits(kind.bits(), [&](auto v) {
+      if constexpr (sizeof v > 1) run_backward<decltype(v)>(kind, call);
+    });
   }, "weights"_a, "kind"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a.none(),
      "saved"_a.none(), "d_output"_a.none(), "d_h_n"_a.none(), "d_x"_a.none(), "d_h_0"_a.none(), "d_weights"_a, "more"_a, "threads"_a);
   m.def("step", [](const std::vector<Handle*>& layers, double zone_rate, int64_t B, nb::handle x, nb::handle h, nb::handle y,
@@ -1028,7 +1088,7 @@ NB_MODULE(_native, m) {
     const Strided from(x, layers[0]->I), state(h, layers[0]->H);
     const Address to = address_of(y), next = address_of(h_n);
     nb::gil_scoped_release free;
-    (layers[0]->f32.empty() ? run_step<double> : run_step<float>)(layers, zone_rate, B, from, state, to, next, threads);
+    with_bits(layers[0]->bits(), [&](auto v) { run_step<decltype(v)>(layers, zone_rate, B, from, state, to, next, threads); });
   }, "layers"_a, nb::kw_only(), "zone_rate"_a, "B"_a, "x"_a, "h"_a.none(), "y"_a, "h_n"_a, "threads"_a);
   nb::class_<QuickStep>(m, "QuickStep", nb::type_slots(QuickStep::slots))
       .def(nb::init<nb::list, const std::vector<std::pair<int64_t, Address>>&, nb::list, double, nb::object, nb::object,

@@ -22,8 +22,13 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
-"""What is computed in float32 and rounded once, at the end."""
+"""What is computed in float32 and rounded once, at the end; in the native back end bfloat16 is multiplied as it is."""
 NORM_EPSILON = 1e-5
+
+
+def sums_in(x: Tensor) -> torch.dtype:
+    """What numbers like x are added up in."""
+    return torch.float32 if x.dtype is torch.bfloat16 else x.dtype
 
 
 def gru_cell(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
+from tidegate.ops.gru.equations import sums_in
 from tidegate.ops.gru.modes import functorch_level, values_are_hidden
 
 WISHES = (
@@ -74,7 +75,7 @@ class Extras(NamedTuple):
         """Draws the masks, in the order of the layers: one seed gives every back end the same ones."""
         mask = zone = None
         if training and self.recurrent_dropout > 0:
-            mask = drop(x.new_ones(D, B, H), self.recurrent_dropout)
+            mask = drop(x.new_ones(D, B, H, dtype=sums_in(x)), self.recurrent_dropout)
         if training and self.zoneout > 0:
             zone = draw((*x.shape[:-1], D * H), self.zoneout, x)
         return LayerExtras(

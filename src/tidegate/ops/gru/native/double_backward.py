@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._C import _has_storage
 
 from tidegate.ops.gru import reference
+from tidegate.ops.gru.equations import sums_in
 from tidegate.ops.gru.extras import LayerExtras
 from tidegate.ops.gru.native.layer import NO_EXTRAS, zeros
 from tidegate.ops.gru.native.weights import per_direction
@@ -35,11 +36,12 @@ def differentiable_gradients(
     D = len(weights) // per_direction(bias, extras.norm)
     with torch.enable_grad(), reference.without_autocast(x):
         x, weights = x.view_as(x), [w.view_as(w) for w in weights]
+        as_sums = x.to(sums_in(x))
         fresh = None if extras.fresh is None else extras.fresh.view_as(extras.fresh)
         h_0 = zeros(x, weights, bias, batch_sizes, extras) if h_0 is None else h_0.view_as(h_0)
-        output, h_n, gates = reference.layer(x, h_0, weights, bias, batch_sizes, extras._replace(fresh=fresh))
+        output, h_n, gates = reference.layer(as_sums, h_0, weights, bias, batch_sizes, extras._replace(fresh=fresh))
     again = (output, h_n, gates.reshape(D, -1, *gates.shape[-2:]))
-    pairs = [(r, d) for r, d in zip(again, gradients, strict=True) if d is not None]
+    pairs = [(r, d.to(r.dtype)) for r, d in zip(again, gradients, strict=True) if d is not None]
     given: list[Any] = [v for v, need in zip((x, h_0, fresh, *weights), needs, strict=True) if need]
     found = iter(
         torch.autograd.grad(

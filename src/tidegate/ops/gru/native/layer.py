@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tidegate.ops.gru.equations import sums_in
 from tidegate.ops.gru.extras import LayerExtras
 from tidegate.ops.gru.native import kernels
 from tidegate.ops.gru.native.weights import ALL, LINES, MANY, check, kind_of, look_of, packed, per_direction, tight
@@ -32,7 +33,7 @@ def sizes_of(x: Tensor, batch_sizes: Tensor | None, extras: LayerExtras) -> tupl
 def zeros(x: Tensor, weights: Sequence[Tensor], bias: bool, batch_sizes: Tensor | None, extras: LayerExtras) -> Tensor:
     """The state h_0 [D, B, H] that stands for none."""
     D, B = len(weights) // per_direction(bias, extras.norm), sizes_of(x, batch_sizes, extras)[1]
-    return x.new_zeros(D, B, weights[1].size(1))
+    return x.new_zeros(D, B, weights[1].size(1), dtype=weights[1].dtype)
 
 
 def _more(extras: LayerExtras, **others: Any) -> Any:
@@ -67,6 +68,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Both directions of a layer: output, h_n, and what backward needs, [D, rows, slots, H] and layer norm's [D, rows, 4].
 
+    With x in bfloat16 the products are so, too, and the output and what is saved; the weights and all else are float32.
     shown: somebody else is to look at that, so that padding, where nothing is written, must be 0.
     """
     H = weights[1].size(1)
@@ -89,27 +91,29 @@ def forward(
         else:
             output = x.new_empty(rows, D * H)
             batch_sizes = batch_sizes.contiguous()
-    h_n = x.new_empty(D, B, H)
+    real = sums_in(x)
+    narrow = 0 if real is x.dtype else 16
+    h_n = x.new_empty(D, B, H, dtype=real) if narrow else x.new_empty(D, B, H)
     make = x.new_zeros if shown and extras is not None and extras.lengths is not None else x.new_empty
     saved = make(D, rows, 10 if norm else 4, H) if save else None
-    norms = make(D, rows, 4) if save and norm else None
+    norms = make(D, rows, 4, dtype=real) if save and norm else None
     more = _NOTHING_MORE if extras is None else _more(extras, norms=norms)
     threads = torch.get_num_threads()
     if kept is None:
-        check(weights, per_direction(bias, norm), I, H, x.dtype)
+        check(weights, per_direction(bias, norm), I, H, real)
         weights = tight(weights)
-        kind = kind_of(I, H, bias, norm, before, x.dtype is torch.float64)
+        kind = kind_of(I, H, bias, norm, before, real is torch.float64, narrow)
         kernels.cpp.forward_once(
             weights, kind, T=T, B=B, rows=rows, x=x, h_0=h_0, batch_sizes=batch_sizes, output=output, h_n=h_n, saved=saved,
-            more=more, threads=threads,
+            more=more, threads=threads, rounded=narrow == 16,
         )  # fmt: skip
     else:
         # (`look_of` from the second line on: a call of it is a hundredth of a small layer's)
         look = ALL if rows >= MANY else LINES if save or h_0 is None else look_of(T, rows, h_0)
-        handle = packed(weights, bias, norm, before, I, H, threads, kept, key, look)
+        handle = packed(weights, bias, norm, before, I, H, threads, kept, key, look, narrow)
         kernels.cpp.forward(
             handle, T=T, B=B, rows=rows, x=x, h_0=h_0, batch_sizes=batch_sizes, output=output, h_n=h_n, saved=saved,
-            more=more, threads=threads,
+            more=more, threads=threads, rounded=narrow == 16,
         )  # fmt: skip
     return output, h_n, saved, norms
 
@@ -142,6 +146,9 @@ def backward(
     D = len(weights) // per_direction(bias, norm)
     T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
+    real = sums_in(x)
+    if real is not x.dtype:  # (the output was rounded, and so is its gradient)
+        d_output = None if d_output is None else d_output.to(real)
     # The memory of a tensor that is marked as negative holds its opposite.
     if d_output is not None and d_output.is_neg():
         d_output = d_output.resolve_neg()
@@ -150,19 +157,19 @@ def backward(
     weights = tight(weights)
     d_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs_weights, strict=True)]
     make = x.new_zeros if extras is not None and extras.lengths is not None else x.new_empty
-    d_x = make(D, rows, I) if needs_x else None
-    d_h_0 = x.new_empty(D, B, H) if needs_h_0 else None
+    d_x = make(D, rows, I, dtype=real) if needs_x else None
+    d_h_0 = x.new_empty(D, B, H, dtype=real) if needs_h_0 else None
     d_fresh = None
     more = _NOTHING_MORE
     if extras is not None or d_saved is not None:
-        d_fresh = x.new_empty(D, B, H) if needs_fresh else None
+        d_fresh = x.new_empty(D, B, H, dtype=real) if needs_fresh else None
         d_saved = None if d_saved is None else d_saved.resolve_neg()[:, :, :4].contiguous()
         more = _more(extras or NO_EXTRAS, norms=norms, d_saved=d_saved, d_fresh=d_fresh, again=saved is None)
     kernels.cpp.backward(
-        weights, kind_of(I, H, bias, norm, before, x.dtype is torch.float64), T=T, B=B, rows=rows, x=x, h_0=h_0,
+        weights, kind_of(I, H, bias, norm, before, real is torch.float64, 0 if real is x.dtype else 16), T=T, B=B, rows=rows, x=x, h_0=h_0,
         batch_sizes=batch_sizes, output=output, saved=saved, d_output=d_output, d_h_n=d_h_n, d_x=d_x, d_h_0=d_h_0,
         d_weights=d_weights, more=more, threads=torch.get_num_threads(),
     )  # fmt: skip
     if d_x is not None:
-        d_x = (d_x[0] if D == 1 else d_x[0] + d_x[1]).view(x.shape)
+        d_x = (d_x[0] if D == 1 else d_x[0] + d_x[1]).view(x.shape).to(x.dtype)
     return d_x, d_h_0, d_fresh, d_weights

@@ -14,7 +14,7 @@ from tidegate.ops.gru import reference
 from tidegate.ops.gru.extras import Extras
 from tidegate.ops.gru.modes import forward_mode, functorch_level
 from tidegate.ops.gru.native import kernels
-from tidegate.ops.gru.native.roads import is_mixed, is_plain, run_cell
+from tidegate.ops.gru.native.roads import autocast, is_mixed, is_plain, run_cell
 from tidegate.ops.gru.native.sequence import gru
 from tidegate.ops.gru.native.weights import FEW, LINES, Pack, begins, packed, per_direction
 
@@ -43,6 +43,7 @@ def step(
         or (training and dropout > 0)
         or (training and extras is not None and (extras.recurrent_dropout > 0 or extras.zoneout > 0))
         or is_mixed(x_t, h, weights)
+        or autocast()
         or not is_plain(x_t, h, weights)
     ):
         return reference.step(
@@ -66,12 +67,12 @@ def step(
         packed(weights[k * per : (k + 1) * per], bias, norm, before, H if k else I, H, threads, kept, k, look)
         for k in range(num_layers)
     ]
-    places = [(k, bias, norm, before) for k in range(num_layers)]
+    places = [(k, bias, norm, before, 0) for k in range(num_layers)]
     layers: list[Pack] = [kept[place] for place in places if place in kept]
     have = kept.get("step")
     # Only handles that were kept: those of other weights look at copies that are gone by now.
     if [layer.handle for layer in layers] == handles and (have is None or have[1] != handles or have[2] != form):
-        ask = (torch.is_grad_enabled, dispatch_modes, functorch_level, tracing, forward_mode)
+        ask = (torch.is_grad_enabled, dispatch_modes, functorch_level, tracing, forward_mode, autocast)
         marks = [(v, a) for layer in layers for v, a in zip(layer.versions, layer.addresses, strict=True)]
         quick = kernels.cpp.QuickStep(
             [*weights], marks, handles, zone_rate, x_t.dtype, Tensor, ask, torch.get_num_threads

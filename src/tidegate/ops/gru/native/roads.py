@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +99,24 @@ def run_cell(x: Tensor, h: Tensor, weights: list[Tensor], kept: dict[Any, Any] |
     if kept is not None and not seen_before(weights, kept, 0):
         kept = None
     return apply_cell(x, h, kept, *weights)
+
+
+def in_bfloat16(
+    x: Tensor, h_0: Tensor | None, weights: list[Tensor], others: Sequence[Tensor | None] = (), traces: bool = False
+) -> bool:
+    """Whether products are to be in bfloat16, and can be: in a layer in bfloat16, or under autocast to it. Not where somebody wants
+    to see the gates, or takes another road than eager mode's: there all is float32.
+    """
+    if weights[0].dtype is torch.bfloat16:
+        asked = x.dtype is torch.bfloat16
+    else:
+        asked = weights[0].dtype is torch.float32 and autocast() and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    if not asked or traces or is_compiling() or functorch_level() is not None:
+        return False
+    return is_plain(x, h_0, weights, others)
+
+
+autocast: Callable[[], bool] = partial(torch.is_autocast_enabled, "cpu")
 
 
 def is_mixed(x: Tensor, h_0: Tensor | None, weights: list[Tensor]) -> bool:

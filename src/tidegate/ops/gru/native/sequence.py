@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from tidegate.ops.gru.equations import HALF_TYPES
 from tidegate.ops.gru.extras import Extras
 from tidegate.ops.gru.native.quick import remember, run_short
-from tidegate.ops.gru.native.roads import is_mixed, run_layer
+from tidegate.ops.gru.native.roads import autocast, in_bfloat16, is_mixed, run_layer
 from tidegate.ops.gru.stack import stack
 
 
@@ -26,19 +26,28 @@ def _stack(
     kept: dict[Any, Any] | None,
     **options: Any,
 ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Any]]]:
-    if is_mixed(x, h_0, weights):
+    if in_bfloat16(x, h_0, weights, () if extras is None else extras[:4], traces):
+        # The state stays in float32, unless the layer itself is in bfloat16: so under autocast, too, a sequence may be cut.
+        rounded, last = x.dtype, weights[0].dtype  # (like nn.GRU's under autocast, the output is of x's type)
+        x, h_0 = x.to(torch.bfloat16), None if h_0 is None else h_0.float()
+        if last is torch.bfloat16:
+            weights, kept = [w.float() for w in weights], None
+        extras = None if extras is None else extras.to(torch.float32)
+    elif is_mixed(x, h_0, weights):
         real = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
         rounded = x.dtype if x.dtype in HALF_TYPES else real
         x, h_0 = x.to(real), None if h_0 is None else h_0.to(real)
         weights = [w.to(real) for w in weights]
         extras = None if extras is None else extras.to(real)
-        kept = None
+        kept, last = None, rounded
     else:
-        rounded = x.dtype
+        rounded = last = x.dtype
     run = partial(run_layer, kept=kept, traces=traces) if traces or kept is None else partial(run_short, kept=kept)
     output, h_n, layers = stack(run, x, h_0, weights, extras=extras, **options)
-    if rounded != x.dtype:
-        output, h_n = output.to(rounded), h_n.to(rounded)
+    if h_n.dtype != last:
+        h_n = h_n.to(last)
+    if output.dtype != rounded:
+        output = output.to(rounded)
         layers = [(y.to(rounded), None if v is None else v.to(rounded)) for y, v in layers]
     return output, h_n, layers
 
@@ -66,7 +75,7 @@ def gru(
     change), lies elsewhere or, as far as a call has the time to look, holds other values (`weights.look_of`).
     """
     if (
-        num_layers == 1 and extras is None and not is_mixed(x, h_0, weights)
+        num_layers == 1 and extras is None and not is_mixed(x, h_0, weights) and not autocast()
     ):  # the shortest way, for the smallest layers
         found = run_layer(x, h_0, weights, bias, batch_sizes, None, 0, kept)[:2]
         if kept is not None and batch_sizes is None and not is_compiling():

@@ -18,10 +18,12 @@ _dtype, _shape, _version = attrgetter("dtype"), attrgetter("shape"), attrgetter(
 
 
 @lru_cache
-def kind_of(I: int, H: int, bias: bool, norm: bool, before: bool, wide: bool) -> Any:
-    """What weights of a layer there are and how they are meant, for C++. wide: float64; before: reset="before"."""
+def kind_of(I: int, H: int, bias: bool, norm: bool, before: bool, wide: bool, narrow: int = 0) -> Any:
+    """What weights of a layer there are and how they are meant, for C++. wide: float64; before: reset="before"; narrow: the bits
+    of what is multiplied, 16 (bfloat16) or 8, where these are fewer than the weights' own.
+    """
     assert _Kind is not None
-    return _Kind(I=I, H=H, bias=bias, norm=norm, before=before, wide=wide)
+    return _Kind(I=I, H=H, bias=bias, norm=norm, before=before, wide=wide, narrow=narrow)
 
 
 def per_direction(bias: bool, norm: bool) -> int:
@@ -123,15 +125,16 @@ def packed(
     kept: dict[Any, Any] | None,
     layer: int,
     look: int,
+    narrow: int = 0,
 ) -> Any:
     """The handle of these weights: the one in `kept`, where nothing has changed since it was made (`look`: see `Pack.fits`)."""
-    place = (layer, bias, norm, before)
+    place = (layer, bias, norm, before, narrow)
     pack_before = None if kept is None else kept.get(place)
     if pack_before is not None and pack_before.fits(weights, look):
         return pack_before.handle
     dtype = weights[0].dtype
     check(weights, per_direction(bias, norm), I, H, dtype)
-    kind = kind_of(I, H, bias, norm, before, dtype == torch.float64)
+    kind = kind_of(I, H, bias, norm, before, dtype == torch.float64, narrow)
     # A tensor that was made in inference mode has no version: nobody can tell whether it changed. What was computed of
     # others is another tensor at the next call, and would be kept alive with all that it was computed from.
     if kept is None or any(w.is_inference() or not w.is_contiguous() or not w.is_leaf for w in weights):
