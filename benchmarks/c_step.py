@@ -4,9 +4,12 @@ All are called in turn in one run on one thread, so that a busy machine slows al
 ratios to the native kernel alone (C++ calling C++) and to `layer.step` from Python. The kernel alone needs its library:
 `make bench` builds it. Before anything is timed, every header's scores are held against the model's.
 
+Then the same headers with weights under which a state fades (update gate .999, no candidate, silence): a step while it is
+lively beside one at its end, where floats left to themselves would be denormal numbers; CPU time, in turns.
+
     python benchmarks/c_step.py [--hidden 64] [--inputs 40] [--rounds 300] [--cc gcc] [--flags "-O3 -march=native"] [--save]
 
---save writes benchmarks/results/c_step.csv.
+--save writes benchmarks/results/c_step.csv and c_step_faded.csv.
 """
 
 from __future__ import annotations
@@ -54,6 +57,19 @@ double steps(int with_output) {{ /* microseconds a step */
   for (t = 0; t < {steps}; ++t) model_step(&state, rows + t, with_output ? &output : 0);
   return (now() - start) / {steps};
 }}
+double faded(int before) {{ /* CPU microseconds a step without input, after so many others */
+  struct timespec from, to;
+  static model_input silence;
+  int t, u, k;
+  for (k = 0; k < MODEL_NUMBERS; ++k) silence.numbers[k] = model_means[k];
+  model_reset(&state);
+  for (u = 0; u < MODEL_HIDDEN; ++u) state.hidden[0][u] = u % 2 ? 0.5f : -0.25f;
+  for (t = 0; t < before; ++t) model_step(&state, &silence, 0);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
+  for (t = 0; t < {steps}; ++t) model_step(&state, &silence, 0);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
+  return ((double)(to.tv_sec - from.tv_sec) * 1e6 + (double)(to.tv_nsec - from.tv_nsec) / 1e3) / {steps};
+}}
 void scores(float *to) {{ to[0] = output.scores[0][0]; to[1] = output.scores[0][1]; }}
 """
 KERNEL = """
@@ -95,6 +111,8 @@ def build(folder: Path, source: str, out: str, compiler: str, *flags: str) -> ct
     )
     found = ctypes.CDLL(str(library))
     found.steps.restype = ctypes.c_double
+    if compiler != "g++":
+        found.faded.restype = ctypes.c_double
     return found
 
 
@@ -129,6 +147,7 @@ def main() -> None:
         names = [c.name for c in run.preprocessing.numbers]
         numbers = np.ascontiguousarray(table[names].to_numpy()[:STEPS])
         libraries: dict[str, ctypes.CDLL] = {}
+        faded: list[dict[str, object]] = []
         for what, (kind, defined) in VARIANTS.items():
             (folder / kind).mkdir(exist_ok=True)
             run.export("c", folder / kind / "model.h", int8=kind == "eight")
@@ -148,11 +167,36 @@ def main() -> None:
         else:
             print(f"{core} is not there (make bench builds it): without the kernel alone")
         rows = measure(run, x, libraries, args.rounds)
+        fade(run)
+        for what, (kind, defined) in VARIANTS.items():
+            run.export("c", folder / kind / "model.h", int8=kind == "eight")
+            for flags in [args.flags, "-O2"]:
+                options = ["-std=gnu99", f"-I{folder / kind}", *flags.split(), *defined]
+                library = build(folder, DRIVER.format(steps=STEPS), f"f{len(faded)}", args.cc, *options)
+                faded.append({"step": what, "compiled with": flags, **measure_faded(library)})
     print(
-        f"{machine()}\n{args.cc} {args.flags}, I {args.inputs}, H {args.hidden}, {args.rounds} rounds of {STEPS} steps\n\n{markdown(rows)}"
+        f"{machine()}\n{args.cc} {args.flags}, I {args.inputs}, H {args.hidden}, {args.rounds} rounds of {STEPS} steps\n\n{markdown(rows)}\n{markdown(faded)}"
     )
     if args.save:
         save("c_step", rows)
+        save("c_step_faded", faded)
+
+
+def fade(run: tidegate.run.Run) -> None:
+    """Update gates of .999, no candidates: a state of this run fades."""
+    H = run.model.spec.hidden_size
+    with torch.no_grad():
+        for weight in run.model.core.parameters():
+            if weight.dim() == 1:
+                weight.zero_()
+                weight[H : 2 * H] = 3.5
+
+
+def measure_faded(library: ctypes.CDLL) -> dict[str, object]:
+    turns = [(library.faded(0), library.faded(150_000)) for _ in range(7)]
+    lively, faded = (statistics.median(column) for column in zip(*turns, strict=True))
+    ratio = statistics.median(b / a for a, b in turns)
+    return {"lively, us": round(lively, 3), "faded, us": round(faded, 3), "faded over lively": round(ratio, 2)}
 
 
 def gate(run: tidegate.run.Run, x: torch.Tensor, libraries: dict[str, ctypes.CDLL]) -> None:

@@ -367,8 +367,8 @@ double peak_gflops(int threads, double seconds) {
     double seconds;
     std::atomic<double> rate;
   } burn{chosen().load()->kernels, seconds, 0};
-  run_team(
-      threads,
+  run_pieces(
+      threads, threads,
       [](void* context, int, int) {
         using Clock = std::chrono::steady_clock;
         auto& b = *static_cast<Burn*>(context);

@@ -49,5 +49,6 @@ void affine(const Affine<Real>& a, int threads) {
   AffineJob<Real> job{a};
   const int64_t enough = a.rows * a.I * a.O / 200000;
   const int64_t most = smaller<int64_t>(smaller<int64_t>(threads, a.rows), enough);
-  run_team(static_cast<int>(most < 1 ? 1 : most), AffineJob<Real>::work, &job);
+  const int team = static_cast<int>(most < 1 ? 1 : most);
+  run_pieces(team, pieces_of(team, a.rows / AffineJob<Real>::tile_rows), AffineJob<Real>::work, &job);
 }

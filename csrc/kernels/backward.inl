@@ -103,8 +103,9 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   static constexpr int each = Terms<Stored>::each, row_terms = Terms<Stored>::row_terms;
   const Plan& plan;
   BackwardLayout<Stored> at;
-  Place place;
-  Barrier& barrier;
+  Cut cut;
+  Worker worker;
+  int piece, pieces;  // which one of all is worked on
   Columns<Stored> w_hh, w_ih;
   Stored *w_hh_copy, *w_ih_copy;
   Real* carry;
@@ -117,8 +118,21 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   int64_t chunk_row;    // the lowest of its rows
   int64_t chunk_size;   // its rows
 
-  void meet() const { barrier.wait(place.members); }
-  void meet_by_units() const { if (share.by_units) barrier.wait(place.members); }
+  // work() for each of so many pieces, by whoever is free. False: this thread is to go home.
+  template <class Work>
+  bool in_pieces(int all, const Work& work) {
+    return worker.phase(all, [&](int one) {
+      piece = one, pieces = all;
+      work();
+    });
+  }
+  template <class Work>
+  bool in_shares(const Work& work) {
+    return in_pieces(cut.pieces, [&] {
+      share = cut.share(s, at.h_blocks, piece);
+      work();
+    });
+  }
 
   int64_t row_in_chunk(int64_t t, int64_t b) const { return steps.dense(t, b) - chunk_row; }
   Stored* d_gates_of(int64_t t, int64_t b) const { return d_gates + row_in_chunk(t, b) * at.columns() * at.H; }
@@ -307,30 +321,56 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
     normalise_back(d + 3 * H, saved(t, b) + 9 * H, run.weights.g_ih + 2 * H, norms(t, b)[3], H, d + 9 * H);
   }
 
+  int64_t end(int64_t t) const { return share.below(steps.active(t)); }
+
+  // The chunk's last step, of this share.
+  void begin_chunk() const {
+    find_rows(steps.time(chunk_last - 1), rows);
+    begin_rows(rows, 0, end(steps.time(chunk_last - 1)));
+  }
+  // A step whose gates are done: what comes back through the products, and the gates of the step before.
+  void candidate_of(int64_t t) const {
+    if (at.norm) back_h(t, 0, end(t), true);
+    if (!at.after) all_blocks<Candidate>(0, end(t), 2, 3, false);
+  }
+  void step_of(int64_t t, int64_t next) const {
+    const int64_t here = end(t), both = next < 0 ? 0 : smaller(here, end(next));
+    if (at.norm) back_h(t, 0, here, false);
+    const int64_t gates = at.after ? 3 : 2;
+    all_blocks<Product>(0, both, 0, gates, true);
+    all_blocks<Product>(both, here, 0, gates, false);
+    if (next >= 0) begin_rows(next_rows, here, end(next));
+  }
+  int64_t next_of(int64_t step) const { return step > chunk_first ? steps.time(step - 1) : -1; }
+
   void recurrence() {
-    const auto end = [&](int64_t t) { return share.below(steps.active(t)); };
-    const int64_t last = steps.time(chunk_last - 1);
-    find_rows(last, rows);
-    begin_rows(rows, 0, end(last));
-    meet_by_units();
+    begin_chunk();
     for (int64_t step = chunk_last - 1; step >= chunk_first; --step) {
-      const int64_t t = steps.time(step), next = step > chunk_first ? steps.time(step - 1) : -1;
-      const int64_t here = end(t), both = next < 0 ? 0 : smaller(here, end(next));
+      const int64_t t = steps.time(step), next = next_of(step);
       if (next >= 0) find_rows(next, next_rows);
-      if (at.norm) back_h(t, 0, here, true);
-      if (!at.after) {
-        all_blocks<Candidate>(0, here, 2, 3, false);
-        meet_by_units();
-      }
-      if (at.norm) back_h(t, 0, here, false);
-      const int64_t gates = at.after ? 3 : 2;
-      all_blocks<Product>(0, both, 0, gates, true);
-      all_blocks<Product>(both, here, 0, gates, false);
-      if (next >= 0) begin_rows(next_rows, here, end(next));
-      meet_by_units();
+      candidate_of(t);
+      step_of(t, next);
       BackwardRow<Stored>* done = rows;
       rows = next_rows, next_rows = done;
     }
+  }
+
+  // The same by units. The rows of a step are found by whoever does a piece of it.
+  bool recurrence_by_units() {
+    if (!in_shares([&] { begin_chunk(); })) return false;
+    for (int64_t step = chunk_last - 1; step >= chunk_first; --step) {
+      const int64_t t = steps.time(step), next = next_of(step);
+      bool found = false;
+      const auto find = [&] {
+        if (found) return;
+        find_rows(t, rows);
+        if (next >= 0) find_rows(next, next_rows);
+        found = true;
+      };
+      if (!at.after && !in_shares([&] { find(), candidate_of(t); })) return false;
+      if (!in_shares([&] { find(), step_of(t, next); })) return false;
+    }
+    return true;
   }
 
   // `saved` of this chunk, which nobody kept: every state is known, so that all of its steps can be done at once.
@@ -345,13 +385,13 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
     const int64_t n = chunk_last - chunk_first;
     int64_t first = chunk_first, end = chunk_last;
     Share rows = share_rows(s, at.h_blocks, 0, 1);
-    if (n >= place.members) {
-      first = chunk_first + n * place.member / place.members, end = chunk_first + n * (place.member + 1) / place.members;
+    if (n >= pieces) {
+      first = chunk_first + n * piece / pieces, end = chunk_first + n * (piece + 1) / pieces;
     } else {
-      rows = share_rows(s, at.h_blocks, place.member, place.members);
+      rows = share_rows(s, at.h_blocks, piece, pieces);
     }
-    Barrier nobody;
-    forward_member(s, plan, one, rows, again_scratch, again_scratch, chunk_row).stretch(first, end, nobody, 1);
+    auto me = forward_member(s, plan, one, rows, again_scratch, again_scratch, again_scratch, chunk_row);
+    while (first < end) first = me.stretch(first, end);
   }
 
   // A block of one vector's columns from each row of a row-major matrix: to[row lanes + lane].
@@ -372,7 +412,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
 
   void pack_weights() const {
     const Weights<Real>& w = run.weights;
-    const int64_t members = place.members, me = place.member, gate_rows = 3 * at.H;
+    const int64_t members = pieces, me = piece, gate_rows = 3 * at.H;
     for (int64_t block = at.h_blocks * me / members; !at.w_hh_as_it_lies && block < at.h_blocks * (me + 1) / members; ++block) {
       columns(w_hh_copy + block * at.copy_block(), w.w_hh + block * L, w.w_hh_row, gate_rows, units(block));
     }
@@ -435,8 +475,8 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   };
 
   void inputs() const {
-    const int64_t row_0 = chunk_size * place.member / place.members;
-    const int64_t n = chunk_size * (place.member + 1) / place.members - row_0;
+    const int64_t row_0 = chunk_size * piece / pieces;
+    const int64_t n = chunk_size * (piece + 1) / pieces - row_0;
     for (int64_t block = 0; block < at.x_blocks;) {
       const int64_t rest = at.x_blocks - block;
       if (rest >= 3 && rest != 4) for_tiles<max_rows>(n, InputProduct<3>{*this, row_0, block}), block += 3;
@@ -449,10 +489,10 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   template <class Visit>
   void my_rows(const Visit& visit) const {
     const auto begin = [&](int64_t member) {  // (two rows that lie side by side in `right` are one member's)
-      const int64_t k = chunk_size * member / place.members;
-      return member == place.members ? k : k / each * each;
+      const int64_t k = chunk_size * member / pieces;
+      return member == pieces ? k : k / each * each;
     };
-    const int64_t k_0 = begin(place.member), k_1 = begin(place.member + 1);
+    const int64_t k_0 = begin(piece), k_1 = begin(piece + 1);
     all_rows([&](int64_t t, int64_t b, int64_t k) {
       if (k >= k_0 && k < k_1) visit(t, b, k);
     });
@@ -470,7 +510,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   // Both sides of the weights' gradients in the order in which they are multiplied; the biases' gradients on the way.
   void pack_sides(bool first_chunk) const {
     const int64_t H = at.H, rows = chunk_size, filled = at.filled(rows), all = at.lefts() * at.panels;
-    for (int64_t item = all * place.member / place.members; item < all * (place.member + 1) / place.members; ++item) {
+    for (int64_t item = all * piece / pieces; item < all * (piece + 1) / pieces; ++item) {
       const int64_t gate = item / at.panels, unit = item % at.panels * max_rows;
       const int n = static_cast<int>(smaller<int64_t>(max_rows, H - unit));
       Stored* to = left + item * filled * max_rows;
@@ -497,7 +537,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
         if (of_h && run.d_b_hh) add(run.d_b_hh + gate * H + unit + m, sum[m], first_chunk);
       }
     }
-    for (int64_t block = place.member; block < at.right_blocks(); block += place.members) {
+    for (int64_t block = piece; block < at.right_blocks(); block += pieces) {
       for (int64_t k = padded(rows, each); k < filled; ++k) put_term(right + block * filled * L, k, splat<Real>(0));
     }
     my_rows([&](int64_t t, int64_t b, int64_t k) {
@@ -527,7 +567,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   // Layer norm: the sums over the chunk that are the gradients of the biases and gains, a block of units each time.
   void norm_sums(bool first_chunk) const {
     const int64_t H = at.H, all = 3 * at.h_blocks;
-    for (int64_t item = all * place.member / place.members; item < all * (place.member + 1) / place.members; ++item) {
+    for (int64_t item = all * piece / pieces; item < all * (piece + 1) / pieces; ++item) {
       const int64_t gate = item / at.h_blocks, unit = item % at.h_blocks * L;
       const int n = units(item % at.h_blocks);
       const int64_t of_x = (gate == 2 ? 3 : gate) * H + unit, of_h = gate * H + unit;
@@ -575,7 +615,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
   void weight_product(Real* to, int64_t width, const Stored* b, const Stored* b_of_candidate, const FromGates& from,
                       bool overwrite) const {
     const int64_t blocks = ceil_div(width, L), all = 3 * at.panels, filled = at.filled(chunk_size);
-    const int64_t item_0 = all * place.member / place.members, item_1 = all * (place.member + 1) / place.members;
+    const int64_t item_0 = all * piece / pieces, item_1 = all * (piece + 1) / pieces;
     for (int64_t block = 0; block < blocks;) {
       const int64_t rest = blocks - block;
       const int64_t take = rest >= 3 && rest != 4 ? 3 : rest >= 2 ? 2 : 1;
@@ -605,10 +645,11 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
     if (at.with_w_ih) weight_product(run.d_w_ih, at.I, b, b, FromGates{rz, rz + 1, n}, first_chunk);
   }
 
-  void work() {
-    pack_weights();
-    begin_carry();
-    meet();
+  // False: this thread is to go home.
+  bool work() {
+    const int parts = cut.parts;
+    if (!in_shares([&] { begin_carry(); })) return false;
+    if (!in_pieces(parts, [&] { pack_weights(); })) return false;
     const bool biases = run.d_b_ih || run.d_b_hh || run.d_g_ih || run.d_g_hh;
     const bool sides = at.with_w_hh || at.with_w_ih || biases;
     const int64_t length = chunk_steps(s);
@@ -618,27 +659,20 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
       const int64_t low = steps.reverse ? s.T - chunk_last : chunk_first, high = low + chunk_last - chunk_first;
       chunk_row = steps.dense(low, 0);
       chunk_size = steps.dense(high - 1, steps.active(high - 1)) - chunk_row;
-      if (at.again) {
-        save_again();
-        meet();
-      }
-      recurrence();
-      meet();
-      if (at.norm) {
-        my_rows([&](int64_t t, int64_t b, int64_t) { back_x(t, b); });
-        meet();
-      }
-      if (at.with_x) inputs();
-      if (sides) {
+      if (at.again && !in_pieces(parts, [&] { save_again(); })) return false;
+      if (cut.by_units ? !recurrence_by_units() : !in_shares([&] { recurrence(); })) return false;
+      if (at.norm && !in_pieces(parts, [&] { my_rows([&](int64_t t, int64_t b, int64_t) { back_x(t, b); }); })) return false;
+      const bool together = in_pieces(parts, [&] {
+        if (at.with_x) inputs();
+        if (!sides) return;
         pack_sides(first_chunk);
         if (at.norm && biases) norm_sums(first_chunk);
-        meet();
-        weights(first_chunk);
-      }
-      meet();
+      });
+      if (!together) return false;
+      if (sides && !in_pieces(parts, [&] { weights(first_chunk); })) return false;
       first_chunk = false;
     }
-    end_carry();
+    return in_shares([&] { end_carry(); });
   }
 };
 
@@ -651,21 +685,23 @@ struct BackwardJob {
   int directions;
   Real* scratch;  // a part for each direction
   int64_t scratch_each;
-  Real* own;  // a part for each member
+  Real* own;  // a part for each thread
   int64_t own_each;
-  Barrier* barriers;  // one a direction
+  Cut cut;
+  Shared* shared;  // one a direction
 
-  static void work(void* self, int member, int members) {
+  static void work(void* self, int place, int) {
     const auto& job = *static_cast<const BackwardJob*>(self);
     MatrixUnit unit;
     static_cast<void>(unit);
-    for (int direction = 0; direction < job.directions; ++direction) {
-      const Place place = place_in(direction, job.directions, member, members);
-      if (place.member >= 0) job.run(direction, place, job.own + member * job.own_each);
+    for (int i = 0; i < job.directions; ++i) {
+      const int direction = (place + i) % job.directions;  // its own first
+      const Worker worker(job.shared[direction], place_in(direction, job.directions, place, job.cut.places));
+      if (!job.run(direction, worker, job.own + place * job.own_each)) return;
     }
   }
 
-  void run(int direction, Place place, Real* own) const {
+  bool run(int direction, const Worker& worker, Real* own) const {
     const Backward<Stored>& one = runs[direction];
     const BackwardLayout<Stored> at(sizes, one);
     Real* w_hh = scratch + direction * scratch_each;
@@ -685,10 +721,10 @@ struct BackwardJob {
       if (at.w_ih_as_it_lies) columns_ih = {one.weights.w_ih, L, one.weights.w_ih_row};
     }
     BackwardMember<Stored> me{
-        {sizes, one, {sizes, plan, one.reverse}, share_of(sizes, at.h_blocks, place.member, place.members)},
-        plan, at, place, barriers[direction], columns_hh, columns_ih, stored(w_hh), stored(w_ih), carry, stored(left), stored(right),
+        {sizes, one, {sizes, plan, one.reverse}, share_rows(sizes, at.h_blocks, 0, 1)},
+        plan, at, cut, worker, 0, 1, columns_hh, columns_ih, stored(w_hh), stored(w_ih), carry, stored(left), stored(right),
         stored(d_gates), stored(saved), norms, rows, rows + sizes.B, own + backward_rows<Stored>(sizes), 0, 0, 0, 0};
-    me.work();
+    return me.work();
   }
 };
 
@@ -716,7 +752,8 @@ inline int backward_threads(const Sizes& s, const Plan& plan, int directions) {
 template <class Stored>
 void backward(const Sizes& sizes, const Plan& plan, const Backward<Stored>* runs, int directions, int threads,
               Sum<Stored>* scratch, int64_t scratch_each, Sum<Stored>* own, int64_t own_each) {
-  Barrier barriers[2];
-  BackwardJob<Stored> job{sizes, plan, runs, directions, scratch, scratch_each, own, own_each, barriers};
+  const Cut cut(sizes, ceil_div(sizes.H, lanes<Stored>), directions, threads);
+  Shared shared[2] = {{threads, cut.places}, {threads, cut.places}};
+  BackwardJob<Stored> job{sizes, plan, runs, directions, scratch, scratch_each, own, own_each, cut, shared};
   run_team(threads, BackwardJob<Stored>::work, &job);
 }

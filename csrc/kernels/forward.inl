@@ -7,21 +7,22 @@ struct ForwardJob {
   const Plan& plan;
   const Forward<Stored>* runs;
   int directions;
-  Real* scratch;  // a part for each member
+  Real* scratch;  // a part for each thread
   int64_t scratch_each;
-  Barrier* barriers;  // one a direction
+  Cut cut;
+  Shared* shared;  // one a direction; by rows, one for all
 
-  static void work(void* self, int member, int members) {
+  static void work(void* self, int place, int) {
     const auto& job = *static_cast<const ForwardJob*>(self);
     MatrixUnit unit;
     static_cast<void>(unit);
-    for (int direction = 0; direction < job.directions; ++direction) {
-      const Place place = place_in(direction, job.directions, member, members);
-      if (place.member >= 0) job.run(direction, place, job.scratch + member * job.scratch_each);
-    }
+    Real* mine = job.scratch + place * job.scratch_each;
+    if (job.cut.by_units) job.by_units(place, mine);
+    else job.by_rows(place, mine);
   }
 
-  void run(int direction, Place place, Real* mine) const;
+  void by_rows(int place, Real* mine) const;
+  void by_units(int place, Real* mine) const;
 };
 
 // gates_x of a chunk of steps take at most so many values, to stay in the second-level cache.
@@ -44,7 +45,8 @@ struct ForwardRow {
   const uint8_t* zone;
 };
 
-// The scratch of a member, in the order in which it lies. What begins with `shared` is the first member's where units are split.
+// The scratch of a thread, in the order in which it lies. What begins with `shared` is the first one's where units are split, and
+// so is gates_x; the states are always, as another thread may go on with them.
 template <class Stored>
 struct ForwardLayout {
   using Real = Sum<Stored>;
@@ -83,7 +85,7 @@ int64_t forward_scratch(const Sizes& s) {
   return ForwardLayout<Stored>(s).size();
 }
 
-// One direction as one member of its team does it.
+// One direction as one thread of a team does it.
 template <class Stored>
 struct ForwardMember : Member<Stored, Forward<Stored>> {
   using Base = Member<Stored, Forward<Stored>>;
@@ -106,12 +108,12 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
   int64_t saved_row(int64_t t, int64_t b) const { return again() ? steps.dense(t, b) - first_saved : steps.number(t, b); }
   Stored* saved(int64_t t, int64_t b) const { return run.saved + saved_row(t, b) * slots(at.norm) * at.H; }
   Real* row_of(Real* matrix, int64_t i, int64_t block) const {
-    return matrix + i * columns + (block - share.block_0) * 3 * L;
+    return matrix + i * columns + block * 3 * L;
   }
   Real* gates_x_of(int64_t step, int64_t i, int64_t block) const { return row_of(gates_x, step * share.rows + i, block); }
   int64_t active_rows(int64_t t) const { return share.below(steps.active(t)); }
   // Where the output is rounded: the state before this step, and the one after it is that before the next.
-  Real* state_before(int64_t step, int64_t i) const { return states + (step % 2 * s.B + i) * lies.h; }
+  Real* state_before(int64_t step, int64_t i) const { return states + (step % 2 * s.B + share.row(i)) * lies.h; }
   Stored* operand(int64_t i) const { return operands + i * lies.operand; }
 
   // What x has to say to the gates, for all rows of steps first ... last - 1 at once.
@@ -516,22 +518,16 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     Tile<Blocks>{*this, t, step, block}.template run<Rows>(0);
   }
 
-  void steps_of(int64_t first, int64_t last, Barrier& barrier, int members) const {
-    const int meet = share.by_units ? members : 1;
-    for (int64_t step = first; step < last; ++step) {
-      const int64_t t = steps.time(step);
-      begin_step(step);
-      if (at.norm) {
-        step_with_norm(t, step - first);
-      } else if (at.after) {
-        all_blocks<After>(t, step - first);
-      } else {
-        all_blocks<BeforeGates>(t, step - first);
-        barrier.wait(meet);
-        round_rh(t);
-        all_blocks<BeforeCandidate>(t, step - first);
-      }
-      barrier.wait(meet);
+  void step_of_rows(int64_t t, int64_t step, int64_t first) const {
+    begin_step(first + step);
+    if (at.norm) {
+      step_with_norm(t, step);
+    } else if (at.after) {
+      all_blocks<After>(t, step);
+    } else {
+      all_blocks<BeforeGates>(t, step);
+      round_rh(t);
+      all_blocks<BeforeCandidate>(t, step);
     }
   }
 
@@ -542,29 +538,67 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     return last - first == 1 && at.after && !at.norm && (n == 1 || n == 2);
   }
 
-  void step_alone(int64_t first, Barrier& barrier, int members) const {
+  void step_alone(int64_t first) const {
     const int64_t t = steps.time(first), n = active_rows(t);
     begin_step(first);
     round_x(first, first + 1);
     if (n == 1) few_rows<After, 1>(t, 0, first);
     else few_rows<After, 2>(t, 0, first);
-    barrier.wait(share.by_units ? members : 1);
   }
 
   // x's part and the steps themselves, so many at a time that what lies between stays in a near cache.
-  void stretch(int64_t first, int64_t last, Barrier& barrier, int members) {
-    const int64_t values = share.rows * (in_8_bits<Stored> ? gates_x_row<Stored>(at.blocks) : columns);  // (x_rows is as long)
-    const int64_t chunk = values && values < gates_x_values ? gates_x_values / values : 1;
-    for (; first < last; first += chunk) {
-      const int64_t end = smaller(first + chunk, last);
-      if (alone(first, end)) {
-        step_alone(first, barrier, members);
+  int64_t chunk_of(int64_t values) const { return values && values < gates_x_values ? gates_x_values / values : 1; }
+
+  int64_t stretch(int64_t first, int64_t last) {  // one of them; returns where it ends
+    last = smaller(first + chunk_of(share.rows * columns), last);
+    if (alone(first, last)) {
+      step_alone(first);
+      ++turn;
+    } else {
+      project(first, last);
+      for (int64_t step = first; step < last; ++step) step_of_rows(steps.time(step), step - first, first);
+    }
+    return last;
+  }
+
+  // All of them, as one of those who share the units. A step's rows are found by whoever does a piece of it.
+  // False: this thread is to go home.
+  bool all_steps(Worker& worker, const Cut& cut) {
+    int64_t begun = -1, rounded = -1;
+    const auto each = [&](int64_t step, const auto& work) {
+      return worker.phase(cut.pieces, [&](int piece) {
+        share = cut.share(s, at.blocks, piece);
+        if (begun != step) begin_step(step), begun = step;
+        work();
+      });
+    };
+    const int64_t chunk = chunk_of(share.rows * columns);
+    for (int64_t first = 0; first < s.T; first += chunk) {
+      const int64_t last = smaller(first + chunk, s.T);
+      if (alone(first, last)) {
+        if (!each(first, [&] { step_alone(first); })) return false;
         ++turn;
-      } else {
-        project(first, end);
-        steps_of(first, end, barrier, members);
+        continue;
+      }
+      if (!each(first, [&] { project(first, last); })) return false;
+      for (int64_t step = first; step < last; ++step) {
+        const int64_t t = steps.time(step), i = step - first;
+        if (at.after) {
+          if (!each(step, [&] { all_blocks<After>(t, i); })) return false;
+        } else {
+          if (!each(step, [&] { all_blocks<BeforeGates>(t, i); })) return false;
+          const auto end = [&] {
+            if (rounded != step) round_rh(t), rounded = step;
+            all_blocks<BeforeCandidate>(t, i);
+          };
+          if (!each(step, end)) return false;
+        }
       }
     }
+    return worker.phase(cut.pieces, [&](int piece) {
+      share = cut.share(s, at.blocks, piece);
+      last_states();
+    });
   }
 
   void last_states() const {
@@ -583,12 +617,12 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
   }
 };
 
+// for_all, for_states: whose gates_x and rh are used, and whose states.
 template <class Stored>
 ForwardMember<Stored> forward_member(const Sizes& sizes, const Plan& plan, const Forward<Stored>& run, const Share& share,
-                                     Sum<Stored>* mine, Sum<Stored>* first_one, int64_t first_saved) {
+                                     Sum<Stored>* mine, Sum<Stored>* for_all, Sum<Stored>* for_states, int64_t first_saved) {
   const ForwardLayout<Stored> lies(sizes);
   const int64_t turn = run.weights->turn.load(std::memory_order_relaxed);
-  Sum<Stored>* shared = (share.by_units ? first_one : mine) + lies.gates_x;
   Sum<Stored>* operands = mine + lies.gates_x + lies.shared();
   Sum<Stored>* masked = operands + lies.operands;
   Sum<Stored>* rows = masked + lies.masked + lies.products;
@@ -596,25 +630,46 @@ ForwardMember<Stored> forward_member(const Sizes& sizes, const Plan& plan, const
           Layout<Stored>(sizes.I, sizes.H, sizes.reset, sizes.norm),
           lies,
           reinterpret_cast<ForwardRow<Stored>*>(rows),
-          shared,
-          shared + lies.shared_rh,
+          for_all + lies.gates_x,
+          for_states + lies.gates_x + lies.shared_rh,
           masked,
           masked + lies.masked,
-          mine,
+          for_all,
           reinterpret_cast<Stored*>(operands),
           reinterpret_cast<Stored*>(rows + lies.rows),
-          gates_x_row<Stored>(share.block_1 - share.block_0),
+          gates_x_row<Stored>(ceil_div(sizes.H, lanes<Stored>)),
           turn,
           first_saved};
 }
 
+// A piece's rows through all steps, a stretch at a time: between two of them another thread may go on with it.
 template <class Stored>
-void ForwardJob<Stored>::run(int direction, Place place, Real* mine) const {
-  const Share share = share_of(sizes, ceil_div(sizes.H, lanes<Stored>), place.member, place.members);
-  Real* first_one = scratch + (directions == 2 ? direction : 0) * scratch_each;
-  auto me = forward_member(sizes, plan, runs[direction], share, mine, first_one, int64_t{-1});
-  me.stretch(0, sizes.T, barriers[direction], place.members);
-  me.last_states();
+void ForwardJob<Stored>::by_rows(int place, Real* mine) const {
+  const int64_t T = sizes.T, blocks = ceil_div(sizes.H, lanes<Stored>);
+  Worker(shared[0], place).lanes(directions * cut.pieces, T + 1, [&](int lane, int64_t from) {
+    const Share share = share_rows(sizes, blocks, lane % cut.pieces, cut.pieces);
+    const int direction = lane / cut.pieces;
+    Real* for_states = shared[0].alone() ? mine : scratch + direction * scratch_each;
+    auto me = forward_member(sizes, plan, runs[direction], share, mine, mine, for_states, int64_t{-1});
+    do {
+      if (from < T) from = me.stretch(from, T);
+    } while (from < T && shared[0].alone());
+    if (from < T) return from;
+    me.last_states();
+    return T + 1;
+  });
+}
+
+template <class Stored>
+void ForwardJob<Stored>::by_units(int place, Real* mine) const {
+  const int64_t blocks = ceil_div(sizes.H, lanes<Stored>);
+  for (int i = 0; i < directions; ++i) {
+    const int direction = (place + i) % directions;  // its own first
+    Worker worker(shared[direction], place_in(direction, directions, place, cut.places));
+    Real* for_all = scratch + direction * scratch_each;
+    auto me = forward_member(sizes, plan, runs[direction], share_units(sizes, blocks, 0, 1), mine, for_all, for_all, int64_t{-1});
+    if (!me.all_steps(worker, cut)) return;
+  }
 }
 
 inline int forward_threads(const Sizes& s, const Plan& plan, int directions) {
@@ -624,7 +679,9 @@ inline int forward_threads(const Sizes& s, const Plan& plan, int directions) {
 template <class Stored>
 void forward(const Sizes& sizes, const Plan& plan, const Forward<Stored>* runs, int directions, int threads,
              Sum<Stored>* scratch, int64_t scratch_each) {
-  Barrier barriers[2];
-  ForwardJob<Stored> job{sizes, plan, runs, directions, scratch, scratch_each, barriers};
+  const Cut cut(sizes, ceil_div(sizes.H, lanes<Stored>), directions, threads);
+  const int lanes_of_rows = cut.by_units ? 0 : directions * cut.pieces;
+  Shared shared[2] = {{threads, cut.by_units ? cut.places : threads, lanes_of_rows}, {threads, cut.places}};
+  ForwardJob<Stored> job{sizes, plan, runs, directions, scratch, scratch_each, cut, shared};
   run_team(threads, ForwardJob<Stored>::work, &job);
 }

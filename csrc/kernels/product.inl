@@ -19,12 +19,12 @@ struct ProductMember {
   static constexpr int L = lanes<Real>;
   const Matrices<Real>& p;
   Real *left, *right;
-  int member, members;
-  Barrier& barrier;
+  Worker worker;
+  int piece, pieces;  // which one is worked on
   int64_t m_0, n_0, k_0, m, n, k;  // the rows, columns and terms that are worked on: where they begin and how many they are
 
   void of_mine(int64_t all, int64_t& from, int64_t& to) const {
-    from = all * member / members, to = all * (member + 1) / members;
+    from = all * piece / pieces, to = all * (piece + 1) / pieces;
   }
 
   // right: block of columns, term, lane
@@ -119,19 +119,30 @@ struct ProductMember {
     }
   }
 
+  template <class Work>
+  bool each(const Work& work) {
+    return worker.phase(pieces, [&](int one) {
+      piece = one;
+      work();
+    });
+  }
+
   void work() {
     // (Somebody has to write the sums of no terms, and the sums over a where b has no columns.)
     for (n_0 = 0; n_0 == 0 || n_0 < p.N; n_0 += product_columns) {
       n = smaller(product_columns, p.N - n_0);
       for (k_0 = 0; k_0 == 0 || k_0 < p.K; k_0 += product_terms) {
         k = smaller(product_terms, p.K - k_0);
-        pack_right();
         for (m_0 = 0; m_0 < p.M; m_0 += product_rows) {
           m = smaller(product_rows, p.M - m_0);
-          if (p.packs_a) pack_left();
-          if (p.packs_a || m_0 == 0) barrier.wait(members);
-          multiply_all();
-          if (p.packs_a || m_0 + m == p.M) barrier.wait(members);
+          if (p.packs_a || m_0 == 0) {
+            const bool together = each([&] {
+              if (m_0 == 0) pack_right();
+              if (p.packs_a) pack_left();
+            });
+            if (!together) return;
+          }
+          if (!each([&] { multiply_all(); })) return;
         }
       }
     }
@@ -142,19 +153,21 @@ template <class Real>
 struct ProductJob {
   const Matrices<Real>& p;
   Real* scratch;
-  Barrier& barrier;
+  Shared& shared;
+  int pieces;
 
-  static void work(void* self, int member, int members) {
+  static void work(void* self, int place, int) {
     const auto& job = *static_cast<const ProductJob*>(self);
     const int64_t right = smaller(job.p.K, product_terms) * padded(smaller(job.p.N, product_columns), lanes<Real>);
-    ProductMember<Real>{job.p, job.scratch + right, job.scratch, member, members, job.barrier, 0, 0, 0, 0, 0, 0}.work();
+    ProductMember<Real>{job.p, job.scratch + right, job.scratch, {job.shared, place}, 0, job.pieces, 0, 0, 0, 0, 0, 0}.work();
   }
 };
 
 template <class Real>
 void product(const Matrices<Real>& p, int threads, Real* scratch) {
-  Barrier barrier;
-  ProductJob<Real> job{p, scratch, barrier};
   const int64_t most = smaller<int64_t>(threads, p.M * p.N * p.K / 200000);
-  run_team(static_cast<int>(most < 1 ? 1 : most), ProductJob<Real>::work, &job);
+  const int team = static_cast<int>(most < 1 ? 1 : most);
+  Shared shared(team, team);
+  ProductJob<Real> job{p, scratch, shared, pieces_of(team, p.M * p.N * smaller(p.K, product_terms) / 100000)};
+  run_team(team, ProductJob<Real>::work, &job);
 }

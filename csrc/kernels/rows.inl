@@ -22,12 +22,11 @@ struct Steps {
   int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
 };
 
-// How a team splits one direction: by rows, without ever waiting for each other, where there are enough of them;
-// by units, with a barrier a step, where a step is long enough to pay for it. A member's rows are row(0), row(1) ...:
-// side by side, or, where sequences differ in length, dealt out like cards, so that everyone gets long and short ones.
+// A piece of one direction: some rows, where there are enough of them, or some units of all rows, where a step is long enough to
+// pay for a meeting. Rows lie side by side, row(0), row(1) ..., or, where sequences differ in length, dealt out like cards, so
+// that every piece has long and short ones.
 struct Share {
   int64_t row_0, rows, stride, block_0, block_1;
-  bool by_units;
 
   int64_t row(int64_t i) const { return row_0 + i * stride; }
   int64_t below(int64_t b) const {  // how many of these rows come before place b
@@ -44,17 +43,42 @@ inline bool splits_units(const Sizes& s, int members) {
   return long_steps && s.B < members * (max_rows / 2 + 1);
 }
 
-inline Share share_rows(const Sizes& s, int64_t blocks, int member, int members) {
-  if (s.batch_sizes && members > 1) {
-    return {member, member < s.B ? ceil_div(s.B - member, members) : 0, members, 0, blocks, false};
+inline Share share_rows(const Sizes& s, int64_t blocks, int piece, int pieces) {
+  if (s.batch_sizes && pieces > 1) {
+    return {piece, piece < s.B ? ceil_div(s.B - piece, pieces) : 0, pieces, 0, blocks};
   }
-  const int64_t row_0 = s.B * member / members;
-  return {row_0, s.B * (member + 1) / members - row_0, 1, 0, blocks, false};
+  const int64_t row_0 = s.B * piece / pieces;
+  return {row_0, s.B * (piece + 1) / pieces - row_0, 1, 0, blocks};
 }
 
-inline Share share_of(const Sizes& s, int64_t blocks, int member, int members) {
-  if (!splits_units(s, members)) return share_rows(s, blocks, member, members);
-  return {0, s.B, 1, blocks * member / members, blocks * (member + 1) / members, true};
+inline Share share_units(const Sizes& s, int64_t blocks, int piece, int pieces) {
+  return {0, s.B, 1, blocks * piece / pieces, blocks * (piece + 1) / pieces};
+}
+
+// How the directions of a call are cut into pieces for so many threads, each direction in the same way.
+struct Cut {
+  bool by_units;
+  int pieces;  // of a direction
+  int parts;   // of what isn't done step by step
+  int places;  // threads that begin with a direction; those of the other one help when theirs is done
+
+  Cut(const Sizes& s, int64_t blocks, int directions, int threads)
+      : places(static_cast<int>(ceil_div(threads, directions))) {
+    by_units = splits_units(s, places);
+    // In each piece whole tiles of rows; or blocks of units as they are taken together, and a step of some ten microseconds.
+    const int64_t most = by_units ? smaller(blocks / 4, 3 * s.B * s.H * s.H / 400000) : s.B / max_rows;
+    pieces = static_cast<int>(smaller(ceil_div(pieces_of(threads, directions * most), directions), int64_t{Shared::most_places / 2}));
+    parts = threads == 1 ? 1 : 2 * places;
+  }
+  Share share(const Sizes& s, int64_t blocks, int piece) const {
+    return by_units ? share_units(s, blocks, piece, pieces) : share_rows(s, blocks, piece, pieces);
+  }
+};
+
+// The place of a thread in one of the directions.
+inline int place_in(int direction, int directions, int place, int places) {
+  if (directions == 1) return place;
+  return place % 2 == direction ? place / 2 : places + place / 2;
 }
 
 // A state somewhere: as it is, or rounded to what is stored.
@@ -126,17 +150,6 @@ struct Member {
   }
   bool zones() const { return run.extras.zone || run.extras.zone_rate != 0; }
 };
-
-// Which direction a member of the team works on, and its place in the part of the team that does. One member does
-// both, one after the other.
-struct Place {
-  int member, members;
-};
-inline Place place_in(int direction, int directions, int member, int members) {
-  if (directions == 1 || members == 1) return {member, members};
-  if (member % 2 != direction) return {-1, 0};
-  return {member / 2, (members + 1 - direction) / 2};
-}
 
 // A team of this size is worth waking for so many multiply-adds.
 inline int useful_threads(const Sizes& s, int directions, int64_t multiply_adds) {

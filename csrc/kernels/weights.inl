@@ -127,7 +127,8 @@ template <class Stored>
 void pack(const Weights<Sum<Stored>>& weights, int64_t I, int64_t H, Reset reset, bool norm, int threads, Stored* to,
           Sum<Stored>* biases) {
   PackJob<Stored> job{&weights, Layout<Stored>(I, H, reset, norm), to, biases};
-  run_team(3 * H * (I + H) < 100000 ? 1 : threads, PackJob<Stored>::work, &job);
+  const int team = 3 * H * (I + H) < 100000 ? 1 : threads;
+  run_pieces(team, pieces_of(team, job.layout.blocks), PackJob<Stored>::work, &job);
 }
 
 // Adds memory to a digest. Of each lane the sum of its words, and the sum of these sums, so that places count; a word first

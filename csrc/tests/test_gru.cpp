@@ -5,6 +5,7 @@
 // fails names its case whole.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,10 @@
 #include <vector>
 
 #include "../gru.h"
+#include "../team.h"
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 // The library's scratch and packed weights, the only memory here that asks for an alignment, start as NaN (all bits
 // set): a value that is read before it was written shows. And they can run short.
@@ -1032,6 +1037,137 @@ void test_all(int draws) {
   }
 }
 
+// How threads share their work (team.h), here without the pool: who takes part, and when, is up to the test.
+
+// A thread alone does the pieces of all; one that comes later finds nothing to do.
+void test_absent_thread() {
+  Shared shared(2, 2);
+  Worker here(shared, 0), late(shared, 1);
+  std::vector<int> order;
+  for (int phase = 0; phase < 3; ++phase) {
+    check(here.phase(5 - phase, [&](int piece) { order.push_back(10 * phase + piece); }), "an absent thread: phase");
+  }
+  auto sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  check(sorted == std::vector<int>{0, 1, 2, 3, 4, 10, 11, 12, 13, 20, 21, 22}, "an absent thread: each piece once");
+  check(order[0] == 0 && order[2] >= 2 && order[5] >= 10 && order[9] >= 20, "an absent thread: its own pieces first, phase by phase");
+  for (int phase = 0; phase < 3; ++phase) {
+    check(late.phase(5 - phase, [&](int) { order.push_back(99); }), "a late thread: phase");
+  }
+  check(order.size() == sorted.size(), "a late thread does nothing again");
+}
+
+// A thread that stops within a piece, as one that loses its core does, keeps the others from that piece alone.
+void test_stopped_thread() {
+  for (int threads : {2, 3}) {
+    Shared shared(threads, threads);
+    std::atomic<int> done{0}, begun{0};
+    std::atomic<bool> go_on{false};
+    int done_there = 0;
+    std::vector<std::atomic<int>> times(12);
+    for (auto& t : times) t = 0;
+    std::thread stopped([&] {
+      Worker worker(shared, 1);
+      worker.phase(12, [&](int piece) {
+        ++times[piece];
+        if (begun++ == 0) {
+          while (!go_on) std::this_thread::yield();
+        }
+        ++done;
+      });
+      done_there = done;
+    });
+    while (begun == 0) std::this_thread::yield();
+    Worker worker(shared, 0);
+    worker.phase(12, [&](int piece) {
+      ++times[piece];
+      if (++done == 11) go_on = true;  // never, where a piece can't be taken from its owner
+    });
+    check(done == 12, "a stopped thread: the phase ends when all pieces are done");
+    stopped.join();
+    check(done_there == 12, "a stopped thread: all pieces are done when it goes on");
+    for (auto& t : times) check(t == 1, "a stopped thread: each piece once");
+  }
+}
+
+// ... and the others go on with the steps of all lanes but the one that it holds, and with that one too when it lets go.
+void test_stopped_lane() {
+  Shared shared(2, 2, 4);
+  std::atomic<bool> go_on{false}, holds{false};
+  std::atomic<int> left{3};
+  std::vector<std::vector<int64_t>> steps(4);
+  constexpr int64_t end = 7;
+  const auto work = [&](int lane, int64_t from) {
+    if (!holds.exchange(true)) {
+      while (!go_on) std::this_thread::yield();
+    }
+    steps[lane].push_back(from);
+    const int64_t to = from + 2 < end ? from + 2 : end;
+    if (to == end && --left == 0) go_on = true;
+    return to;
+  };
+  std::thread stopped([&] { Worker(shared, 1).lanes(4, end, work); });
+  while (!holds) std::this_thread::yield();
+  check(Worker(shared, 0).lanes(4, end, work), "a stopped lane: the others");
+  stopped.join();
+  for (const auto& lane : steps) check(lane == std::vector<int64_t>{0, 2, 4, 6}, "a stopped lane: each step once, in order");
+}
+
+#if defined(__SSE__)
+// A thread that takes a piece computes in the mode of its caller. (Both threads must take
+// part: each waits within its piece for the other one's.)
+void test_mode_of_caller() {
+  struct Halves {
+    std::atomic<int> begun{0};
+    volatile float smallest = 1.17549435e-38f;
+    std::atomic<bool> kept[2] = {{false}, {false}};
+
+    static void work(void* self, int piece, int) {
+      Halves& h = *static_cast<Halves*>(self);
+      ++h.begun;
+      while (h.begun < 2) std::this_thread::yield();
+      h.kept[piece] = h.smallest * 0.5f != 0;
+    }
+  };
+  const unsigned before = _mm_getcsr();
+  for (const bool flushes : {false, true, false}) {
+    _mm_setcsr(flushes ? before | 0x8040 : before & ~0x8040u);
+    Halves h;
+    run_pieces(2, 2, Halves::work, &h);
+    for (const auto& kept : h.kept) check(kept == !flushes, "a thread's mode is that of its caller");
+  }
+  _mm_setcsr(before);
+}
+#endif
+
+// Many short phases with threads that come and go: nothing is lost, done twice or done too early.
+void test_many_phases() {
+  struct Sums {
+    Shared shared{3, 3};
+    std::vector<int64_t> before = std::vector<int64_t>(7, 1), after = std::vector<int64_t>(7, 0);
+    bool right = true;
+
+    static void work(void* self, int place, int) {
+      Sums& s = *static_cast<Sums*>(self);
+      Worker worker(s.shared, place);
+      for (int i = 0; i < 2000; ++i) {
+        auto &from = i % 2 ? s.after : s.before, &to = i % 2 ? s.before : s.after;
+        const bool stays = worker.phase(1 + i % 7, [&](int piece) {
+          for (int k = piece; k < 7; k += 1 + i % 7) to[k] = from[k] + from[(k + 1) % 7] % 3;
+        });
+        if (!stays) return;
+      }
+    }
+  };
+  const auto sums = [](int threads) {
+    Sums s;
+    run_team(threads, Sums::work, &s);
+    return s.before;
+  };
+  const auto alone = sums(1);
+  for (int i = 0; i < 20; ++i) check(sums(3) == alone, "many phases");
+}
+
 }  // namespace
 
 // test_gru [N]: options are drawn N times for each shape; 4 if not given. An emulator does with fewer.
@@ -1058,6 +1194,10 @@ int main(int count, char** arguments) {
   }
   test_all<float>(draws);
   test_all<double>(draws);
+  test_absent_thread(), test_stopped_thread(), test_stopped_lane(), test_many_phases();
+#if defined(__SSE__)
+  test_mode_of_caller();
+#endif
   test_all<bf16>(draws);
   test_all<int8_t>(draws);
   // Many threads at once: one has the workers, the others go alone, and all get the same bits.

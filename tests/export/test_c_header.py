@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tests.helpers.compiling import FAST, STRICT, Library, compile_c, errors_of, measured_errors, need, run_program
 from tests.helpers.runs import run_of
@@ -205,3 +206,47 @@ def test_the_mean_of_a_long_sequence_is_exact_to_rounding(
     (tmp_path / "m.c").write_text(LONG_SUM.format(**words, declare=declare, run=go), encoding="utf-8")
     away = float(run_program(compile_c(tmp_path / "m.c", tmp_path / "a", "-std=c99", *flags)).stdout)
     assert 0 < away < 1e-6  # a plain sum: some 1e-4
+
+
+FADING = """
+#include <math.h>
+#include <stdio.h>
+#include "fading.h"
+static fading_state state;
+static fading_input row;
+int main(void) {
+  double least = 1.0, last = 0.0;
+  int t, u;
+  fading_reset(&state);
+  for (u = 0; u < FADING_HIDDEN; ++u) state.hidden[0][u] = u % 2 ? 1e-3f : -1e-3f;
+  for (t = 0; t < 4000; ++t) {
+    fading_step(&state, &row, 0);
+    for (u = 0; u < FADING_HIDDEN; ++u) {
+      last = fabs(state.hidden[0][u]);
+      if (last > 0.0 && last < least) least = last;
+    }
+  }
+  printf("%.9g %.9g", least, last);
+  return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("flags", [("-O2",), ("-O2", "-DTIDEGATE_NO_MATH"), FAST], ids=str)
+def test_a_state_that_fades_ends_at_zero_before_its_numbers_are_denormal(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    frame = pl.DataFrame({"g": [0] * 4 + [1] * 4, "x": np.arange(8.0), "y": ["a", "b"] * 4})
+    run = train(frame, out=tmp_path / "run", target="y", group="g", **QUICK | {"epochs": 1})
+    H = run.model.spec.hidden_size
+    with torch.no_grad():
+        for weight in run.model.core.parameters():
+            weight.zero_()
+            if weight.dim() == 1:
+                weight[H : 2 * H] = 1.5  # twice: the update gate is .95, and there is no candidate
+    run.export("c", tmp_path / "fading.h")
+    (tmp_path / "m.c").write_text(FADING, encoding="utf-8")
+    found = run_program(compile_c(tmp_path / "m.c", tmp_path / "a", "-std=c99", *flags)).stdout
+    least, last = (float(number) for number in found.split())
+    assert 2.0**-60 <= least < 2.0**-59
+    assert last == 0
