@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import lzma
+import tracemalloc
 
 import numpy as np
 import polars as pl
@@ -290,6 +291,55 @@ def test_dressed_files_are_read_at_any_size():
 
     for text, _ in DRESSED.values():
         text = text.removeprefix("\ufeff")
-        plain, quoted = look(text, "t"), look(text.replace("d0", '"d0"'), "t")
+        plain, quoted = look(text.encode(), "t"), look(text.replace("d0", '"d0"').encode(), "t")
         assert np.array_equal(plain.lines, quoted.lines)
         assert plain.names == quoted.names
+
+
+MANY = 60_000
+LINES = "".join(f"d{k % 50},{k},0.{k:07d},blue\n" for k in range(MANY))
+LARGE = {
+    # what stands in the file, its encoding, and how many times its size Python may hold
+    "as it is": ("device,t,x,colour\n" + LINES, "utf-8", 1.5),
+    "letters that take more than a byte": ("device,t,x,colour\n" + LINES.replace("blue", "漢"), "utf-8", 1.5),
+    "quotes": ("device,t,x,colour\n" + LINES.replace("blue", '"blue"'), "utf-8", 1.5),
+    "written anew": ("# a note\ndevice, t, x, colour\n\n" + LINES.replace(",", ", "), "utf-8", 2.5),
+    "another encoding": ("device,t,x,colour\n" + LINES.replace("blue", "blé"), "latin-1", 2.5),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_file_is_held_once_while_it_is_read(tmp_path, name):
+    """What polars takes for the table itself is none of Python's memory, which is counted here to the byte."""
+    text, encoding, times = LARGE[name]
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode(encoding))
+    read_table(path, encoding=encoding)  # what is loaded late
+    tracemalloc.start()
+    try:
+        table = read_table(path, encoding=encoding)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert table.frame.height == MANY
+    rows = 7 * 8 * MANY  # of each, for a moment: its line, its fields, where it begins and ends
+    assert peak - rows < times * path.stat().st_size
+
+
+def test_utf_16_without_a_byte_order_mark_is_read_as_a_whole(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes("a,b\n1,é\n".encode("utf-16-le"))
+    assert read_table(path, encoding="utf-16").frame.row(0) == (1, "é")
+
+
+def test_a_byte_that_is_no_utf_8_is_named_where_a_byte_order_mark_precedes_it(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfa,b\n1,\xff4\n")
+    with pytest.raises(DataError, match=r"line 2: byte 0xFF is not utf-8"):
+        read_table(path)
+
+
+def test_blanks_in_a_header_alone_are_no_part_of_its_names(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a, b, c\n1,"x\ny",3\n4,5,6\n')
+    assert read_table(path).frame.columns == ["a", "b", "c"]

@@ -14,6 +14,7 @@ from tests.helpers.tables import QUICK, signal_table
 from tidegate.cli import main
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError
+from tidegate.model.tasks import TASKS
 from tidegate.run import Ensemble
 
 SETTINGS = QUICK | ROLES | {"epochs": 1, "split": "split", "seeds": [1, 2], "keep": "ensemble"}
@@ -190,3 +191,19 @@ def test_what_takes_one_model_names_the_members(tmp_path, capsys):
     assert repr(run) == f"Ensemble('{tmp_path / 'run'}': 2 runs)"
     with pytest.raises(RunError, match=r"This is an ensemble .* Name one of them: \.members\[0\], \.members\[1\]"):
         trained("class").stream()
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "sequence max", "class ahead"])
+def test_the_probabilities_of_all_classes_are_there_for_some_rows_at_a_time(monkeypatch, kind):
+    """Of a member and of their mean: thousands of classes of all rows would be the largest array by far."""
+    run = trained(kind)
+    frame = sensors()
+    whole, figures = run.predict(frame, probabilities=True), run.evaluate(frame, rows="all").to_dict()
+    task = TASKS[run.members[0].preprocessing.target.task]
+    sizes, probabilities = [], task.probabilities
+    monkeypatch.setattr(task, "probabilities", lambda scores: sizes.append(scores.numel()) or probabilities(scores))
+    monkeypatch.setattr("tidegate.trained.ensemble.PROBABILITIES_AT_ONCE", 50)
+    assert run.predict(frame, probabilities=True).equals(whole)
+    assert max(sizes) <= 50
+    assert run.evaluate(frame, rows="all").to_dict() == figures
+    assert max(sizes) <= 50

@@ -86,6 +86,84 @@ def test_many_scores_are_never_in_memory_at_once_and_predictions_stay_to_the_bit
     assert max(sizes) <= 100
 
 
+@pytest.fixture
+def sizes(monkeypatch) -> dict[str, list[tuple[int, int]]]:
+    """The steps and sequences of every call of the recurrence, and how many scores of how many outputs each call of the head gave."""
+    from tidegate.model.model import SequenceModel
+
+    found: dict[str, list[tuple[int, int]]] = {"recurrence": [], "scores": []}
+    recur, score = SequenceModel.recur, SequenceModel.score
+
+    def spied_recur(self, numbers, *more):
+        found["recurrence"].append(tuple(numbers.shape[:2]))
+        return recur(self, numbers, *more)
+
+    def spied_score(self, *arguments):
+        scores = score(self, *arguments)
+        found["scores"].append((scores.numel(), scores.size(-1)))
+        return scores
+
+    monkeypatch.setattr(SequenceModel, "recur", spied_recur)
+    monkeypatch.setattr(SequenceModel, "score", spied_score)
+    return found
+
+
+def test_the_scores_of_a_long_sequence_in_both_directions_are_cut_and_its_recurrence_is_not(monkeypatch, sizes):
+    frame = signal_table(groups=4, least=60, most=90)
+    run = train(frame, out=False, bidirectional=True, **(QUICK | ROLES))
+    whole, longest = run.predict(frame, probabilities=True), frame.group_by("device").len()["len"].max()
+    monkeypatch.setattr("tidegate.trained.evaluation.SCORES_AT_ONCE", 100)
+    for calls in sizes.values():
+        calls.clear()
+    assert run.predict(frame, probabilities=True).equals(whole)
+    assert max(steps for steps, _ in sizes["recurrence"]) == longest
+    assert max(scores for scores, _ in sizes["scores"]) <= 100
+    assert sum(scores for scores, _ in sizes["scores"]) >= 2 * frame.height
+
+
+def long_and_short(per: str) -> pl.DataFrame:
+    """20 sequences of 10 steps and one of 1,000."""
+    rng = np.random.default_rng(3)
+    lengths = np.array([10] * 12 + [1_000] + [10] * 8)
+    owner = np.repeat(np.arange(21), lengths)
+    kind = owner % 2 if per == "sequence" else rng.integers(0, 2, len(owner))
+    return pl.DataFrame({"id": owner, "x": rng.standard_normal(len(owner)), "kind": [f"k{k}" for k in kind]})
+
+
+@pytest.mark.parametrize(
+    ("per", "pooling"),
+    [("step", "last"), ("sequence", "last"), ("sequence", "mean"), ("sequence", "max"), ("sequence", "last+max+mean")],
+)
+@pytest.mark.parametrize("cell", ["gru", "none"])
+def test_a_long_sequence_comes_in_chunks_without_the_short_ones_and_predictions_stay_to_the_bit(
+    monkeypatch, sizes, per, pooling, cell
+):
+    frame = long_and_short(per)
+    how = {"target": "kind", "features": "x", "group": "id", "per": per, "pooling": pooling, "cell": cell}
+    run = train(frame, out=False, bidirectional=False, **(QUICK | how))
+    whole, figures = run.predict(frame, probabilities=True), run.evaluate(frame, rows="all")
+    monkeypatch.setattr("tidegate.trained.evaluation.CHUNK", 64)
+    monkeypatch.setattr("tidegate.data.batches.MOST_PADDING", 500)
+    sizes["recurrence"].clear()
+    assert run.predict(frame, probabilities=True).equals(whole)
+    assert sizes["recurrence"] == [(64, 1)] * 15 + [(40, 1), (10, 20)]
+    again = run.evaluate(frame, rows="all")
+    assert again.model == figures.model
+    assert again.loss == pytest.approx(figures.loss)
+
+
+def test_a_short_sequence_that_ends_before_a_long_one_keeps_its_prediction(monkeypatch):
+    """In one batch, as its padding is little: the chunks that come after its end change nothing."""
+    frame = long_and_short("sequence").filter((pl.col("id") >= 11) & (pl.int_range(pl.len()).over("id") < 30))
+    how = {"target": "kind", "features": "x", "group": "id", "per": "sequence", "bidirectional": False}
+    for pooling in ("last", "mean", "max", "last+max+mean"):
+        run = train(frame, out=False, pooling=pooling, **(QUICK | how))
+        whole = run.predict(frame, probabilities=True)
+        with monkeypatch.context() as patched:
+            patched.setattr("tidegate.trained.evaluation.CHUNK", 8)
+            assert run.predict(frame, probabilities=True).equals(whole)
+
+
 def test_predictions_come_back_beside_their_rows_in_any_order(tmp_path, signals):
     r = train(signals, out=tmp_path / "run", **(QUICK | ROLES))
     keyed = {(d, t): p for d, t, p in r.predict(signals).select("device", "t", "prediction").rows()}

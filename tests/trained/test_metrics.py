@@ -248,16 +248,25 @@ def test_a_sure_model_still_orders_its_rows():
     assert len(set(ones.ravel())) == 3
 
 
-def test_many_classes_are_taken_in_pieces(monkeypatch):
+@pytest.mark.parametrize("task", ["class", "labels"])
+def test_many_classes_or_labels_are_taken_in_pieces(monkeypatch, task):
     from tidegate.model import tasks
 
     torch.manual_seed(0)
     scores, y = torch.randn(11, 3, 7), torch.randint(0, 7, (11, 3))
     y[4, 1] = MISSING_CLASS
-    whole = TASKS["class"].chances(scores, y).nll
-    monkeypatch.setattr(tasks, "BLOCK", 20)
-    assert (TASKS["class"].chances(scores, y).nll == whole).all()
-    assert TASKS["class"].chances(scores[:0], y[:0]).nll.shape == (0, 3)
+    if task == "labels":
+        y = torch.where(torch.rand(11, 3, 7) < 0.1, torch.nan, torch.randint(0, 2, (11, 3, 7)).float())
+    whole = TASKS[task].chances(scores, y)
+    monkeypatch.setattr(tasks, "BLOCK", 50)
+    sizes, logarithms = [], torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax", lambda s, *more: sizes.append(s.numel()) or logarithms(s, *more))
+    pieces = TASKS[task].chances(scores, y)
+    assert max(sizes) <= (100 if task == "labels" else 50)  # a label has two probabilities
+    assert (pieces.nll == whole.nll).all()
+    assert task == "class" or (pieces.ones == whole.ones).all()
+    empty = TASKS[task].chances(scores[:0], y[:0])
+    assert empty.nll.shape == ((0, 3) if task == "class" else (0, 3, 7))
 
 
 def test_the_rule_of_thumb_has_the_shares_of_the_training_rows():

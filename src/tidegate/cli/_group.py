@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tidegate.cli._threads import put_back
 from tidegate.errors import BackendWarning, DataWarning, Interrupted, TidegateError, UserError
 
 HELP = "Gated recurrent units (GRU): from a table of sequences to a trained model."
@@ -75,6 +76,8 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
                 file=sys.stderr,
             )
             return 1
+        finally:
+            put_back()
         return 0
 
     return run

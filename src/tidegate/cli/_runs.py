@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def open_run(folder: Path, table: str | None = None) -> Run:
-    """The run, with a note on standard error where its training isn't finished.
+    """The run, with a note on standard error where its training isn't finished; and the threads that it may take.
 
     table: the argument after the run, where the command has one. Raises SettingsError where the two were swapped.
     """
+    from tidegate.cli._threads import within_the_quota
     from tidegate.errors import SettingsError
     from tidegate.run import load
     from tidegate.trained.folder import CONFIG, REPEATS
@@ -24,6 +25,7 @@ def open_run(folder: Path, table: str | None = None) -> Run:
     if table is not None and not folder.is_dir() and any((Path(table) / name).is_file() for name in (CONFIG, REPEATS)):
         raise SettingsError(f"{table} is the run and {folder} the table: name the run first, {table} {folder}.")
     run = load(folder)
+    within_the_quota()
     if not run.resolved.finished:
         typer.echo(unfinished(run), err=True)
     return run

@@ -29,7 +29,11 @@ def bench(
         typer.Option(metavar="B,T,I,H,layers", help="Measure this shape in place of the grid; repeatable."),
     ] = None,
     threads: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Numbers of threads. Default: 1, and one for every core.")
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Numbers of threads. Default: 1, and one for every core (that the CPU quota of a container grants).",
+        ),
     ] = None,
     peers: Annotated[
         str | None, typer.Option(metavar="NAME,NAME", help="Compare with these alone. Default: all that are installed.")
@@ -119,10 +123,12 @@ def bench(
 
 def _threads(text: str | None) -> list[int]:
     from tidegate.bench.machine import cores, processors
+    from tidegate.default_threads import cpu_quota
     from tidegate.errors import SettingsError
 
     if text is None:
-        return sorted({1, cores()})
+        quota, _ = cpu_quota()
+        return sorted({1, cores() if quota is None else max(1, min(cores(), int(quota)))})
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:

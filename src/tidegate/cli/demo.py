@@ -33,6 +33,7 @@ def demo(
     """
     began = time.perf_counter()
     from tidegate import datasets, load, train
+    from tidegate.cli._threads import within_the_quota
 
     run_folder = out / "run"
     paths = datasets.write("snips", out)
@@ -47,6 +48,7 @@ def demo(
     typer.echo(
         f"\n2. Train. The command for it:\n\n   tidegate train {paths[0]} {options} --seed {seed} --out {run_folder}\n"
     )
+    within_the_quota()
     train(paths[0], out=run_folder, overwrite=run_folder.exists(), seed=seed, **(RECIPE | {"epochs": epochs}))
 
     typer.echo("\n3. Use it. The words of a sentence, each with the slot that the model gives it:\n")

@@ -18,6 +18,7 @@ def doctor() -> None:
 
     import tidegate
     from tidegate import backends
+    from tidegate.default_threads import default_threads
     from tidegate.ops.gru import native
 
     typer.echo(
@@ -28,7 +29,8 @@ def doctor() -> None:
             typer.echo(f"  {name:<13} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             typer.echo(f"  {name:<13} not installed (pip install 'tidegate[train]' brings it)")
-    typer.echo(f"CPU: {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
+    typer.echo(f"CPU: {torch.backends.cpu.get_cpu_capability()}")
+    typer.echo(f"threads: {default_threads(torch.get_num_threads())}")
     missing = native.missing()
     if missing is None:
         typer.echo(f"native back end: {native.isa()}; this processor can: {', '.join(native.isas())}")

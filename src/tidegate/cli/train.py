@@ -45,8 +45,10 @@ def _command(
 
     Example: tidegate train sensors.csv --target label --group device --time t
     """
+    from tidegate.cli._threads import within_the_quota
     from tidegate.run import train
 
+    within_the_quota()
     given = {name: value for name, value in settings.items() if value is not None and value != []}
     train(table, out=out, config=config, resume=resume, overwrite=overwrite, progress=not quiet, **given)
 

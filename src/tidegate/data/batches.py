@@ -13,9 +13,7 @@ from tidegate.data.sequences import MISSING_CLASS, Sequences
 
 BUCKET = 50  # batches that are sorted by length together: similar lengths share a batch, yet the order stays random
 EVALUATION_STEPS = 65_536  # most steps in memory at once while evaluating
-MOST_PADDING = (
-    65_536  # steps of a training batch that are padding: where it is more, and more than half, the batch is divided
-)
+MOST_PADDING = 65_536  # steps of a batch that are padding: where it is more, and more than half, the batch is divided
 
 
 @dataclass
@@ -185,7 +183,7 @@ class BatchSource:
     ) -> Iterator[Iterator[Batch]]:
         """Batches of whole sequences that have a step in `part`; each comes as its chunks of at most `chunk` steps.
 
-        The state is to be carried from chunk to chunk. batch_size=None: as many as most_steps allows. only: these
+        The state is to be carried from chunk to chunk. batch_size=None: as many as most_steps, of a chunk, allows. only: these
         sequences instead of all.
         """
         chosen = self.data.containing(part) if only is None else only
@@ -195,9 +193,11 @@ class BatchSource:
         while at < len(chosen):
             longest = int(self.data.lengths[chosen[at]])
             fits = max(1, most_steps // min(longest, chunk or longest))
-            count = min(batch_size or fits, fits)
-            yield self._chunks(chosen[at : at + count], part, chunk)
-            at += count
+            batch = chosen[at : at + min(batch_size or fits, fits)]
+            # Short sequences that have ended would ride along through all chunks of a long one.
+            batch = _divided(batch[::-1], self.data.lengths)[-1][::-1]
+            yield self._chunks(batch, part, chunk)
+            at += len(batch)
 
     def _chunks(self, chosen: np.ndarray, part: int | None, chunk: int | None) -> Iterator[Batch]:
         starts = torch.from_numpy(self.data.offsets[chosen])
@@ -205,12 +205,9 @@ class BatchSource:
         lengths, owners = ends - starts, torch.from_numpy(chosen)
         longest = int(lengths.max())
         for first in range(0, longest, chunk or longest):
+            # A sequence that has ended stays in the batch (its state rides along) with no step inside.
             here = (lengths - first).clamp(0, chunk or longest)
-            if self.per_sequence:
-                yield self.cut(starts, lengths, ends, sequences=owners)
-            else:
-                # A sequence that has ended stays in the batch (its state rides along) with no step inside.
-                yield self._cut_ended(starts + first, here, ends, part, owners)
+            yield self._cut_ended(starts + first, here, ends, None if self.per_sequence else part, owners)
 
     def _cut_ended(self, starts: Tensor, lengths: Tensor, limits: Tensor, part: int | None, owners: Tensor) -> Batch:
         ended = lengths == 0
@@ -220,7 +217,7 @@ class BatchSource:
         if bool(ended.any()):
             dead = ended.to(self.device)
             batch.inside = batch.inside & ~dead
-            if batch.y is not None:
+            if batch.y is not None and not self.per_sequence:
                 blank = MISSING_CLASS if batch.y.dtype == torch.int64 else float("nan")
                 batch.y[:, dead] = blank
         return batch

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tidegate.data.csv_text import CsvText, look, names_totals
+from tidegate.data.csv_text import BLOCK, CsvText, end_of_line, look, names_totals
 from tidegate.data.numerals import NUMBER
 from tidegate.data.pandas_frames import from_pandas
 from tidegate.documents import Damaged, from_json, shown
@@ -142,10 +142,10 @@ class _CsvOptions:
     as_text: frozenset[str]
     as_named: frozenset[str]
 
-    def parse(self, text: str, separator: str, **options: Any) -> pl.DataFrame:
-        """What polars makes of a CSV file."""
+    def parse(self, data: bytes, separator: str, **options: Any) -> pl.DataFrame:
+        """What polars makes of a CSV file, which it reads where it lies."""
         return pl.read_csv(
-            text.encode(),
+            data,
             separator=separator,
             infer_schema_length=None,
             null_values=[*MISSING, *self.missing],
@@ -168,17 +168,20 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
             raise DataError(
                 f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
             ) from error
-    raw = path.read_bytes()
-    text = _decode(_unpacked(raw, packed, name), name, encoding)
-    if not text.strip():
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    data = _in_utf8(_unpacked(data, packed, name), name, encoding)
+    if _is_blank(data):
         raise DataError(f"{name} is empty. A table needs a header and at least one row.")
-    sha256 = hashlib.sha256(raw).hexdigest()
     if suffix in CSV_SUFFIXES:
         try:
-            return replace(_read_csv(text, name, suffix, how), path=path, sha256=sha256)
+            found = _looked_at(data, name, suffix, how)
+            del data  # a second copy where the file had to be written anew: only the one that polars reads stays
+            table = _read_csv(found, name, how)
         except csv.Error as error:
-            raise _not_csv(text, name, error) from None
-    return Table(_read_json_lines(text, name), name, path, sha256)
+            raise _not_csv(_in_utf8(_unpacked(path.read_bytes(), packed, name), name, encoding), name, error) from None
+        return replace(table, path=path, sha256=sha256)
+    return Table(_read_json_lines(data, name), name, path, sha256)
 
 
 def kind_of(path: Path) -> str:
@@ -220,10 +223,10 @@ def _unpacked(raw: bytes, packed: str, name: str) -> bytes:
         raise DataError(f"{name} is not a whole {packed} file ({_first_line(error)}). Was it cut off?") from error
 
 
-def _not_csv(text: str, name: str, error: csv.Error) -> DataError:
+def _not_csv(data: bytes, name: str, error: csv.Error) -> DataError:
     """What Python's reader can't take: a carriage return alone, or a cell of over 131,072 characters beside quotes."""
-    if stray := re.search(r"\r(?!\n)", text):
-        line = text.count("\n", 0, stray.start()) + 1
+    if stray := re.search(rb"\r(?!\n)", data):
+        line = data.count(b"\n", 0, stray.start()) + 1
         return DataError(
             f"{name}, line {line}: a carriage return that no line feed follows, as old Macintosh programs end their lines. Save the table "
             "with the line ends of today, or quote the cell."
@@ -327,14 +330,33 @@ def _first_line(error: BaseException) -> str:
     return text[:200] or type(error).__name__
 
 
-def _decode(raw: bytes, name: str, encoding: str) -> str:
+def _in_utf8(raw: bytes, name: str, encoding: str) -> bytes:
+    """A text file in UTF-8, without its byte order mark. It is decoded a block at a time: whole, and again as UTF-8, it would be
+    there two times more.
+    """
     check_encoding(encoding)
-    if encoding.lower().replace("_", "-") in {"utf-8", "utf8"}:
-        if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise DataError(f"{name} is UTF-16 (it starts with its byte order mark). Read it with encoding='utf-16'.")
-        encoding = "utf-8-sig"
+    utf8 = encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
+    if utf8 and raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{name} is UTF-16 (it starts with its byte order mark). Read it with encoding='utf-16'.")
+    encoding = "utf-8" if utf8 else encoding
+    decoder = codecs.getincrementaldecoder(encoding)()
+    out = io.BytesIO()
     try:
-        return raw.decode(encoding)
+        for first in range(0, len(raw), BLOCK):
+            text = decoder.decode(raw[first : first + BLOCK], final=first + BLOCK >= len(raw))
+            if not utf8:
+                out.write(text.encode())
+    except UnicodeError:
+        return _in_utf8_at_once(raw, name, encoding)
+    return raw.removeprefix(codecs.BOM_UTF8) if utf8 else out.getvalue()
+
+
+def _in_utf8_at_once(raw: bytes, name: str, encoding: str) -> bytes:
+    """The same of a file that can't be decoded by the block, which then says where: or it is UTF-16 without a byte order mark, which
+    Python reads as a whole alone. Raises DataError.
+    """
+    try:
+        return raw.decode(encoding).encode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -348,6 +370,11 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
         ) from None
 
 
+def _is_blank(data: bytes) -> bool:
+    """Whether a text holds nothing but blanks, of any kind. (It is decoded as a whole only where its beginning is blank.)"""
+    return not data[:BLOCK].decode(errors="replace").strip() and not data.decode().strip()
+
+
 def check_encoding(encoding: str) -> None:
     """Raises DataError for a name that is no encoding of text (base64, which Python knows too, is none)."""
     try:
@@ -359,11 +386,11 @@ def check_encoding(encoding: str) -> None:
             raise DataError(f"encoding={encoding!r} is unknown. Common ones: utf-8, latin-1, cp1252, utf-16.") from None
 
 
-def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
-    if "\x00" in text[:4096]:
+def _looked_at(data: bytes, name: str, suffix: str, how: _CsvOptions) -> CsvText:
+    if b"\x00" in data[:4096]:
         raise DataError(f"{name} holds binary data, not text. Is it a table of another format with the wrong suffix?")
-    found = look(
-        text,
+    return look(
+        data,
         name,
         tabs=suffix == ".tsv",
         header=how.header,
@@ -371,14 +398,21 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
         decimal_comma=how.decimal_comma,
         as_named=how.as_named,
     )
-    text, separator, lines = found.text, found.separator, found.lines
+
+
+def _read_csv(found: CsvText, name: str, how: _CsvOptions) -> Table:
+    separator, lines = found.separator, found.lines
     try:
         as_text = {n: pl.String for n in found.names if n in how.as_text}
-        frame, text, left_out = _without_totals(found, how, as_text)
-        columns = {n: frame[n] if n in as_text else _cleaned(frame[n], how, found.spaced) for n in frame.columns}
-        if how.dots:
-            columns |= _dotted(frame, text, separator, how)
-        grouped = _grouped(frame, text, separator, how) if how.decimal_comma else {}
+        frame, data, left_out = _without_totals(found, how, as_text)
+        as_dotted = _dotted(frame, data, separator, how) if how.dots else {}
+        grouped = _grouped(frame, data, separator, how) if how.decimal_comma else {}
+        columns = {column.name: column for column in frame.get_columns()}
+        del frame  # so that a column that is replaced goes at once
+        for n in columns:
+            columns[n] = as_dotted[n] if n in as_dotted else columns[n]
+            if n not in as_text and n not in as_dotted:
+                columns[n] = _cleaned(columns[n], how, found.spaced)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{name} can't be read as CSV: {_first_line(error)}.") from error
     for column in [*(found.names[:1] if how.row_names else ()), *found.names[len(found.names) - found.loose :]]:
@@ -390,7 +424,8 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     lines = lines[: len(lines) - len(totals)]
     nan = {n: int(c.alias("").is_nan().sum()) for n, c in columns.items() if c.dtype.is_float()}
     nan = {n: count for n, count in nan.items() if count}
-    columns |= {n: columns[n].alias("").fill_nan(None) for n in nan}
+    for n in nan:
+        columns[n] = columns[n].alias("").fill_nan(None)
     return Table(
         pl.DataFrame(columns),
         name,
@@ -403,30 +438,31 @@ def _read_csv(text: str, name: str, suffix: str, how: _CsvOptions) -> Table:
     )
 
 
-def _without_totals(found: CsvText, how: _CsvOptions, as_text: dict[str, Any]) -> tuple[pl.DataFrame, str, list[str]]:
+def _without_totals(found: CsvText, how: _CsvOptions, as_text: dict[str, Any]) -> tuple[pl.DataFrame, bytes, list[str]]:
     """What polars makes of the text, the text, and what the rows of totals at its end that were left out are called."""
-    text = found.text
+    data = found.data
     last: list[
         tuple[int, list[str], str]
     ] = []  # rows at the end that may hold totals, the last one first: where, cells, word
-    end = len(text)
+    end = len(data)
     while len(last) < _MOST_TOTALS:
-        bare = text[:end].rstrip("\r\n")
-        at = bare.rfind("\n") + 1
-        if not at or bare.count('"', at) % 2:
+        bare = end_of_line(data, 0, end)
+        at = data.rfind(b"\n", 0, bare) + 1
+        row = data[at:bare].decode()
+        if not at or row.count('"') % 2:
             break
-        cells = next(csv.reader([bare[at:]], delimiter=found.separator), [])
+        cells = next(csv.reader([row], delimiter=found.separator), [])
         word = names_totals(cells)
         if word is None or (last and not (word and last[-1][2])):
             break
         last.append((at, cells + [""] * min(found.loose, len(found.names) - len(cells)), word))
         end = at
     while last:
-        frame = how.parse(text[: last[-1][0]], found.separator, schema_overrides=as_text)
+        frame = how.parse(data[: last[-1][0]], found.separator, schema_overrides=as_text)
         if frame.height > 2 and all(_holds_totals(cells, word, frame, how) for _, cells, word in last):
-            return frame, text[: last[-1][0]], [word or ", ".join(filter(None, cells)) for _, cells, word in last]
+            return frame, data[: last[-1][0]], [word or ", ".join(filter(None, cells)) for _, cells, word in last]
         last.pop()
-    return how.parse(text, found.separator, schema_overrides=as_text), text, []
+    return how.parse(data, found.separator, schema_overrides=as_text), data, []
 
 
 def _holds_totals(cells: Sequence[str], word: str, frame: pl.DataFrame, how: _CsvOptions) -> bool:
@@ -469,7 +505,7 @@ def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
     bare = pl.select(pl.when(bare.alias("") != "").then(bare.alias(""))).to_series()
     one = pl.DataFrame({"at": pl.zeros(len(column), dtype=pl.UInt8, eager=True), "cell": bare.alias("cell")})
     try:
-        read = how.parse(one.write_csv(separator="\t"), "\t", try_parse_dates=True, columns=["cell"])["cell"]
+        read = how.parse(one.write_csv(separator="\t").encode(), "\t", try_parse_dates=True, columns=["cell"])["cell"]
     except pl.exceptions.PolarsError:  # times in two forms: text, for now
         return column
     # polars takes 01/02/2026 for the first of February, and what it can't read for missing: both are for whoever needs the times.
@@ -480,22 +516,22 @@ def _cleaned(column: pl.Series, how: _CsvOptions, spaced: bool) -> pl.Series:
     return read.alias(column.name)
 
 
-def _dotted(frame: pl.DataFrame, text: str, separator: str, how: _CsvOptions) -> dict[str, pl.Series]:
+def _dotted(frame: pl.DataFrame, data: bytes, separator: str, how: _CsvOptions) -> dict[str, pl.Series]:
     """The text of columns such as 999, 8.520: every dot has three digits behind it."""
     floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
     if not floats:
         return {}
-    cells = how.parse(text, separator, schema_overrides=dict.fromkeys(floats, pl.String))
+    cells = how.parse(data, separator, columns=floats, schema_overrides=dict.fromkeys(floats, pl.String))
     dotted = r"^\s*[+-]?(?:[1-9][0-9]{0,2}(?:\.[0-9]{3})+|[0-9]+)\s*$"
     return {name: cells[name] for name in floats if cells[name].alias("").str.contains(dotted).all()}
 
 
-def _grouped(frame: pl.DataFrame, text: str, separator: str, how: _CsvOptions) -> dict[str, tuple[int, str]]:
+def _grouped(frame: pl.DataFrame, data: bytes, separator: str, how: _CsvOptions) -> dict[str, tuple[int, str]]:
     """Columns such as 999, 8,520: every comma has three digits behind it, and numbers below 1000 have none."""
     floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
     if not floats:
         return {}
-    cells = how.parse(text, separator, schema_overrides=dict.fromkeys(floats, pl.String))
+    cells = how.parse(data, separator, columns=floats, schema_overrides=dict.fromkeys(floats, pl.String))
     found = {}
     for name in floats:
         column = cells[name].alias("").str.strip_chars()
@@ -528,11 +564,11 @@ def _without_missing(table: Table, missing: Sequence[str]) -> Table:
     return replace(table, frame=pl.DataFrame(every))
 
 
-def _read_json_lines(text: str, name: str) -> pl.DataFrame:
+def _read_json_lines(data: bytes, name: str) -> pl.DataFrame:
     try:
-        return pl.read_ndjson(text.encode(), infer_schema_length=None)
+        return pl.read_ndjson(data, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(data.decode().splitlines(), 1):
             if not line.strip():
                 continue
             try:

@@ -86,9 +86,12 @@ class SequenceModel(nn.Module):
         Scores: [T, B, K, outputs] a step, [B, 1, outputs] a sequence, with K = max(horizon, 1). Scores of padded
         steps are there and mean nothing.
         """
-        encoded = self.encode(numbers, codes)
-        output, state = self._recur(encoded, lengths, state)
+        output, state = self.recur(numbers, codes, lengths, state)
         return self._read(output, numbers, lengths), state
+
+    def recur(self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """`forward` up to what the head reads of every step [T, B, width], for callers that read it by the piece, with `score`."""
+        return self._recur(self.encode(numbers, codes), lengths, state)
 
     def encode(self, numbers: Tensor, codes: Tensor) -> Tensor:
         """What the core reads: the numbers and the vectors of words and categories, side by side, [T, B, E]. In training

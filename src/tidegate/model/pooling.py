@@ -1,7 +1,7 @@
-"""The table of poolings: what the head reads of a whole sequence, and, row by row, of a sequence so far.
+"""The table of poolings: what the head reads of a whole sequence, and of a sequence so far: chunk by chunk, and row by row.
 
-Both forms of a pooling stand side by side and give the same bits on a CPU without gradients, so that a stream answers what
-`predict` would, were the sequence to end there.
+The forms of a pooling stand side by side and give the same bits on a CPU without gradients, so that a stream answers what
+`predict` would, were the sequence to end there, and `predict` never has a long sequence in memory at once.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ class Pooling(Protocol):
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
         """output [T, B, D·H], lengths [B] >= 1 on its device -> [B, parts·D·H]. Padded steps are not looked at."""
 
+    def more(self, carried: Any, output: Tensor, inside: Tensor) -> Any:
+        """What is carried after a further chunk: output [T, B, H] of some more steps, forward in time; inside [T, B]: which of them
+        are steps of their sequences. A sequence of the batch may have none. carried: what the call before returned; None: none was.
+        """
+
+    def pooled(self, carried: Any, lengths: Tensor) -> Tensor:
+        """[B, parts·H] after the last chunk, as `whole` gives it. lengths [B]: all steps of each sequence."""
+
     def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
         """With one more row's output y [H], float32, after `rows` rows that left `carried` [carries·H] (None: the first row)."""
 
@@ -47,6 +55,14 @@ class _Last:
         if spec.cell == "none" or not spec.bidirectional:
             return last
         return torch.cat([last[:, : spec.hidden_size], output[0, :, spec.hidden_size :]], dim=-1)
+
+    def more(self, carried: Tensor | None, output: Tensor, inside: Tensor) -> Tensor:
+        here = inside.sum(dim=0)
+        last = output[(here - 1).clamp(min=0), torch.arange(output.size(1), device=output.device)]
+        return last if carried is None else torch.where((here > 0)[:, None], last, carried)
+
+    def pooled(self, carried: Tensor, lengths: Tensor) -> Tensor:
+        return carried
 
     def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
         return Pooled(None, y)
@@ -63,6 +79,15 @@ class _Mean:
             return (_sum_in_order(output, inside) / lengths[:, None]).to(output.dtype)
         return torch.where(inside, output, 0).sum(dim=0) / lengths[:, None]
 
+    def more(self, carried: Tensor | None, output: Tensor, inside: Tensor) -> Tensor:
+        if output.is_cpu:
+            return _sum_in_order(output, inside[..., None], carried)
+        total = torch.where(inside[..., None], output, 0).sum(dim=0)  # (not every device has float64)
+        return total if carried is None else carried + total
+
+    def pooled(self, carried: Tensor, lengths: Tensor) -> Tensor:
+        return (carried / lengths[:, None]).to(torch.float32)
+
     def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
         total = y.astype(np.float64) if carried is None else carried + y
         return Pooled(total, (total / (rows + 1)).astype(np.float32))
@@ -75,6 +100,13 @@ class _Max:
 
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
         return torch.where(_inside(output, lengths), output, -torch.inf).amax(dim=0)
+
+    def more(self, carried: Tensor | None, output: Tensor, inside: Tensor) -> Tensor:
+        largest = torch.where(inside[..., None], output, -torch.inf).amax(dim=0)
+        return largest if carried is None else torch.maximum(carried, largest)
+
+    def pooled(self, carried: Tensor, lengths: Tensor) -> Tensor:
+        return carried
 
     def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
         largest = y.copy() if carried is None else np.maximum(carried, y)
@@ -90,6 +122,13 @@ class _Joined:
 
     def whole(self, output: Tensor, lengths: Tensor, spec: ModelSpec) -> Tensor:
         return torch.cat([part.whole(output, lengths, spec) for part in self.parts], dim=-1)
+
+    def more(self, carried: list[Any] | None, output: Tensor, inside: Tensor) -> list[Any]:
+        before = [None] * len(self.parts) if carried is None else carried
+        return [part.more(own, output, inside) for part, own in zip(self.parts, before, strict=True)]
+
+    def pooled(self, carried: list[Any], lengths: Tensor) -> Tensor:
+        return torch.cat([part.pooled(own, lengths) for part, own in zip(self.parts, carried, strict=True)], dim=-1)
 
     def running(self, carried: Array | None, y: Array, rows: int) -> Pooled:
         H, first = len(y), 0
@@ -114,10 +153,10 @@ def _inside(output: Tensor, lengths: Tensor) -> Tensor:
     return (torch.arange(len(output), device=output.device)[:, None] < lengths)[..., None]
 
 
-def _sum_in_order(output: Tensor, inside: Tensor) -> Tensor:
+def _sum_in_order(output: Tensor, inside: Tensor, before: Tensor | None = None) -> Tensor:
     """The sum over time [B, H], float64, one step after the other, as a stream adds them up: the same bits. A block of steps at a
-    time, as all sums so far are there for a moment."""
-    total = output.new_zeros(output.shape[1:], dtype=torch.float64)
+    time, as all sums so far are there for a moment. before: the sum of earlier steps."""
+    total = output.new_zeros(output.shape[1:], dtype=torch.float64) if before is None else before
     for first in range(0, len(output), 64):
         block = torch.where(inside[first : first + 64], output[first : first + 64], 0).double()
         block[0] += total

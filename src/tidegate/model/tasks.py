@@ -167,7 +167,9 @@ class _Class:
         return torch.softmax(scores, -1)
 
     def chances(self, scores: Tensor, y: Tensor) -> Chances:
-        rows = max(1, BLOCK // scores.size(-1))  # some at a time: of many classes another array of their size is much
+        rows = max(
+            1, BLOCK // max(1, scores[:1].numel())
+        )  # some at a time: of many classes another array of their size is much
         pairs = zip(scores.split(rows), y.clamp(min=0).split(rows), strict=True)
         parts = [-torch.log_softmax(s, -1).gather(-1, t[..., None])[..., 0] for s, t in pairs]
         return Chances(torch.cat(parts).numpy() if parts else y.double().numpy(), None)
@@ -298,10 +300,16 @@ class _Labels(_Columns):
         return torch.softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)[..., 1]
 
     def chances(self, scores: Tensor, y: Tensor) -> Chances:
-        scores = scores.double()  # in float32 all that is sure would tie at 1
-        both = torch.log_softmax(torch.stack([torch.zeros_like(scores), scores], dim=-1), -1)
-        nll = -both.gather(-1, torch.where(self.known(y), y, 0.0).long()[..., None])[..., 0]
-        return Chances(nll.numpy(), self.probabilities(scores).numpy())
+        nll, ones = np.empty(scores.shape), np.empty(scores.shape)
+        rows = max(
+            1, BLOCK // max(1, scores[:1].numel())
+        )  # some at a time: on the way there are six times as many numbers
+        for k in range(0, len(scores), rows):
+            some, true = scores[k : k + rows].double(), y[k : k + rows]  # in float32 all that is sure would tie at 1
+            both = torch.log_softmax(torch.stack([torch.zeros_like(some), some], dim=-1), -1)
+            nll[k : k + rows] = -both.gather(-1, torch.where(self.known(true), true, 0.0).long()[..., None])[..., 0]
+            ones[k : k + rows] = self.probabilities(some)
+        return Chances(nll, ones)
 
     def chances_of_shares(self, truth: Array, target: Target, rows: int) -> Chances:
         # A label that is never 1 in n training rows gets 1 / (n + 2), not 0 (Laplace): a 0 would make one such 1 infinitely bad.

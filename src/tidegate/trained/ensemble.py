@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tidegate.data.batches import BatchSource
 from tidegate.data.preprocessing import Preprocessing
-from tidegate.data.sequences import Sequences
+from tidegate.data.sequences import UNSEEN_CLASS, Sequences
 from tidegate.data.tables import Table
 from tidegate.errors import SettingsError
-from tidegate.model.tasks import TASKS, Chances
+from tidegate.model.tasks import TASKS
 from tidegate.trained.comparison import Evaluation
 from tidegate.trained.evaluation import (
     NO_RECURRENCE,
     Outcome,
+    blank_of,
     judge,
     judged_rules,
+    no_chances,
     rules_of_thumb,
-    run_model,
+    scored_pieces,
     truth_of,
     unseen_classes,
 )
@@ -31,6 +34,7 @@ from tidegate.trained.rows import Rows, batch_source, rows_to_predict, rows_to_s
 from tidegate.trained.trained import Trained
 
 Members = Sequence[Trained]
+PROBABILITIES_AT_ONCE = 2**22  # in float64, of each member and of their sum
 
 
 def predict(members: Members, table: Any, *, probabilities: bool, batch_size: int | None) -> pl.DataFrame:
@@ -43,8 +47,7 @@ def predict(members: Members, table: Any, *, probabilities: bool, batch_size: in
     table = first.read(table)
     check_probabilities(first.preprocessing, probabilities)
     rows = rows_to_predict(first, table)
-    outcome = _mean(members, table, rows.data, None, batch_size=batch_size, truth=False)
-    outcome = outcome if probabilities else replace(outcome, probabilities=None)
+    outcome = _mean(members, table, rows.data, None, batch_size=batch_size, truth=False, probabilities=probabilities)
     return add_predictions(table.frame, joined(members), rows.data, outcome)
 
 
@@ -121,51 +124,83 @@ def _of_all(members: Members, table: Table, rows: Rows) -> Rows:
 
 
 def _mean(
-    members: Members, table: Table, like: Sequences, part: int | None, *, batch_size: int | None, truth: bool
+    members: Members,
+    table: Table,
+    like: Sequences,
+    part: int | None,
+    *,
+    batch_size: int | None,
+    truth: bool,
+    probabilities: bool = False,
 ) -> Outcome:
     """What all members predict together, in the terms of `joined`. truth: the table has the target, and what the probabilities
-    are worth is asked for.
+    are worth is asked for. probabilities: these, too.
+
+    Members go through the rows side by side, so that the probabilities of all classes are there for a piece of the rows alone.
     """
-    target = joined(members).target
-    task = TASKS[target.task]
-    total: Any = 0.0
-    nll: list[np.ndarray] = []
-    ones: Any = 0.0
+    pre = joined(members)
+    target, task = pre.target, TASKS[pre.target.task]
+    sources = _sources(members, table, like, with_target=truth)
+    values, proba = blank_of(pre, sources[0], probabilities)
+    worth = no_chances(values) if truth and task.has_probabilities else None
+    at_once = max(1, PROBABILITIES_AT_ONCE // (max(pre.horizon, 1) * target.width))
+    every = [
+        scored_pieces(m.model, m.preprocessing, source, part, batch_size=batch_size, at_once=at_once)
+        for m, source in zip(members, sources, strict=True)
+    ]
+    for pieces in zip(*every, strict=True):
+        at = pieces[0].at
+        total: Any = 0.0
+        nll: list[np.ndarray] = []
+        ones: Any = 0.0
+        for member, piece in zip(members, pieces, strict=True):
+            assert np.array_equal(piece.at, at)
+            own = member.preprocessing.target
+            if not task.has_probabilities:
+                total = total + task.decide(piece.scores, own)
+                continue
+            mine = task.probabilities(piece.scores).numpy().astype(float)
+            if target.task == "class" and own.classes != target.classes:
+                wider = np.zeros((*mine.shape[:2], len(target.classes)))
+                wider[..., [target.classes.index(c) for c in own.classes]] = mine
+                mine = wider
+            total = total + mine
+            if worth is not None:
+                assert piece.y is not None
+                here = task.chances(piece.scores, piece.y)
+                # A class that this member never saw: it gives it no chance.
+                lost = piece.y.numpy() <= UNSEEN_CLASS if target.task == "class" else False
+                nll.append(np.where(lost, np.inf, here.nll.astype(float)))
+                ones = ones if here.ones is None else ones + here.ones
+        mean = total / len(members)
+        if target.task == "class":
+            values[at] = mean.argmax(axis=-1)
+        elif target.task == "labels":
+            values[at] = mean > np.array(target.thresholds or 0.5)
+        else:
+            values[at] = mean
+        if proba is not None:
+            proba[at] = mean
+        if worth is not None:
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # log 0: no member saw the class; NaN: nothing predicted
+                worth.nll[at] = np.log(len(members)) - np.logaddexp.reduce([-n for n in nll], axis=0)
+            if worth.ones is not None:
+                worth.ones[at] = ones / len(members)
+        del pieces, piece  # before the next ones are computed
+    return Outcome(values, proba, float("nan"), worth)
+
+
+def _sources(members: Members, table: Table, like: Sequences, *, with_target: bool) -> list[BatchSource]:
+    """The table as each member reads it: those that read it alike share it."""
+    alike: dict[str, BatchSource] = {}
     for member in members:
         pre = member.preprocessing
-        source = batch_source(_encoded(pre, table, like, with_target=truth), pre, member.device)
-        sure = task.has_probabilities
-        outcome = run_model(
-            member.model, pre, source, part, batch_size=batch_size, probabilities=sure, chances=sure and truth
-        )
-        if target.task == "class":
-            assert outcome.probabilities is not None
-            mine: np.ndarray = outcome.probabilities
-            if pre.target.classes != target.classes:
-                mine = np.zeros((*mine.shape[:2], len(target.classes)))
-                mine[..., [target.classes.index(c) for c in pre.target.classes]] = outcome.probabilities
-            total = total + mine.astype(float)
-        else:
-            total = total + (outcome.values if outcome.probabilities is None else outcome.probabilities.astype(float))
-        if outcome.chances is not None:
-            known = truth_of(pre, source, part)
-            lost = known >= len(pre.target.classes) if target.task == "class" else np.zeros(known.shape, dtype=bool)
-            nll.append(np.where(lost, np.inf, outcome.chances.nll))  # a class that this member never saw
-            ones = ones if outcome.chances.ones is None else ones + outcome.chances.ones
-    mean = total / len(members)
-    chances = None
-    if nll:
-        with np.errstate(divide="ignore", invalid="ignore"):  # log 0: no member saw the class; NaN: nothing predicted
-            together = np.log(len(members)) - np.logaddexp.reduce([-n for n in nll], axis=0)
-        chances = Chances(together, ones / len(members) if target.task == "labels" else None)
-    if target.task == "number":
-        return Outcome(mean, None, float("nan"))
-    there = ~np.isnan(mean)
-    if target.task == "class":
-        values = np.where(there.all(axis=-1), np.nan_to_num(mean).argmax(axis=-1), -1)
-    else:
-        values = np.where(there, mean > np.array(target.thresholds or 0.5), np.nan)
-    return Outcome(values, mean.astype(np.float32), float("nan"), chances)
+        key = pre.to_json()
+        if key not in alike:
+            alike[key] = batch_source(_encoded(pre, table, like, with_target=with_target), pre, member.device)
+    return [alike[m.preprocessing.to_json()] for m in members]
 
 
 def _loss(pre: Preprocessing, truth: np.ndarray, outcome: Outcome) -> float:

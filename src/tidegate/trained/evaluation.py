@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tidegate.data.batches import EVALUATION_STEPS, BatchSource
 from tidegate.data.preprocessing import Preprocessing, named
 from tidegate.data.sequences import MISSING_CLASS, PART_NAMES, UNSEEN_CLASS, VALID
 from tidegate.errors import DataError, SettingsError
 from tidegate.model import SequenceModel
+from tidegate.model.pooling import POOLINGS
 from tidegate.model.tasks import TASKS, Chances
 from tidegate.trained.comparison import Evaluation
 from tidegate.trained.metrics import Scores, chooser, primary, score
@@ -21,7 +24,9 @@ from tidegate.trained.trained import Trained
 
 NO_RECURRENCE = "same head, no recurrence"  # what the baseline of that kind is called
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
-SCORES_AT_ONCE = 16_777_216  # in memory while evaluating: with thousands of classes they are what takes the most of it
+SCORES_AT_ONCE = (
+    16_777_216  # of the head while evaluating: with thousands of classes they are what takes the most memory
+)
 
 
 def evaluate(trained: Trained, table: Any, *, rows: str, batch_size: int | None) -> Evaluation:
@@ -153,43 +158,101 @@ def run_model(
     chances: also what the probabilities of classes and labels are worth; the targets must be there.
     The result doesn't depend on batch_size (beyond the last bits).
     """
-    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
-    task, per_sequence = TASKS[pre.target.task], pre.per == "sequence"
-    values, proba = _blank(pre, source, probabilities)
-    worth = _no_chances(values) if chances and task.has_probabilities else None
+    task = TASKS[pre.target.task]
+    values, proba = blank_of(pre, source, probabilities)
+    worth = no_chances(values) if chances and task.has_probabilities else None
     total, count = 0.0, 0
-    # Of a step, or of a sequence where it has one prediction: one of many classes has as many scores.
-    most = max(1, min(EVALUATION_STEPS, SCORES_AT_ONCE // (max(pre.horizon, 1) * pre.target.width)))
-    chunk = None if per_sequence or model.spec.bidirectional else min(CHUNK, most)
-    if per_sequence:
-        batch_size, most = min(batch_size or most, most), EVALUATION_STEPS
-    with model.evaluating():
-        for chunks in source.whole_sequences(part, batch_size, chunk, most_steps=most):
-            state = None
-            for batch in chunks:
-                scores, state = model(batch.numbers, batch.codes, batch.lengths, state)
-                if batch.y is not None:
-                    loss, n = task.loss_sum(scores, batch.y)
-                    total, count = total + float(loss), count + int(n)
-                if per_sequence:
-                    assert batch.sequences is not None
-                    at, scores = batch.sequences.numpy(), scores.cpu()
-                else:
-                    at, scores = batch.steps[batch.inside].cpu().numpy(), scores[batch.inside].cpu()
-                values[at] = task.decide(scores, pre.target)
-                if proba is not None:
-                    proba[at] = task.probabilities(scores).numpy()
-                if worth is not None:
-                    assert batch.y is not None
-                    here = task.chances(scores, (batch.y if per_sequence else batch.y[batch.inside]).cpu())
-                    worth.nll[at] = here.nll
-                    if worth.ones is not None:
-                        worth.ones[at] = here.ones
+    for scored in scored_pieces(model, pre, source, part, batch_size=batch_size):
+        if scored.y is not None:
+            total, count = total + scored.loss, count + scored.known
+        values[scored.at] = task.decide(scored.scores, pre.target)
+        if proba is not None:
+            proba[scored.at] = task.probabilities(scored.scores).numpy()
+        if worth is not None:
+            assert scored.y is not None
+            here = task.chances(scored.scores, scored.y)
+            worth.nll[scored.at] = here.nll
+            if worth.ones is not None:
+                worth.ones[scored.at] = here.ones
+        del scored  # before the next piece is computed
     return Outcome(values, proba, total / count if count else float("nan"), worth)
 
 
-def _no_chances(values: np.ndarray) -> Chances:
+class Piece(NamedTuple):
+    """The scores [P, K, W] of some steps or sequences, on the CPU. at [P]: which they are, in the order of `Sequences`. y: their
+    targets, with the loss summed over those that have one, and how many do; None where the table has no target.
+    """
+
+    at: np.ndarray
+    scores: Tensor
+    y: Tensor | None
+    loss: float
+    known: int
+
+
+@torch.no_grad()
+def scored_pieces(
+    model: SequenceModel,
+    pre: Preprocessing,
+    source: BatchSource,
+    part: int | None,
+    *,
+    batch_size: int | None = None,
+    at_once: int | None = None,
+) -> Iterator[Piece]:
+    """What the model gives for every sequence that has a step in `part`, each from its beginning with its state carried, piece by
+    piece: never more than SCORES_AT_ONCE scores and some ten thousand steps at once, however many classes there are and however long a
+    sequence is. (Two directions have to read a sequence as a whole.)
+
+    at_once: how many rows (or sequences) a piece has at most; None: as many as SCORES_AT_ONCE allows. With the same number the
+    pieces of models of the same cell, on sequences of the same lengths, are the same rows. Raises SettingsError: batch_size.
+    """
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
+    task, per_sequence = TASKS[pre.target.task], pre.per == "sequence"
+    rows = at_once or max(1, SCORES_AT_ONCE // (max(pre.horizon, 1) * pre.target.width))
+    # Where scores are cut anyway, the recurrence needn't run over as many steps as are worth it elsewhere.
+    most_steps = min(EVALUATION_STEPS, max(rows, 4 * CHUNK))
+    chunk = None if model.spec.bidirectional else CHUNK
+    pooling = POOLINGS[model.spec.pooling]
+
+    def piece(at: np.ndarray, scores: Tensor, y: Tensor | None, inside: Tensor | None) -> Piece:
+        loss, n = (0.0, 0) if y is None else task.loss_sum(scores, y)
+        if inside is not None:
+            scores = scores.flatten(0, 1) if bool(inside.all()) else scores[inside]  # without padding no copy is needed
+            y = None if y is None else y[inside]
+        return Piece(at, scores.cpu(), None if y is None else y.cpu(), float(loss), int(n))
+
+    with model.evaluating():
+        for chunks in source.whole_sequences(part, min(batch_size or rows, rows), chunk, most_steps=most_steps):
+            state, batch = None, None
+            carried: Any = None
+            lengths: Any = 0
+            for batch in chunks:
+                output, state = model.recur(batch.numbers, batch.codes, batch.lengths, state)
+                if not per_sequence:
+                    # The head by the block of steps, as classes may be thousands.
+                    block = max(1, rows // output.size(1))
+                    for first in range(0, len(output), block):
+                        some = slice(first, first + block)
+                        at, y = batch.steps[some][batch.inside[some]], None if batch.y is None else batch.y[some]
+                        # (No name for the scores here: they would be there twice while the next ones are computed.)
+                        yield piece(
+                            at.cpu().numpy(), model.score(output[some], batch.numbers[some]), y, batch.inside[some]
+                        )
+                elif chunk is None:
+                    carried = pooling.whole(output, batch.lengths.to(output.device), model.spec)
+                else:
+                    carried, lengths = pooling.more(carried, output, batch.inside), lengths + batch.inside.sum(dim=0)
+            if per_sequence:
+                assert batch is not None
+                assert batch.sequences is not None
+                read = carried if chunk is None else pooling.pooled(carried, lengths)
+                yield piece(batch.sequences.numpy(), model.score(read, batch.numbers[-1]), batch.y, None)
+
+
+def no_chances(values: np.ndarray) -> Chances:
+    """Chances where nothing is predicted yet, of the shape of these values."""
     nll = np.full(values.shape, np.nan)
     return Chances(nll, nll.copy() if values.ndim > 2 else None)
 
@@ -199,7 +262,8 @@ def _chances_of_shares(pre: Preprocessing, source: BatchSource, part: int | None
     return task.chances_of_shares(truth_of(pre, source, part), pre.target, rows) if task.has_probabilities else None
 
 
-def _blank(pre: Preprocessing, source: BatchSource, probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def blank_of(pre: Preprocessing, source: BatchSource, probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values and, where asked for, probabilities as in `Outcome`, where nothing is predicted yet."""
     rows = len(source.data) if pre.per == "sequence" else len(source.data.rows)
     task, ahead, width = TASKS[pre.target.task], max(pre.horizon, 1), pre.target.width
     wanted = probabilities and task.has_probabilities
@@ -252,7 +316,7 @@ def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) 
     The majority class, the majority of each label or the training mean; for a forecast also the last value and,
     with `season`, the value one season before the one to predict.
     """
-    values, _ = _blank(pre, source, False)
+    values, _ = blank_of(pre, source, False)
     name, value = TASKS[pre.target.task].rule_of_thumb(pre.target)
     constant = np.broadcast_to(value, values.shape).astype(values.dtype)
     out = {name: constant}

@@ -207,19 +207,16 @@ def _choices_of_labels(target: Target, horizon: int) -> dict[str, str]:
 def _score_labels(
     target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray, chances: Chances | None
 ) -> Scores:
-    from torchmetrics.functional.classification import multilabel_exact_match, multilabel_stat_scores
-
     there = ~np.isnan(truth)
     known = there.any(axis=-1)  # [M, K]: steps with at least one label; what is missing beside it isn't scored
     if not known.any():
         return Scores({"micro_f1": float("nan")})
-    absent = -1
-    p = torch.from_numpy(np.where(there, predicted, 0)[known]).long()
-    t = torch.from_numpy(np.where(there, truth, absent)[known]).long()
-    of_all: dict[str, Any] = {"num_labels": len(target.names), "ignore_index": absent, "validate_args": False}
-    stats = multilabel_stat_scores(p, t, average=None, **of_all).double()
-    stats = stats.reshape(len(target.names), -1)  # of a single label torchmetrics returns no row but its figures
-    tp, fp, fn = stats[:, 0], stats[:, 1], stats[:, 3]
+    # As torchmetrics' multilabel_stat_scores and multilabel_exact_match count them, which need 64 bits a label for each of a dozen arrays.
+    said, true = there & (predicted > 0), there & (truth > 0)
+    tp, fp, fn = (
+        torch.from_numpy(which.sum(axis=(0, 1))).double() for which in (said & true, said & ~true, ~said & true)
+    )
+    exact = np.float32((said == true).all(axis=-1)[known].sum()) / np.float32(known.sum())
     rows = [
         {
             "class": name,
@@ -235,7 +232,7 @@ def _score_labels(
     summary = {
         "micro_f1": _ratio(2 * tp.sum(), (2 * tp + fp + fn).sum()),
         "macro_f1": float(np.mean([r["f1"] for r in rows])),
-        "exact_match": float(multilabel_exact_match(p, t, **of_all)),
+        "exact_match": float(exact),
     }
     if chances is not None:
         # Summed over the labels of a step: the figure of polyphonic music, where a label is a note.

@@ -49,13 +49,15 @@ def add_predictions(frame: pl.DataFrame, pre: Preprocessing, data: Sequences, ou
     predicted = pl.DataFrame(numbered)
     if pre.per == "sequence":
         predicted = predicted[np.repeat(np.arange(len(data)), data.lengths)]
+    in_order = not pre.lists and np.array_equal(data.rows, np.arange(frame.height))
     predicted = predicted.with_columns(pl.Series("row", data.rows))
     if pre.lists:
         steps = pl.all().exclude("row")
         together = predicted.group_by("row", maintain_order=True)
         predicted = together.agg(steps.first() if pre.per == "sequence" else steps)
     every = pl.DataFrame({"row": np.arange(frame.height)})
-    beside = every.join(predicted, on="row", how="left", maintain_order="left")
+    # Where they lie right a join would only copy them: with the probabilities of many classes, most of what is there.
+    beside = predicted if in_order else every.join(predicted, on="row", how="left", maintain_order="left")
     if pre.lists and pre.per != "sequence":
         # A row of empty lists has no step to predict: an empty list, not a missing one.
         beside = beside.with_columns(pl.all().exclude("row").fill_null([]))

@@ -220,7 +220,12 @@ class TrainSettings(DataSettings):
     )
     seed: int = setting(0, TRAINING, "Repeats a run exactly: weights, order, dropout and split.", ge=0, lt=2**31)
     device: str = setting("auto", TRAINING, "cpu, cuda, cuda:1, mps; auto: a GPU where there is one.")
-    threads: int | None = setting(None, TRAINING, "CPU threads. None: as torch chooses.", ge=1)
+    threads: int | None = setting(
+        None,
+        TRAINING,
+        "CPU threads. None: as torch chooses, and in a command no more than the CPU quota of a container grants (see tidegate doctor).",
+        ge=1,
+    )
 
     @model_validator(mode="after")
     def _fit_together(self: Kind) -> Kind:
