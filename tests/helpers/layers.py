@@ -11,6 +11,9 @@ import tidegate
 BACKENDS = ["native", "torch", "reference"]
 EXACT = {"torch"}  # these must give the bits of torch.nn.GRU
 OURS = ["native", "reference"]  # the back ends that can do everything
+HALF_TYPES = [torch.bfloat16, torch.float16]
+# Back ends, and the half types that they compute in float32.
+IN_FLOAT32 = [(name, dtype) for name in OURS for dtype in HALF_TYPES if (name, dtype) != ("native", torch.bfloat16)]
 FORMS = {
     "torch's": {},
     "before": {"reset": "before"},

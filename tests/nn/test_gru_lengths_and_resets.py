@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import tidegate
-from tests.helpers.layers import BACKENDS, FORMS, OURS, assert_at_most_twice, error, jagged, layer_of, pair
+from tests.helpers.layers import BACKENDS, FORMS, IN_FLOAT32, OURS, assert_at_most_twice, error, jagged, layer_of, pair
 from tidegate.errors import SettingsError, ShapeError
 
 # ------------------------------------------------------------------------------------------- lengths
@@ -118,8 +118,7 @@ def test_lengths_give_the_bits_of_a_packed_sequence(backend):
     assert torch.equal(pack_padded_sequence(output, lengths, enforce_sorted=False).data, packed.data)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("backend", OURS)
+@pytest.mark.parametrize(("backend", "dtype"), IN_FLOAT32, ids=str)
 def test_half_types_are_computed_in_float32_and_rounded_once(backend, dtype):
     for form in FORMS.values():
         layer = layer_of(3, 9, num_layers=2, bidirectional=True, backend=backend, dtype=dtype, **form)

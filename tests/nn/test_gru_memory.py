@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tests.helpers.layers import FORMS, OURS, error, jagged
+from tests.helpers.layers import FORMS, IN_FLOAT32, OURS, error, jagged
 from tests.helpers.surface import (
     BOTH_WAYS,
     CALLS,
@@ -30,8 +30,7 @@ from tests.helpers.surface import (
 
 @two_forms
 @calls
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("backend", OURS)
+@pytest.mark.parametrize(("backend", "dtype"), IN_FLOAT32, ids=str)
 def test_autocast_stores_narrow_numbers_and_computes_in_float32(backend, dtype, call, form):
     layer = made(backend, form, dtype=torch.float32, num_layers=2)
     x, h_0 = sequence(torch.float32).to(dtype), first_state(layer, torch.float32).to(dtype)

@@ -83,12 +83,11 @@ def test_under_a_dispatch_mode_the_registered_operator_runs():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_autocast_leaves_the_recurrence_in_float32(dtype):
+def test_autocast_leaves_the_registered_operator_in_float32(dtype):
     layer = layer_of(3, 4)
     x = torch.randn(5, 2, 3).to(dtype)
     exact = layer(x.float())[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(layer(x)[0], exact.to(dtype))
         output, *_ = torch.ops.tidegate.gru_layer(
             x, torch.zeros(1, 2, 4), list(layer.parameters()), True, None, *LayerExtras(), False
         )

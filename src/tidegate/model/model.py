@@ -68,6 +68,7 @@ class SequenceModel(nn.Module):
         self.core = CELLS[spec.cell].load().make(spec)
         self.head = Head(spec.read_width, spec.ahead * spec.outputs)
         self.noise = 0.0
+        self.bf16 = False  # training multiplies in bfloat16: in the core
         self._unknown_rate: list[Tensor] = []
 
     def set_noise(self, *, word_dropout: float, counts: Sequence[Sequence[int]], numbers: float) -> None:
@@ -158,11 +159,18 @@ class SequenceModel(nn.Module):
     def _recur(self, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
         if self.core is None:
             return x, None
+        if self.training and self.bf16:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return self._run_core(x, lengths, state)
+        return self._run_core(x, lengths, state)
+
+    def _run_core(self, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
+        core: Any = self.core
         if not self.spec.bidirectional or bool((lengths == x.shape[0]).all()):
-            output, state = self.core(x, state)  # forward in time padding comes last: it can't reach a step that counts
+            output, state = core(x, state)  # forward in time padding comes last: it can't reach a step that counts
             return output, state
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-        output, state = self.core(packed, state)
+        output, state = core(packed, state)
         return nn.utils.rnn.pad_packed_sequence(output, total_length=x.shape[0])[0], state
 
 

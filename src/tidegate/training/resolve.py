@@ -16,6 +16,7 @@ from tidegate.data.tables import Table
 from tidegate.errors import SettingsError, nearest
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.model.model import default_embedding_dim
+from tidegate.ops.gru import native
 from tidegate.trained import Resolved
 from tidegate.trained.metrics import MOST_NAMED
 from tidegate.trained.settings import CompleteSettings, TrainSettings
@@ -153,8 +154,9 @@ def build(spec: ModelSpec, pre: Preprocessing, settings: TrainSettings, device: 
 
 
 def ready(model: SequenceModel, pre: Preprocessing, settings: TrainSettings, device: torch.device) -> SequenceModel:
-    """The model on the device, with the noise of training."""
+    """The model on the device, with the noise and the precision of training."""
     model.to(device)
+    model.bf16 = settings.precision == "bf16"
     model.set_noise(word_dropout=settings.word_dropout, counts=[c.counts for c in pre.tokens], numbers=settings.noise)
     return model
 
@@ -185,6 +187,19 @@ def _window(settings: TrainSettings, data: Sequences) -> int | None:
             f"Use at most {longest}, or leave window out to train on whole sequences."
         )
     return settings.window
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises SettingsError where this device can't train in it."""
+    if precision == "float32":
+        return
+    why = native.missing() or (
+        None if device.type == "cpu" else f"these products are our kernels', for the CPU, and the device is {device}"
+    )
+    if why is not None:
+        raise SettingsError(
+            f"precision={precision!r} can't be had here: {why}. Leave precision out, or say device='cpu'."
+        )
 
 
 def find_device(name: str) -> torch.device:

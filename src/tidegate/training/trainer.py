@@ -33,7 +33,16 @@ from tidegate.training.loop import Loop
 from tidegate.training.more import check_alone, check_changes, check_finished, complete_of, told
 from tidegate.training.origin import Origin, begin, check_folder, freeze, inherit, open_origin, path_of
 from tidegate.training.progress import Silent, make
-from tidegate.training.resolve import build, class_weights, complete, find_device, model_spec, ready, resolve
+from tidegate.training.resolve import (
+    build,
+    check_precision,
+    class_weights,
+    complete,
+    find_device,
+    model_spec,
+    ready,
+    resolve,
+)
 
 
 def train(
@@ -189,6 +198,7 @@ def fit(
         pre = without_thresholds(pre)
         spec = origin.spec(settings, pre, origin.model)
     device = find_device(settings.device)
+    check_precision(settings.precision, device)
     full = complete(settings, data)
     batches = batch_source(data, pre, device)
     if not batches.has_targets(TRAIN):

@@ -38,7 +38,7 @@ class Cell(Protocol):
 
 class Row(NamedTuple):
     """title: in words. about: for help texts. options: those of `CoreOptions` that it knows. state: the names of its state's
-    parts. gates: whether `trace` shows its gates. any_threads: whether, by our kernels, the bits of a training are the same on any
+    parts. gates: whether `trace` shows its gates. bf16: whether our kernels can multiply in bfloat16. any_threads: whether, by our kernels, the bits of a training are the same on any
     number of threads of a CPU."""
 
     title: str
@@ -48,6 +48,7 @@ class Row(NamedTuple):
     state: tuple[str, ...] = ("h",)
     gates: bool = False
     any_threads: bool = False
+    bf16: bool = False
 
     def load(self) -> Cell:
         """Its functions. Loads torch."""
@@ -69,7 +70,7 @@ _GRU_OPTIONS = frozenset(
 )
 
 CELLS = {
-    "gru": Row("GRU", "the gated recurrent unit", "gru", _GRU_OPTIONS, gates=True, any_threads=True),
+    "gru": Row("GRU", "the gated recurrent unit", "gru", _GRU_OPTIONS, gates=True, any_threads=True, bf16=True),
     "mingru": Row(
         "minGRU",
         "a GRU whose gates read the input alone, trained on all steps at once",

@@ -100,7 +100,7 @@ _apply: Callable[..., tuple[Tensor, Tensor]] = super(torch.autograd.Function, _L
 
 def remember(kept: dict[Any, Any], place: int, weights: list[Tensor], bias: bool) -> None:
     """Leave in `kept` what may be asked first at the next call of the same layer: `short_call`."""
-    pack = kept.get((place, bias, False, False))
+    pack = kept.get((place, bias, False, False, 0))
     if pack is not None and not pack.is_of(weights):
         pack = None
     handle = None if pack is None else pack.handle
