@@ -61,20 +61,24 @@ test-native: $(CMAKE_SETUP)  ## the C++ kernels' own tests, on every instruction
 	$(CMAKE) -S . -B build/native -DTIDEGATE_TESTS=ON
 	$(CMAKE) --build build/native -j 2
 	build/native/test_gru
+	build/native/test_update
 
 sanitize: $(CMAKE_SETUP)  ## the same under the sanitizers: addresses and undefined behaviour, then threads
 	$(CMAKE) -S . -B build/address -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=address,undefined
 	$(CMAKE) --build build/address -j 2
 	build/address/test_gru
+	build/address/test_update
 	$(CMAKE) -S . -B build/thread -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=thread
 	$(CMAKE) --build build/thread -j 2
 	setarch $(shell uname -m) -R build/thread/test_gru 2  # its shadow memory needs addresses that are not randomised
+	setarch $(shell uname -m) -R build/thread/test_update
 
 test-aarch64: $(CMAKE_SETUP)  ## the same for 64-bit ARM under qemu (Debian: g++-aarch64-linux-gnu and qemu-user)
 	$(CMAKE) -S . -B build/aarch64 -DTIDEGATE_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(CMAKE) --build build/aarch64 -j 2
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru 2
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_update
 
 test-no-compiler: $(VENV)/bin/python  ## that the package installs without a C++ compiler, as a pure one
 	rm -rf build/pure

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "gru.h"
+#include "tensors.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
@@ -29,43 +30,6 @@ using namespace nb::literals;
 using namespace tidegate;
 
 namespace {
-
-using Address = uintptr_t;
-
-template <class Real>
-Real* at(Address address, int64_t values = 0) {
-  return address ? reinterpret_cast<Real*>(address) + values : nullptr;
-}
-
-PyObject* checked(PyObject* result) {
-  if (!result) throw nb::python_error();
-  return result;
-}
-nb::object name(const char* text) { return nb::steal(checked(PyUnicode_InternFromString(text))); }
-nb::object get(nb::handle object, nb::handle attribute) {
-  return nb::steal(checked(PyObject_GetAttr(object.ptr(), attribute.ptr())));
-}
-nb::object call(nb::handle object, nb::handle method) {
-  return nb::steal(checked(PyObject_CallMethodNoArgs(object.ptr(), method.ptr())));
-}
-int64_t integer(nb::handle value) {
-  const int64_t result = PyLong_AsLongLong(value.ptr());
-  if (result == -1 && PyErr_Occurred()) throw nb::python_error();
-  return result;
-}
-
-// Where a contiguous tensor lies; 0 for None.
-Address address_of(nb::handle tensor) {
-  static PyObject* const data_ptr = name("data_ptr").release().ptr();  // (never freed: Python may be gone before us)
-  return tensor.is_none() ? 0 : static_cast<Address>(integer(call(tensor, data_ptr)));
-}
-
-std::vector<Address> addresses_of(nb::handle tensors) {
-  std::vector<Address> addresses;
-  addresses.reserve(8);
-  for (nb::handle tensor : tensors) addresses.push_back(address_of(tensor));
-  return addresses;
-}
 
 // A tensor [outer, rows, width] or [rows, width] whose last axis lies side by side.
 struct Strided {
@@ -1151,6 +1115,7 @@ NB_MODULE(_native, m) {
   m.def("isa_name", [] { return std::string(isa_name()); });
   m.def("set_isa", [](const std::string& name) { return set_isa(name.c_str()); });
   m.def("share_openmp", &share_openmp);
+  bind_update(m);
   m.def("peak_gflops", [](int threads, double seconds) {
     nb::gil_scoped_release free;
     return peak_gflops(threads, seconds);

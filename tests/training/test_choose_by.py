@@ -258,7 +258,7 @@ def test_a_training_of_an_earlier_version_goes_on_by_the_figure_it_began_with(tm
     assert math.isfinite(again[-1][f"valid_{since[0]}"])
 
 
-SEQUENCES = {"target": "whole", "per": "sequence", "bidirectional": False, "seed": 2, "epochs": 10}
+SEQUENCES = {"target": "whole", "per": "sequence", "bidirectional": False, "seed": 2, "epochs": 12}
 
 
 def sequences() -> pl.DataFrame:

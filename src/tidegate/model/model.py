@@ -14,6 +14,7 @@ from tidegate.gates.trace import GateTrace
 from tidegate.model.cells import CELLS, gated
 from tidegate.model.pooling import POOLINGS
 from tidegate.model.spec import ModelSpec
+from tidegate.nn.layouts import RecurrentLayer
 from tidegate.ops.affine import affine
 
 EMBEDDING_STD = 0.3
@@ -94,6 +95,11 @@ class SequenceModel(nn.Module):
         """`forward` up to what the head reads of every step [T, B, width], for callers that read it by the piece, with `score`."""
         return self._recur(self.encode(numbers, codes), lengths, state)
 
+    @property
+    def unknown_rates(self) -> list[Tensor]:
+        """Of each column of codes, with which probability training reads each as unknown, [V]; empty: `set_noise` was not called."""
+        return self._unknown_rate
+
     def encode(self, numbers: Tensor, codes: Tensor) -> Tensor:
         """What the core reads: the numbers and the vectors of words and categories, side by side, [T, B, E]. In training
         with their noise and dropout.
@@ -139,10 +145,18 @@ class SequenceModel(nn.Module):
         output, _ = self._recur(encoded, lengths, state)
         return self._read(output, encoded[..., : self.spec.number_width], lengths)
 
+    def read_of(self, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """What the head reads of what the core reads, before dropout: of each step [T, B, width], or of sequences [B, width]."""
+        return self._pooled(self._recur(encoded, lengths, None)[0], lengths)
+
+    def _pooled(self, output: Tensor, lengths: Tensor) -> Tensor:
+        if self.spec.per != "sequence":
+            return output
+        return POOLINGS[self.spec.pooling].whole(output, lengths.to(output.device), self.spec)
+
     def _read(self, output: Tensor, numbers: Tensor, lengths: Tensor) -> Tensor:
         """The head on the core's output."""
-        if self.spec.per == "sequence":
-            output = POOLINGS[self.spec.pooling].whole(output, lengths.to(output.device), self.spec)
+        output = self._pooled(output, lengths)
         if self.core is not None:  # without a recurrence the head reads the inputs themselves: numbers are not dropped
             output = self.drop(output)
         return self.score(output, numbers)
@@ -168,6 +182,9 @@ class SequenceModel(nn.Module):
         core: Any = self.core
         if not self.spec.bidirectional or bool((lengths == x.shape[0]).all()):
             output, state = core(x, state)  # forward in time padding comes last: it can't reach a step that counts
+            return output, state
+        if isinstance(self.core, RecurrentLayer) and x.is_cpu:
+            output, state = self.core(x, state, lengths=lengths)
             return output, state
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
         output, state = core(packed, state)

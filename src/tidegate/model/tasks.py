@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import MISSING_CLASS, UNSEEN_CLASS
+from tidegate.ops import update
 from tidegate.ops.threads import one_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -72,11 +73,14 @@ class Telling(NamedTuple):
 
 
 class Task(Protocol):
-    """What the rest of the package asks of a kind of target. kind: what one of its columns holds, in a word."""
+    """What the rest of the package asks of a kind of target. kind: what one of its columns holds, in a word. loss: which one of
+    `ops.update` is its `loss_sum` with the gradient beside it; None: none is, and training leaves it to autograd.
+    """
 
     name: str
     kind: str
     has_probabilities: bool
+    loss: int | None
 
     def about(self, classes: int) -> str:
         """What is predicted, in words."""
@@ -139,6 +143,7 @@ class _Class:
 
     name = kind = "class"
     has_probabilities = True
+    loss: int | None = update.CLASSES
 
     def about(self, classes: int) -> str:
         return f"one of {classes} classes"
@@ -280,6 +285,7 @@ class _Labels(_Columns):
 
     name, kind = "labels", "label"
     has_probabilities = True
+    loss: int | None = update.LABELS
 
     def about(self, classes: int) -> str:
         return "several 0/1 labels"
@@ -342,6 +348,7 @@ class _Number(_Columns):
 
     name = kind = "number"
     has_probabilities = False
+    loss: int | None = update.NUMBERS
 
     def about(self, classes: int) -> str:
         return "numbers"

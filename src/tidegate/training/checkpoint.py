@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,17 @@ _OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}
 AGAIN = "The training can't go on from it: start a new run."
 
 
+class Optimizer(Protocol):
+    """What a checkpoint asks of an optimiser; torch's have it."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any) -> None: ...
+
+
 class Checkpoint(NamedTuple):
     """weights: the model's; optimizer: its state by parameter; random: of the generators; state: the rest, as JSON knows it."""
 
@@ -27,9 +38,7 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
     @staticmethod
-    def of(
-        model: SequenceModel, optimizer: torch.optim.Optimizer, random: dict[str, Tensor], state: dict[str, Any]
-    ) -> Checkpoint:
+    def of(model: SequenceModel, optimizer: Optimizer, random: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
         """How things stand now. The tensors are those in use: to be written before they change."""
         saved = {
             int(index): {k: torch.as_tensor(v) for k, v in values.items()}
@@ -37,7 +46,7 @@ class Checkpoint(NamedTuple):
         }
         return Checkpoint(dict(model.state_dict()), saved, random, state)
 
-    def put_into(self, model: SequenceModel, optimizer: torch.optim.Optimizer, name: str) -> None:
+    def put_into(self, model: SequenceModel, optimizer: Optimizer, name: str) -> None:
         """Go on from here. Raises RunError where it is another model's; name: how that calls it."""
         try:
             model.load_state_dict(self.weights, strict=True)

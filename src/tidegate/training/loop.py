@@ -1,7 +1,7 @@
 """The training loop: Adam over shuffled batches, the best epoch kept, every epoch repeatable.
 
-All that is random in epoch e (order, windows, dropout, noise) is drawn from generators seeded by (seed, e). So a
-run repeats exactly, and one that was interrupted goes on as if it had not been.
+All that is random in epoch e (order, windows, dropout, noise) is drawn from generators seeded by (seed, e), or is a hash of
+(seed, e, update). So a run repeats exactly, and one that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tidegate.data.sequences import MISSING_CLASS, TRAIN, VALID
 from tidegate.documents import Damaged, check, cut
 from tidegate.errors import Interrupted, RunError, TrainingFailed
 from tidegate.model import SequenceModel
+from tidegate.model.cells import CELLS
 from tidegate.model.tasks import TASKS
 from tidegate.trained.evaluation import judge, run_model
 from tidegate.trained.figures import KNOWN
@@ -36,6 +37,8 @@ from tidegate.training.gate_log import GateLog
 from tidegate.training.journal import Journal
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import class_weights
+from tidegate.training.threads import Threads
+from tidegate.training.updates import ByKernels, key_of, updates_of
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
 FEW_SEQUENCES = 100  # that validate: with fewer, it is drawn by lot which epoch has the best accuracy
@@ -94,12 +97,11 @@ class Loop:
         weights = class_weights(settings, pre.target)
         self.weights = None if weights is None else torch.tensor(weights, device=source.device)
         self.validated = source.has_targets(VALID)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]  # the others are frozen
-        fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
-        kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-        # torch's optimisers take no empty list: with all frozen there are no epochs, and so no update.
-        learned = self.parameters or list(model.parameters())
-        self.optimizer = kind(learned, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        self.update = updates_of(model, source, self.task, self.weights, settings)
+        self.optimizer = self.update.optimizer
+        # (Where other threads make other bits, their number stays.)
+        any_threads = CELLS[settings.cell].any_threads and isinstance(self.update, ByKernels)
+        self.threads = Threads(torch.get_num_threads()) if any_threads else None
         self.gate_log = GateLog(source, settings.seed) if settings.log_gates else None
         self._best: Mapping[str, Tensor] | None = None
 
@@ -115,7 +117,8 @@ class Loop:
             batches = self.batches()
             self.progress.begin(title, settings.epochs * len(batches), state.epoch * len(batches) + state.step)
             try:
-                with _stop_signal() as stopped, torch.random.fork_rng(devices=_cuda(self.source)):
+                forked = torch.random.fork_rng(devices=_cuda(self.source))
+                with _stop_signal() as stopped, forked, self.threads or contextlib.nullcontext():
                     if self.begun and not state.history:
                         self._score_beginning()
                     self._epochs(rng, stopped)
@@ -125,7 +128,7 @@ class Loop:
             self._checkpoint()
         if self._best is not None:
             self.model.load_state_dict(self._best)
-        self.optimizer.zero_grad(set_to_none=True)  # what is left holds no gradients of the last batch
+        self.model.zero_grad(set_to_none=True)  # what is left holds no gradients of the last batch
         self.model.requires_grad_(True).eval()
         return state
 
@@ -171,9 +174,14 @@ class Loop:
         state = self.state
         began = time.perf_counter() - state.seconds
         saved_at = time.perf_counter()
+        keys = _mix(self.settings.seed, state.epoch)
         for arguments in batches[state.step :]:
             state.lr = self.settings.lr * factor(self.settings, state, len(batches))
-            total, count = self._step(arguments)
+            if self.threads:
+                self.threads.begin()
+            total, count = self.update(arguments, state.lr, key_of(keys, state.step))
+            if self.threads:
+                self.threads.end(int(arguments[1].sum()))
             state.step += 1
             if not math.isfinite(total):
                 raise TrainingFailed(
@@ -191,21 +199,6 @@ class Loop:
                 if stopped.is_set():
                     return False
         return True
-
-    def _step(self, arguments: tuple[Tensor, ...]) -> tuple[float, int]:
-        """One update; the batch's summed loss and how many targets it had."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.state.lr
-        batch = self.source.training_batch(arguments)
-        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
-        assert batch.y is not None
-        loss, count = self.task.loss_sum(scores, batch.y, self.weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss / count.clamp(min=1)).backward()
-        if self.settings.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        self.optimizer.step()
-        return float(loss.detach()), int(count)
 
     def _score_beginning(self) -> None:
         """Epoch 0: the weights of another run, with which this training begins."""

@@ -48,6 +48,28 @@ def affine(
     return y
 
 
+def gradients(
+    x: Tensor,  # [..., I]
+    weight: Tensor,  # [O, I]
+    d_y: Tensor,  # [..., O]
+    needs_x: bool = True,
+    needs_weight: bool = True,
+    needs_bias: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of x, weight and bias, None where they are not needed."""
+    O, I = weight.shape
+    rows, d_rows = x.flatten(0, -2).contiguous(), d_y.flatten(0, -2).contiguous()
+    weight = weight.contiguous()
+    d_x = torch.empty_like(rows) if needs_x else None
+    d_weight = torch.empty_like(weight) if needs_weight or needs_bias else None
+    d_bias = weight.new_empty(O) if needs_bias else None
+    kernels.cpp.affine_backward(
+        wide=x.dtype is torch.float64, rows=rows.size(0), I=I, O=O, x=rows, weight=weight, d_y=d_rows,
+        d_x=d_x, d_w=d_weight, d_b=d_bias, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    return None if d_x is None else d_x.view(x.shape), d_weight if needs_weight else None, d_bias
+
+
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -66,17 +88,7 @@ class _Affine(torch.autograd.Function):
             needed = [v for v, need in zip(given, ctx.needs_input_grad, strict=True) if need]
             found = iter(torch.autograd.grad(y, needed, d_y, create_graph=torch.is_grad_enabled()))
             return tuple(next(found) if need else None for need in ctx.needs_input_grad)
-        O, I = weight.shape
-        rows, d_rows = x.flatten(0, -2).contiguous(), d_y.resolve_neg().flatten(0, -2).contiguous()
-        weight = weight.contiguous()
-        d_x = torch.empty_like(rows) if needs_x else None
-        d_weight = torch.empty_like(weight) if needs_weight or needs_bias else None
-        d_bias = weight.new_empty(O) if needs_bias else None
-        kernels.cpp.affine_backward(
-            wide=x.dtype is torch.float64, rows=rows.size(0), I=I, O=O, x=rows, weight=weight, d_y=d_rows,
-            d_x=d_x, d_w=d_weight, d_b=d_bias, threads=torch.get_num_threads(),
-        )  # fmt: skip
-        return None if d_x is None else d_x.view(x.shape), d_weight if needs_weight else None, d_bias
+        return gradients(x, weight, d_y.resolve_neg(), needs_x, needs_weight, needs_bias)
 
 
 affine_with_gradients: Callable[[Tensor, Tensor, Tensor], Tensor] = super(torch.autograd.Function, _Affine).apply

@@ -1,0 +1,236 @@
+"""One update of a model's weights: forward, loss, backward, clipping and Adam, by one of two roads.
+
+`ByTorch` is the general one, of PyTorch's operators and autograd. On a CPU with the C++ kernels `ByKernels` does the same in a few
+calls (docs/decisions/051): only the core and the pooling go through autograd, so that any cell can stand there; encoder, head,
+loss and Adam are kernels of our own (`ops/update.py`). Both have the same optimiser's state, and a run may go on by either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tidegate.data.batches import BatchSource
+from tidegate.data.sequences import MISSING_CLASS
+from tidegate.model import SequenceModel
+from tidegate.model.tasks import Task
+from tidegate.ops import update
+from tidegate.trained.settings import CompleteSettings
+from tidegate.training.checkpoint import Optimizer
+
+_LARGEST_BLOCK = 31 * 2**20  # bytes: from 32 MB on glibc learns nothing of a block
+_LONG = 0xFFFFFFFFFFFFFFFF
+
+
+class Updates(Protocol):
+    """A road."""
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
+        """One update by the batch of these arguments; its summed loss and how many targets it had. key: another one for each
+        update of a training, of which all that is random may be a function.
+        """
+
+
+def updates_of(
+    model: SequenceModel, source: BatchSource, task: Task, weights: Tensor | None, settings: CompleteSettings
+) -> Updates:
+    """The kernels' road where all of it can go there, else PyTorch's. weights: of the classes."""
+    tensors = [*model.parameters(), source.numbers]
+    kernels = (
+        task.loss is not None
+        and update.available(*tensors, source.codes)
+        and all(t.dtype is torch.float32 for t in tensors)
+        and _in_range(model, source)
+    )
+    return (ByKernels if kernels else ByTorch)(model, source, task, weights, settings)
+
+
+def _in_range(model: SequenceModel, source: BatchSource) -> bool:
+    """Whether all codes and classes are numbers of a row or a score that is there: kernels don't look."""
+    codes, y = source.codes, source.y
+    sizes = torch.tensor(model.spec.vocabularies, dtype=torch.int64)
+    good = bool(((codes >= 0) & (codes < sizes)).all())
+    return (
+        good
+        and y is not None
+        and update.available(y)
+        and (y.dtype is not torch.int64 or bool((y < model.spec.outputs).all()))
+    )
+
+
+def _learned(model: SequenceModel) -> list[Tensor]:
+    """The weights that aren't frozen. With all frozen there are no epochs, and so no update, but torch's optimisers take no
+    empty list.
+    """
+    return [p for p in model.parameters() if p.requires_grad] or list(model.parameters())
+
+
+class ByTorch:
+    """PyTorch's operators, its autograd and its Adam."""
+
+    def __init__(
+        self, model: SequenceModel, source: BatchSource, task: Task, weights: Tensor | None, settings: CompleteSettings
+    ):
+        self.model, self.source, self.task, self.weights, self.settings = model, source, task, weights, settings
+        self.parameters = _learned(model)
+        fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
+        kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+        self.optimizer = kind(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+    def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = self.source.training_batch(arguments)
+        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
+        assert batch.y is not None
+        loss, count = self.task.loss_sum(scores, batch.y, self.weights)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss / count.clamp(min=1)).backward()
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        self.optimizer.step()
+        return float(loss.detach()), int(count)
+
+
+class ByKernels:
+    """Our kernels; autograd for the core alone."""
+
+    def __init__(
+        self, model: SequenceModel, source: BatchSource, task: Task, weights: Tensor | None, settings: CompleteSettings
+    ):
+        self.model, self.source, self.task, self.weights = model, source, task, weights
+        self.clip = settings.clip or 0.0
+        self.optimizer = Adam(_learned(model), weight_decay=settings.weight_decay)
+        words: list[Tensor] = [*model.embeddings.parameters()]  # (each has one weight)
+        rates = model.unknown_rates if settings.word_dropout else []
+        self.encoding = update.Encoding(words, rates, [w.requires_grad for w in words])
+        self.core = [p for p in model.core.parameters() if p.requires_grad] if model.core is not None else []
+        self.residual = None if model.spec.residual is None else torch.tensor(model.spec.residual)
+        # In the order of `model.parameters()`: embeddings, core, head.
+        self.embeddings = [g for g in self.encoding.gradients if g is not None]
+        # glibc gives memory back to the system as soon as more than twice the largest block that was ever returned is free at
+        # its end, and each update would take its pages anew: a tenth of an update of SNIPS. After this block of the largest
+        # size that counts, never touched, it keeps 64 MB.
+        torch.empty(_LARGEST_BLOCK, dtype=torch.uint8)
+
+    def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
+        numbers, codes, y = self.cut(arguments)
+        loss, count, gradients = self.gradients(numbers, codes, arguments[1], y, key)
+        self.optimizer.step(gradients, lr, self.clip)
+        return loss, count
+
+    def cut(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
+        source, (starts, lengths, limits, owners) = self.source, arguments
+        assert source.y is not None
+        return update.cut(
+            source.numbers, source.codes, source.y, source.stretch, starts, lengths, limits,
+            owners if source.per_sequence else None, source.horizon, MISSING_CLASS,
+        )  # fmt: skip
+
+    def gradients(
+        self, numbers: Tensor, codes: Tensor, lengths: Tensor, y: Tensor, key: int
+    ) -> tuple[float, int, list[Tensor | None]]:
+        """The summed loss of a batch, the number of its targets, and the gradients of the loss divided by that, in the order of
+        the weights that are learned.
+        """
+        model, head, spec = self.model, self.model.head, self.model.spec
+        rate = model.drop.p
+        encoded = self._encoded(numbers, codes, rate, key)
+        wants_encoded, wants_core = bool(self.embeddings), bool(self.core)
+        pooled = spec.per == "sequence"
+        graph = (model.core is not None or pooled) and (wants_encoded or wants_core)
+        with torch.set_grad_enabled(graph):
+            # A leaf of its own, not the batch's own tensor.
+            leaf = encoded.detach().requires_grad_(wants_encoded) if graph else encoded
+            output = model.read_of(leaf, lengths)
+        flat = output.detach().flatten(0, -2)
+        scored = update.scored_rows(y, flat.size(0))
+        if not scored.targets:  # a batch without a target has a loss of 0, and an update moves on by Adam's moments
+            scored = update.Scored(torch.zeros(1, dtype=torch.int64), 0)
+        # (Without a recurrence the head reads the inputs themselves: numbers are not dropped.)
+        drop = update.Dropout(
+            None if scored.rows.size(0) == flat.size(0) else scored.rows,
+            0.0 if model.core is None else rate,
+            key ^ _HEAD,
+        )
+        read = drop.forward(flat)
+        scores = update.affine(read, head.weight.detach(), head.bias.detach())
+        assert self.task.loss is not None
+        loss = update.loss(
+            self.task.loss, scores, scored.rows, y, ahead=spec.ahead, scale=1 / max(scored.targets, 1), class_weights=self.weights,
+            numbers=None if self.residual is None else numbers, residual=self.residual,
+        )  # fmt: skip
+        learned = (head.weight.requires_grad, head.bias.requires_grad)
+        d_read, d_weight, d_bias = update.affine_gradients(
+            read, head.weight.detach(), scores, wants_encoded or graph, *learned
+        )
+        d_core: Sequence[Tensor | None] = []
+        if d_read is not None:
+            d_output = drop.backward(d_read, flat.size(0)).view(output.shape)
+            if graph:
+                wanted = ([leaf] if wants_encoded else []) + self.core
+                found = torch.autograd.grad([output], wanted, [d_output], allow_unused=True)
+                d_encoded, d_core = (found[0], found[1:]) if wants_encoded else (None, found)
+            else:
+                d_encoded = d_output
+            if wants_encoded:
+                assert d_encoded is not None
+                self.encoding.backward(d_encoded.contiguous())
+        own = [g for g, wanted in zip((d_weight, d_bias), learned, strict=True) if wanted]
+        return loss, scored.targets, [*self.embeddings, *d_core, *own]
+
+    def _encoded(self, numbers: Tensor, codes: Tensor, rate: float, key: int) -> Tensor:
+        if self.model.noise and numbers.size(-1):
+            numbers = numbers + self.model.noise * torch.randn_like(numbers)
+        return self.encoding.forward(numbers, codes, rate, key) if self.encoding.widths else numbers
+
+
+_HEAD = 0x5851F42D4C957F2D  # what tells the head's dropout from the encoder's
+
+
+def key_of(epoch: int, number: int) -> int:
+    """The key of an update, from an epoch's own number and the update's within it."""
+    return (epoch + (number + 1) * 0x9E3779B97F4A7C15) & _LONG
+
+
+class Adam:
+    """`torch.optim.Adam` with its defaults, or `AdamW` where there is a weight decay, after clipping, in one pass of a kernel."""
+
+    def __init__(self, parameters: Sequence[Tensor], *, weight_decay: float):
+        self.parameters = [*parameters]
+        self.param_groups: list[dict[str, Any]] = [{"params": self.parameters}]
+        self.weight_decay = weight_decay
+        self.first = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self.second = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self.steps = [0.0] * len(self.parameters)
+
+    def step(self, gradients: Sequence[Tensor | None], lr: float, clip: float) -> None:
+        """gradients: of each parameter, contiguous; None: it stays. clip: the largest norm over all of them; 0: any."""
+        gradients = [None if g is None else g.contiguous() for g in gradients]
+        self.steps = [step + (g is not None) for step, g in zip(self.steps, gradients, strict=True)]
+        update.adam(
+            self.parameters, self.first, self.second, gradients, self.steps, lr=lr, beta1=0.9, beta2=0.999, eps=1e-8,
+            weight_decay=self.weight_decay, clip=clip,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's optimisers have it: a checkpoint doesn't show which one wrote it."""
+        state = {
+            k: {"step": torch.tensor(step), "exp_avg": self.first[k], "exp_avg_sq": self.second[k]}
+            for k, step in enumerate(self.steps)
+            if step
+        }
+        return {"state": state, "param_groups": [{"params": [*range(len(self.parameters))]}]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        for k, values in state_dict["state"].items():
+            self.steps[k] = float(values["step"])
+            self.first[k].copy_(values["exp_avg"])
+            self.second[k].copy_(values["exp_avg_sq"])
