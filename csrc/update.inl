@@ -48,9 +48,11 @@ struct Mask {
   }
 };
 
-inline int threads_for(int64_t work, int64_t enough, int threads) {
-  const int64_t most = smaller<int64_t>(threads, work / enough);
-  return static_cast<int>(most < 1 ? 1 : most);
+// In pieces, on as many threads as pays for so much work; `enough` is a thread's.
+inline void share(int64_t all, int64_t enough, int64_t most_pieces, int threads, Work work, void* job) {
+  const int64_t most = smaller<int64_t>(threads, all / enough);
+  const int team = static_cast<int>(most < 1 ? 1 : most);
+  run_pieces(team, pieces_of(team, most_pieces), work, job);
 }
 
 struct EncodeJob {
@@ -58,12 +60,12 @@ struct EncodeJob {
   float* to;
   int64_t* read;
 
-  static void work(void* self, int member, int members) {
+  static void work(void* self, int piece, int pieces) {
     const EncodeJob& job = *static_cast<const EncodeJob*>(self);
     const Encoder& e = job.e;
     const Mask mask(e.dropout, e.key);
     const uint64_t unknown_key = hashed(~e.key);
-    for (int64_t row = e.rows * member / members; row < e.rows * (member + 1) / members; ++row) {
+    for (int64_t row = e.rows * piece / pieces; row < e.rows * (piece + 1) / pieces; ++row) {
       float* to = job.to + row * e.width;
       if (e.F) std::memcpy(to, e.numbers + row * e.F, sizeof(float) * static_cast<size_t>(e.F));
       const uint32_t row_key = mask.of_row(row);
@@ -89,7 +91,7 @@ struct EncodeJob {
 
 inline void encode(const Encoder& e, float* to, int64_t* read, int threads) {
   EncodeJob job{e, to, read};
-  run_team(threads_for(e.rows * e.width, 32768, threads), EncodeJob::work, &job);
+  share(e.rows * e.width, 32768, e.rows, threads, EncodeJob::work, &job);
 }
 
 inline void encode_backward(const Encoder& e, const float* d, const int64_t* read, const int64_t* before, int64_t before_rows) {
@@ -127,11 +129,11 @@ struct DropJob {
   float* to;
   bool backward;
 
-  static void work(void* self, int member, int members) {
+  static void work(void* self, int piece, int pieces) {
     const DropJob& job = *static_cast<const DropJob*>(self);
     const Dropped& d = job.d;
     const Mask mask(d.rate, d.key);
-    for (int64_t i = d.count * member / members; i < d.count * (member + 1) / members; ++i) {
+    for (int64_t i = d.count * piece / pieces; i < d.count * (piece + 1) / pieces; ++i) {
       const int64_t far = (d.rows ? d.rows[i] : i) * d.width, near = i * d.width;
       const float* from = job.from + (job.backward ? near : far);
       float* to = job.to + (job.backward ? far : near);
@@ -150,7 +152,7 @@ struct DropJob {
 
 inline void drop(const Dropped& d, const float* from, float* to, bool backward, int threads) {
   DropJob job{d, from, to, backward};
-  run_team(threads_for(d.count * d.width, 65536, threads), DropJob::work, &job);
+  share(d.count * d.width, 65536, d.count, threads, DropJob::work, &job);
 }
 
 inline float sum_of(Vec<float> v) {
@@ -176,10 +178,10 @@ struct LossJob {
   const Scores& s;
   double* of_rows;
 
-  static void work(void* self, int member, int members) {
+  static void work(void* self, int piece, int pieces) {
     const LossJob& job = *static_cast<const LossJob*>(self);
     const Scores& s = job.s;
-    for (int64_t i = s.count * member / members; i < s.count * (member + 1) / members; ++i) {
+    for (int64_t i = s.count * piece / pieces; i < s.count * (piece + 1) / pieces; ++i) {
       float* scores = s.scores + i * s.K * s.W;
       const int64_t row = s.rows[i];
       const int64_t first = row * s.K;
@@ -286,7 +288,7 @@ struct LossJob {
 
 inline void loss(const Scores& s, double* of_rows, int threads) {
   LossJob job{s, of_rows};
-  run_team(threads_for(s.count * s.K * s.W, 16384, threads), LossJob::work, &job);
+  share(s.count * s.K * s.W, 16384, s.count, threads, LossJob::work, &job);
 }
 
 // While it lives, numbers too small for a normal float32 are 0. Moments of weights whose gradient stays away (of rare words)
@@ -332,10 +334,10 @@ struct AdamJob {
   double* of_blocks;
   float times;  // what gradients are multiplied with
 
-  // Calls take(weights, from, to, block) for the blocks of one member: values from ... to - 1 of some weights.
+  // Calls take(weights, from, to, block) for the blocks of one piece: values from ... to - 1 of some weights.
   template <class Take>
-  void each_block(int member, int members, const Take& take) const {
-    const int64_t first = blocks * member / members, end = blocks * (member + 1) / members;
+  void each_block(int piece, int pieces, const Take& take) const {
+    const int64_t first = blocks * piece / pieces, end = blocks * (piece + 1) / pieces;
     int64_t block = 0;
     for (int64_t i = 0; i < count && block < end; ++i) {
       if (!all[i].g) continue;
@@ -345,10 +347,10 @@ struct AdamJob {
     }
   }
 
-  static void add_up(void* self, int member, int members) {
+  static void add_up(void* self, int piece, int pieces) {
     const AdamJob& job = *static_cast<const AdamJob*>(self);
     const NoDenormals here;
-    job.each_block(member, members, [&](const Weights32& w, int64_t from, int64_t to, int64_t block) {
+    job.each_block(piece, pieces, [&](const Weights32& w, int64_t from, int64_t to, int64_t block) {
       Vec<float> sums[4] = {};
       int64_t i = from;
       for (; i + 4 * L <= to; i += 4 * L) {
@@ -367,7 +369,7 @@ struct AdamJob {
     });
   }
 
-  static void update(void* self, int member, int members) {
+  static void update(void* self, int piece, int pieces) {
     const AdamJob& job = *static_cast<const AdamJob*>(self);
     const Adam& a = job.a;
     const NoDenormals here;
@@ -375,7 +377,7 @@ struct AdamJob {
     const Vec<float> old_m = splat(static_cast<float>(a.beta1)), new_m = splat(static_cast<float>(1 - a.beta1));
     const Vec<float> old_v = splat(static_cast<float>(a.beta2)), new_v = splat(static_cast<float>(1 - a.beta2));
     const Vec<float> eps = splat(static_cast<float>(a.eps));
-    job.each_block(member, members, [&](const Weights32& w, int64_t from, int64_t to, int64_t) {
+    job.each_block(piece, pieces, [&](const Weights32& w, int64_t from, int64_t to, int64_t) {
       const Vec<float> rate = splat(static_cast<float>(-a.lr / (1 - __builtin_pow(a.beta1, w.step))));
       const Vec<float> root = splat(static_cast<float>(1 / __builtin_sqrt(1 - __builtin_pow(a.beta2, w.step))));
       for (int64_t i = from; i < to; i += L) {
@@ -410,15 +412,14 @@ inline int64_t blocks_of(const Weights32* all, int64_t count) {
 
 inline void adam(const Adam& a, const Weights32* all, int64_t count, double* of_blocks, int threads) {
   AdamJob job{a, all, count, blocks_of(all, count), of_blocks, 1};
-  const int some = threads_for(job.blocks, 16, threads);
   if (a.clip > 0) {
-    run_team(some, AdamJob::add_up, &job);
+    share(job.blocks, 16, job.blocks, threads, AdamJob::add_up, &job);
     double sum = 0;
     for (int64_t b = 0; b < job.blocks; ++b) sum += of_blocks[b];
     const double share = a.clip / (__builtin_sqrt(sum) + 1e-6);
     job.times = share > 1 ? 1 : static_cast<float>(share);  // (NaN stays NaN)
   }
-  run_team(some, AdamJob::update, &job);
+  share(job.blocks, 16, job.blocks, threads, AdamJob::update, &job);
 }
 
 constexpr UpdateKernels update_kernels = {encode, encode_backward, drop, loss, blocks_of, adam};
