@@ -150,7 +150,7 @@ class ByKernels:
             # A leaf of its own, not the batch's own tensor.
             leaf = encoded.detach().requires_grad_(wants_encoded) if graph else encoded
             output = model.read_of(leaf, lengths)
-        flat = output.detach().flatten(0, -2)
+        flat = output.detach().float().flatten(0, -2).contiguous()  # (a core in bfloat16 may answer in it)
         scored = update.scored_rows(y, flat.size(0))
         if not scored.targets:  # a batch without a target has a loss of 0, and an update moves on by Adam's moments
             scored = update.Scored(torch.zeros(1, dtype=torch.int64), 0)
@@ -173,7 +173,7 @@ class ByKernels:
         )
         d_core: Sequence[Tensor | None] = []
         if d_read is not None:
-            d_output = drop.backward(d_read, flat.size(0)).view(output.shape)
+            d_output = drop.backward(d_read, flat.size(0)).view(output.shape).to(output.dtype)
             if graph:
                 wanted = ([leaf] if wants_encoded else []) + self.core
                 found = torch.autograd.grad([output], wanted, [d_output], allow_unused=True)
@@ -182,7 +182,7 @@ class ByKernels:
                 d_encoded = d_output
             if wants_encoded:
                 assert d_encoded is not None
-                self.encoding.backward(d_encoded.contiguous())
+                self.encoding.backward(d_encoded.float().contiguous())
         own = [g for g, wanted in zip((d_weight, d_bias), learned, strict=True) if wanted]
         return loss, scored.targets, [*self.embeddings, *d_core, *own]
 
