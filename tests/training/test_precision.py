@@ -38,9 +38,9 @@ def test_a_run_says_its_precision_and_is_judged_and_predicts_in_float32(signals,
     tidegate.train(signals, precision="bf16", **TOLD | {"out": tmp_path / "run"})
     run = tidegate.load(tmp_path / "run")
     assert "precision: bf16" in (tmp_path / "run" / "config.yaml").read_text()
-    before = run.predict(signals)
+    before = run.predict(signals, probabilities=True)
     run.model.bf16 = True  # (as in a training; it is of no account while it doesn't train)
-    assert run.predict(signals).equals(before)
+    assert run.predict(signals, probabilities=True).equals(before)
 
 
 def test_only_a_gru_on_the_cpu_with_its_kernels_can_be_trained_so(signals, monkeypatch):
