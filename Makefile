@@ -109,6 +109,7 @@ bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behin
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/short_calls.py
 	$(BIN)/python benchmarks/cell_loop.py
+	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/table_to_sequences.py
 	$(BIN)/python benchmarks/start_up.py

@@ -29,7 +29,9 @@
 // Bits: the bits of a row's output depend on nothing but its own x, its h_0 and the weights: not on the other rows of
 // the batch, on where a sequence is cut into calls, or on the number of threads. Gradients do not depend on the number
 // of threads. Both hold for one instruction set. AVX2 and AVX-512 agree with each other as well, but for layer norm; the
-// baseline of x86 has no fused multiply-add and rounds differently.
+// baseline of x86 has no fused multiply-add and rounds differently. Products in 8 bits have the same sums on all of them.
+//
+// Numbers below the smallest normal one are 0 in all kernels, whatever mode the caller's thread is in.
 
 #pragma once
 

@@ -326,13 +326,15 @@ const int at_fork = pthread_atfork(nullptr, nullptr, [] {
 });
 #endif
 
-// How a thread computes: rounding, and whether numbers below the smallest normal one become 0 (torch.set_flush_denormal).
-// A mode is a thread's own, so a team takes over that of the thread that called it, for as long as it works.
+// How a thread computes: rounding, and whether numbers below the smallest normal one become 0. A mode is a thread's own, so a
+// team takes over that of the thread that called it, for as long as it works; but in all kernels such numbers are 0, as
+// processors take up to a hundred times as long with them, and states, gradients and moments that fade end there and stay.
 class Mode {
  public:
 #if defined(__SSE__)
   static uint64_t now() { return _mm_getcsr() & ~flags; }
   static void set(uint64_t mode) { _mm_setcsr((_mm_getcsr() & flags) | static_cast<unsigned>(mode)); }
+  static constexpr uint64_t flushes = 0x8040;  // results, and what is read
 
  private:
   static constexpr unsigned flags = 0x3f;  // what happened so far: no part of the mode
@@ -343,10 +345,28 @@ class Mode {
     return mode;
   }
   static void set(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+  static constexpr uint64_t flushes = uint64_t{1} << 24;
 #else
   static uint64_t now() { return 0; }
   static void set(uint64_t) {}
+  static constexpr uint64_t flushes = 0;
 #endif
+};
+
+// A thread computes in this mode as long as it lives, and then again in its own.
+class InMode {
+ public:
+  explicit InMode(uint64_t mode) : own_(Mode::now()), other_(mode != own_) {
+    if (other_) Mode::set(mode);
+  }
+  ~InMode() {
+    if (other_) Mode::set(own_);
+  }
+  InMode(const InMode&) = delete;
+
+ private:
+  const uint64_t own_;
+  const bool other_;
 };
 
 struct CallInMode {
@@ -357,10 +377,8 @@ struct CallInMode {
 
 void in_mode(void* call, int place, int places) {
   const auto& c = *static_cast<CallInMode*>(call);
-  const uint64_t own = Mode::now();
-  if (own != c.mode) Mode::set(c.mode);
+  const InMode here(c.mode);
   c.work(c.context, place, places);
-  if (own != c.mode) Mode::set(own);
 }
 
 struct OmpCall {
@@ -396,6 +414,7 @@ void use_openmp(OmpParallel parallel, OmpNumber num_threads, OmpNumber thread_nu
 }
 
 void run_team(int threads, Work work, void* context) {
+  const InMode here(Mode::now() | Mode::flushes);
   if (threads <= 1 || inside) return work(context, 0, threads < 1 ? 1 : threads);
   struct Inside {
     Inside() { inside = true; }
@@ -417,6 +436,7 @@ void run_team(int threads, Work work, void* context) {
 
 void run_pieces(int threads, int pieces, Work work, void* context) {
   if (threads <= 1 || pieces <= 1) {
+    const InMode here(Mode::now() | Mode::flushes);
     for (int piece = 0; piece < pieces; ++piece) work(context, piece, pieces);
     return;
   }

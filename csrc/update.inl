@@ -291,39 +291,6 @@ inline void loss(const Scores& s, double* of_rows, int threads) {
   share(s.count * s.K * s.W, 16384, s.count, threads, LossJob::work, &job);
 }
 
-// While it lives, numbers too small for a normal float32 are 0. Moments of weights whose gradient stays away (of rare words)
-// decay to such numbers, and with them Adam takes ten times as long.
-class NoDenormals {
-#if defined(__x86_64__) || defined(__i386__)
-  unsigned before_ = __builtin_ia32_stmxcsr();
-  static void set(unsigned mode) {
-    asm volatile("" : : : "memory");  // what is computed of memory before and after stays there
-    __builtin_ia32_ldmxcsr(mode);
-    asm volatile("" : : : "memory");
-  }
-
- public:
-  NoDenormals() { set(before_ | 0x8040); }  // flush to zero, denormals are zeros
-  ~NoDenormals() { set(before_); }
-#elif defined(__aarch64__)
-  uint64_t before_ = read();
-  static uint64_t read() {
-    uint64_t mode;
-    asm volatile("mrs %0, fpcr" : "=r"(mode));
-    return mode;
-  }
-  static void write(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
-
- public:
-  NoDenormals() { write(before_ | (uint64_t{1} << 24)); }
-  ~NoDenormals() { write(before_); }
-#else
- public:
-  NoDenormals() {}
-#endif
-  NoDenormals(const NoDenormals&) = delete;
-};
-
 constexpr int64_t adam_block = 4096;  // values
 
 struct AdamJob {
@@ -349,7 +316,6 @@ struct AdamJob {
 
   static void add_up(void* self, int piece, int pieces) {
     const AdamJob& job = *static_cast<const AdamJob*>(self);
-    const NoDenormals here;
     job.each_block(piece, pieces, [&](const Weights32& w, int64_t from, int64_t to, int64_t block) {
       Vec<float> sums[4] = {};
       int64_t i = from;
@@ -372,7 +338,6 @@ struct AdamJob {
   static void update(void* self, int piece, int pieces) {
     const AdamJob& job = *static_cast<const AdamJob*>(self);
     const Adam& a = job.a;
-    const NoDenormals here;
     const Vec<float> times = splat(job.times), keep = splat(static_cast<float>(1 - a.lr * a.weight_decay));
     const Vec<float> old_m = splat(static_cast<float>(a.beta1)), new_m = splat(static_cast<float>(1 - a.beta1));
     const Vec<float> old_v = splat(static_cast<float>(a.beta2)), new_v = splat(static_cast<float>(1 - a.beta2));

@@ -1114,12 +1114,13 @@ void test_stopped_lane() {
 }
 
 #if defined(__SSE__)
-// A thread that takes a piece computes in the mode of its caller. (Both threads must take
-// part: each waits within its piece for the other one's.)
-void test_mode_of_caller() {
+// Whoever takes a piece, in whatever mode its caller is: numbers below the smallest normal one are 0, all else is the caller's mode,
+// and afterwards each has its own again. (Both threads must take part: each waits within its piece for the other one's.)
+void test_mode() {
   struct Halves {
     std::atomic<int> begun{0};
     volatile float smallest = 1.17549435e-38f;
+    std::atomic<unsigned> modes[2] = {{0}, {0}};
     std::atomic<bool> kept[2] = {{false}, {false}};
 
     static void work(void* self, int piece, int) {
@@ -1127,14 +1128,17 @@ void test_mode_of_caller() {
       ++h.begun;
       while (h.begun < 2) std::this_thread::yield();
       h.kept[piece] = h.smallest * 0.5f != 0;
+      h.modes[piece] = _mm_getcsr() & ~0x3fu;
     }
   };
   const unsigned before = _mm_getcsr();
-  for (const bool flushes : {false, true, false}) {
-    _mm_setcsr(flushes ? before | 0x8040 : before & ~0x8040u);
+  for (const unsigned mode : {before & ~0x8040u, before | 0x8040u, before | 0x2000u}) {  // keeps, flushes, rounds down
+    _mm_setcsr(mode);
     Halves h;
     run_pieces(2, 2, Halves::work, &h);
-    for (const auto& kept : h.kept) check(kept == !flushes, "a thread's mode is that of its caller");
+    for (const auto& kept : h.kept) check(!kept, "numbers below the smallest normal one are 0");
+    for (const auto& one : h.modes) check(one == ((mode | 0x8040u) & ~0x3fu), "a thread's mode is that of its caller, flushing");
+    check((_mm_getcsr() & ~0x3fu) == (mode & ~0x3fu), "a caller has its mode again");
   }
   _mm_setcsr(before);
 }
@@ -1196,7 +1200,7 @@ int main(int count, char** arguments) {
   test_all<double>(draws);
   test_absent_thread(), test_stopped_thread(), test_stopped_lane(), test_many_phases();
 #if defined(__SSE__)
-  test_mode_of_caller();
+  test_mode();
 #endif
   test_all<bf16>(draws);
   test_all<int8_t>(draws);

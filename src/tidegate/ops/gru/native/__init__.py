@@ -10,7 +10,8 @@ Two roads lead to them. A plain call in eager mode goes straight into C++, as th
 a small GRU takes; under `torch.compile`, `torch.export`, tracing or a dispatch mode the same functions run as the
 registered operators `tidegate::gru_layer` and `tidegate::gru_layer_backward`.
 
-float16 and bfloat16 are computed in float32 and rounded once, at the end; so are autocast's. Backward of backward
+float16 is computed in float32 and rounded once, at the end. bfloat16, also autocast's, is multiplied as it is; sums, gates and
+the state are float32. Backward of backward
 (`create_graph=True`) goes through the reference's equations: right, and as slow as these.
 
 A file a road, each standing on those before it:
