@@ -99,7 +99,9 @@ _apply: Callable[..., tuple[Tensor, Tensor]] = super(torch.autograd.Function, _L
 
 
 def remember(kept: dict[Any, Any], place: int, weights: list[Tensor], bias: bool) -> None:
-    """Leave in `kept` what may be asked first at the next call of the same layer: `short_call`."""
+    """Leave in `kept` what may be asked first at the next call of the same layer: `quick_gru`, `run_short`."""
+    if is_compiling() or tracing() is not None:  # (a trace would see it look at the weights)
+        return
     pack = kept.get((place, bias, False, False, 0))
     if pack is not None and not pack.is_of(weights):
         pack = None
@@ -144,7 +146,7 @@ def run_short(
         if done is not None:
             return *done, None
     found = run_layer(x, h_0, weights, bias, batch_sizes, extras, place, kept)
-    if plain and not is_compiling():
+    if plain:
         remember(kept, place, weights, bias)
     return found
 

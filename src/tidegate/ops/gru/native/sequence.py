@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from tidegate.ops.gru.equations import HALF_TYPES
 from tidegate.ops.gru.extras import Extras
@@ -78,7 +77,7 @@ def gru(
         num_layers == 1 and extras is None and not is_mixed(x, h_0, weights) and not autocast()
     ):  # the shortest way, for the smallest layers
         found = run_layer(x, h_0, weights, bias, batch_sizes, None, 0, kept)[:2]
-        if kept is not None and batch_sizes is None and not is_compiling():
+        if kept is not None and batch_sizes is None:
             remember(kept, 0, weights, bias)
         return found
     return _stack(
