@@ -286,6 +286,17 @@ def cell_loop() -> str:
     return "\n".join(lines + [f"| {' | '.join(row.values())} |" for row in read("cell_loop")[1]])
 
 
+def bfloat16() -> str:
+    """Training under autocast to bfloat16."""
+    rows = read("bfloat16")[1]
+    lines = ["| B T I H layers | threads | bf16 | float32 | `nn.GRU`, bf16 | `nn.GRU` | error | its error |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        others = [row[name] for name in ("float32", "nn.GRU, bf16", "nn.GRU", "error", "error of nn.GRU, bf16")]
+        lines.append(f"| {row['B T I H layers']} | {row['threads']} | {row['bf16 ms']} ms | {' | '.join(others)} |")
+    return "\n".join(lines)
+
+
 # Of docs/ship.md: what each format carries and where it ends.
 CARRIES = {
     "Tidegate: `stream.push`, the model": ("everything", "needs Tidegate; models that read both ways can't stream"),
@@ -378,6 +389,7 @@ if __name__ == "__main__":
         bounds,
         cost,
         cell_loop,
+        bfloat16,
         extras_cost,
         ship,
         stream_speed,

@@ -137,14 +137,18 @@ def test_commands_take_no_more_threads_than_the_quota_and_a_program_keeps_its_ow
     table, run = str(tmp_path / "t.csv"), str(tmp_path / "run")
     how = ["--target", "y", "--group", "id", "--epochs", "1", "--no-baselines", "--quiet"]
     for command, threads in (
-        (["train", table, *how, "--out", run], 1),
-        (["train", table, *how, "--out", str(tmp_path / "asked"), "--threads", "2"], 2),
-        (["evaluate", run, table, "--rows", "all"], 1),
-        (["predict", run, table, "--out", str(tmp_path / "p.csv")], 1),
+        (["train", table, *how, "--out", run], {1}),
+        (
+            ["train", table, *how, "--out", str(tmp_path / "asked"), "--threads", "2"],
+            {1, 2},
+        ),  # an update may take fewer
+        (["evaluate", run, table, "--rows", "all"], {1}),
+        (["predict", run, table, "--out", str(tmp_path / "p.csv")], {1}),
     ):
         seen.clear()
         assert main(command) == 0
-        assert {*seen} == {threads}, command
+        assert seen
+        assert {*seen} <= threads, command
         assert torch.get_num_threads() == 3
     seen.clear()
     tidegate.load(run).predict(frame)

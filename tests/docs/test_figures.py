@@ -20,6 +20,7 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
         ("forward_speed", "docs/speed.md"),
         ("train_speed", "docs/speed.md"),
         ("cost", "docs/speed.md"),
+        ("bfloat16", "docs/speed.md"),
         ("bounds", "benchmarks/README.md"),
         ("fuzz", "docs/reliability.md"),
     ],

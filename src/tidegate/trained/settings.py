@@ -228,7 +228,7 @@ class TrainSettings(DataSettings):
     threads: int | None = setting(
         None,
         TRAINING,
-        "CPU threads. None: as torch chooses, and in a command no more than the CPU quota of a container grants (see tidegate doctor).",
+        "The most CPU threads; an update of a training takes fewer where that is faster. None: as torch chooses, and in a command no more than the CPU quota of a container grants (see tidegate doctor).",
         ge=1,
     )
 
