@@ -77,7 +77,7 @@ test-aarch64: $(CMAKE_SETUP)  ## the same for 64-bit ARM under qemu (Debian: g++
 	$(CMAKE) -S . -B build/aarch64 -DTIDEGATE_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	$(CMAKE) --build build/aarch64 -j 2
-	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru 2
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_gru 1
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/test_update
 
 test-no-compiler: $(VENV)/bin/python  ## that the package installs without a C++ compiler, as a pure one

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from common import machine, markdown, save
 
@@ -105,7 +106,8 @@ def main() -> None:
         for shape in args.shapes:
             rows += measure(shape, programs, hogs, args.rounds, args.seconds, seen)
     finally:
-        for process in [*hogs, *(p.process for p in programs)]:
+        processes: list[subprocess.Popen[Any]] = [*hogs, *(p.process for p in programs)]
+        for process in processes:
             process.kill()
             process.wait()
     print(f"{machine()}\n{args.rounds} rounds; other threads that ran: {statistics.mean(seen):.1f}\n\n{markdown(rows)}")

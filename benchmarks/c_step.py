@@ -184,9 +184,10 @@ def main() -> None:
 
 def fade(run: tidegate.run.Run) -> None:
     """Update gates of .999, no candidates: a state of this run fades."""
-    H = run.model.spec.hidden_size
+    H, core = run.model.spec.hidden_size, run.model.core
+    assert core is not None
     with torch.no_grad():
-        for weight in run.model.core.parameters():
+        for weight in core.parameters():
             if weight.dim() == 1:
                 weight.zero_()
                 weight[H : 2 * H] = 3.5

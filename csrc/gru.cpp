@@ -18,6 +18,7 @@
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -69,20 +70,36 @@ const Isa* all_isas() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw")) {
-      const bool bf16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-      const auto* i8 = __builtin_cpu_supports("avx512vnni") ? &i8_of_avx512_vnni : &kernels_avx512.i8;  // of the same bits
-#if defined(TIDEGATE_AMX)
-      if (bf16 && may_use_amx()) found[n++] = {"avx512_amx", &kernels_avx512, &bf16_of_avx512_amx, i8};
+      const auto* i8 = &kernels_avx512.i8;
+#if defined(TIDEGATE_BF16_PRODUCTS)
+      if (__builtin_cpu_supports("avx512vnni")) i8 = &i8_of_avx512_vnni;  // of the same bits
 #endif
-      const Isa products{"avx512_bf16", &kernels_avx512, &bf16_of_avx512_bf16, i8};
+#if defined(TIDEGATE_AMX)
+      if (__builtin_cpu_supports("avx512bf16") && may_use_amx()) {
+        found[n++] = {"avx512_amx", &kernels_avx512, &bf16_of_avx512_amx, i8};
+      }
+#endif
+#if defined(TIDEGATE_BF16_PRODUCTS)
+      const bool products = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+      const Isa by_products{"avx512_bf16", &kernels_avx512, &bf16_of_avx512_bf16, i8};
       // Intel's take longer for a product of bfloat16 pairs than for two of float32 (measured: 4 times on Emerald Rapids); AMD's don't.
-      const bool intel = __builtin_cpu_is("intel");
-      if (bf16 && !intel) found[n++] = products;
-      found[n] = {"avx512", &kernels_avx512, &bf16_of_avx512, n == 0 ? i8 : &kernels_avx512.i8}, ++n;
-      if (bf16 && intel) found[n++] = products;
+      const bool last = __builtin_cpu_is("intel");
+      if (products && !last) found[n++] = by_products;
+#endif
+      found[n] = {"avx512", &kernels_avx512, &bf16_of_avx512, n == 0 ? i8 : &kernels_avx512.i8};
+      ++n;
+#if defined(TIDEGATE_BF16_PRODUCTS)
+      if (products && last) found[n++] = by_products;
+#endif
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       found[n++] = {"avx2", &kernels_avx2, &bf16_of_avx2, &kernels_avx2.i8};
+    }
+#endif
+#if defined(TIDEGATE_NEON_BF16)
+    constexpr unsigned long dot_products = 1 << 14;  // HWCAP2_BF16
+    if (getauxval(AT_HWCAP2) & dot_products) {
+      found[n++] = {"neon_bf16", &kernels_baseline, &bf16_of_neon_bf16, &kernels_baseline.i8};
     }
 #endif
     found[n++] = {"baseline", &kernels_baseline, &bf16_of_baseline, &kernels_baseline.i8};

@@ -256,8 +256,8 @@ void affine_backward(const AffineBackward<Real>&, int threads);
 template <class Real>
 void activations(const Real* x, Real* sigmoid, Real* tanh, int64_t n);
 
-// The instruction sets of this build that this processor has, best first: "avx512_bf16", "avx512", "avx2", "baseline". Those of one
-// processor differ from "avx512" to "avx512_bf16" in bf16 alone.
+// The instruction sets of this build that this processor has, best first: "avx512_amx", "avx512_bf16", "avx512", "avx2", "neon_bf16",
+// "baseline". Those whose names end in amx or bf16 differ from the one without in bf16 alone.
 const char* const* isa_names();  // null-terminated
 const char* isa_name();          // the one in use: the best, or what TIDEGATE_ISA names in the environment
 bool set_isa(const char* name);  // false and no change where the name is not in isa_names(). Not during a call

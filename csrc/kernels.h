@@ -63,7 +63,7 @@ struct Kernels {
 using KernelsOfBf16 = RecurrenceOf<bf16>;
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;
-extern const KernelsOfBf16 bf16_of_avx512_amx, bf16_of_avx512_bf16, bf16_of_avx512, bf16_of_avx2, bf16_of_baseline;
+extern const KernelsOfBf16 bf16_of_avx512_amx, bf16_of_avx512_bf16, bf16_of_avx512, bf16_of_avx2, bf16_of_neon_bf16, bf16_of_baseline;
 // Only products in 8 bits are others there, and of these the bits are the same.
 extern const RecurrenceOf<int8_t> i8_of_avx512_vnni;
 

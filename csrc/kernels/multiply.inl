@@ -60,6 +60,12 @@ struct Terms<bf16> {
   static Ints last_value(const bf16* a, int, int) { return a->bits - Ints{}; }
   static Ints weight(const bf16* w, int) { return load_bits(w); }
   static V add(Ints x, Ints w, V sum) { return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w); }
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  static constexpr int parts = 1;
+  static Ints value(const bf16* a, int) { return splat_bits(a); }
+  static Ints last_value(const bf16* a, int, int) { return a->bits - Ints{}; }
+  static Ints weight(const bf16* w, int) { return load_bits(w); }
+  static V add(Ints x, Ints w, V sum) { return (V)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)x, (bfloat16x8_t)w); }
 #else
   static constexpr int parts = 2;
   static V half(Ints pair, int part) { return of_bits(part == 0 ? pair << 16 : pair & upper_half); }

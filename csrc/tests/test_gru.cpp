@@ -762,7 +762,7 @@ Data<Real> moved(Data<Real> data) {
 // Whether these kernels are those of another name.
 template <class Stored>
 bool seen_before(const std::string& isa) {
-  return sizeof(Stored) >= 4 && isa == "avx512_bf16";
+  return sizeof(Stored) >= 4 && (isa == "avx512_amx" || isa == "avx512_bf16" || isa == "neon_bf16");
 }
 
 template <class Stored>
