@@ -108,6 +108,7 @@ bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behin
 	$(BIN)/python benchmarks/layer_speed.py
 	$(BIN)/python benchmarks/layer_overhead.py
 	$(BIN)/python benchmarks/short_calls.py
+	$(BIN)/python benchmarks/quantised.py
 	$(BIN)/python benchmarks/cell_loop.py
 	$(BIN)/python benchmarks/bfloat16.py
 	$(BIN)/python benchmarks/train_step.py

@@ -297,6 +297,23 @@ def bfloat16() -> str:
     return "\n".join(lines)
 
 
+def quantised() -> str:
+    """Weights in 8 bits and bfloat16: how many times as fast as float32, and the error of each."""
+    lines = [
+        "| call | B T I H | threads | float32 | int8 | bf16 | torch int8 | error: int8 | bf16 | torch int8 |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    cells: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in read("quantised")[1]:
+        cells.setdefault((row["call"], row["B T I H"], row["threads"]), {})[row["weights"]] = row
+    for cell, by in cells.items():
+        others = [by[name] for name in ("int8", "bf16", "torch int8")]
+        times = [f"{row['times as fast as float32']} x" for row in others]
+        values = [*cell, f"{float(by['float32']['us']):,.0f} us", *times, *(row["error"] for row in others)]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 # Of docs/ship.md: what each format carries and where it ends.
 CARRIES = {
     "Tidegate: `stream.push`, the model": ("everything", "needs Tidegate; models that read both ways can't stream"),
@@ -390,6 +407,7 @@ if __name__ == "__main__":
         cost,
         cell_loop,
         bfloat16,
+        quantised,
         extras_cost,
         ship,
         stream_speed,

@@ -25,13 +25,14 @@ __all__ = [
     "load_keras_gru",
     "nn",
     "ops",
+    "quantize",
     "train",
 ]
 
 if TYPE_CHECKING:
     from tidegate import backends, convert, datasets, errors, nn, ops
     from tidegate.keras_models import load_keras_gru
-    from tidegate.nn import GRU, GRUCell, MinGRU
+    from tidegate.nn import GRU, GRUCell, MinGRU, quantize
     from tidegate.run import Run, load, train
     from tidegate.trained import TrainSettings
 
@@ -41,6 +42,7 @@ __getattr__, __dir__ = names_of(
         "GRU": "tidegate.nn",
         "GRUCell": "tidegate.nn",
         "MinGRU": "tidegate.nn",
+        "quantize": "tidegate.nn",
         "train": "tidegate.run",
         "load": "tidegate.run",
         "Run": "tidegate.run",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from time import time as clock_time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from tidegate.errors import RunError
+from tidegate.errors import RunError, SettingsError
 from tidegate.trained.trained import Trained, open_folder
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tidegate.streaming import Stream
     from tidegate.trained.comparison import Evaluation
     from tidegate.trained.repeats import Repeats
+    from tidegate.trained.rounding import Cost
     from tidegate.training.progress import Silent
 
 
@@ -38,12 +40,23 @@ class Run(Trained):
         run.__dict__.update(trained.__dict__)
         return run
 
-    def evaluate(self, table: Any, *, rows: str = "auto", batch_size: int | None = None) -> Evaluation:
+    def quantized(self, weights: str) -> Run:
+        """The run with its core's weights in 8 bits ("int8") or in bfloat16 ("bf16"); the same as `tidegate.quantize(run, weights)`.
+        On a CPU it takes a fraction of the memory and of the time; `print(run.quantized("int8").cost())` says what that costs.
+
+        Raises SettingsError: another cell than gru, or a run that is quantised already; BackendUnavailableError without the C++ kernels.
+        """
+        return QuantisedRun(self, weights)
+
+    def evaluate(
+        self, table: Any, *, rows: str = "auto", batch_size: int | None = None, weights: str | None = None
+    ) -> Evaluation:
         """Score the run on a table that has the target, beside the baselines.
 
         rows: "all"; "train", "valid" or "test" of the split column the run was trained with; "auto": "test" where the
             table has that column or is the one the run was trained on, else "all".
         batch_size: sequences at a time; it never changes the figures.
+        weights: "int8" or "bf16": of the run so quantised, with what that changed as a note; None: as the run is.
 
         Raises DataError: the table lacks a column or holds a value that can't be read; nothing can be scored.
         Warns (DataWarning) of a column most of whose words or categories never occurred in training, and of targets of a class that
@@ -51,17 +64,23 @@ class Run(Trained):
         """
         from tidegate.trained.evaluation import evaluate
 
+        if weights is not None:
+            return self.quantized(weights).evaluate(table, rows=rows, batch_size=batch_size)
         return evaluate(self, table, rows=rows, batch_size=batch_size)
 
-    def predict(self, table: Any, *, probabilities: bool = False, batch_size: int | None = None) -> pl.DataFrame:
+    def predict(
+        self, table: Any, *, probabilities: bool = False, batch_size: int | None = None, weights: str | None = None
+    ) -> pl.DataFrame:
         """The table's rows with `prediction` added (and `p_CLASS` columns with `probabilities`).
 
         With several targets the columns are `prediction_TARGET`; with a horizon above 1 they end in `_1`, `_2`, ...
         for the steps ahead. List columns get a list a row. The order of the rows is kept, a target is not needed.
-        Raises DataError and warns as `evaluate` does.
+        weights: as in `evaluate`. Raises DataError and warns as `evaluate` does.
         """
         from tidegate.trained.predict import predict
 
+        if weights is not None:
+            return self.quantized(weights).predict(table, probabilities=probabilities, batch_size=batch_size)
         return predict(self, table, probabilities=probabilities, batch_size=batch_size)
 
     def inspect(
@@ -104,6 +123,7 @@ class Run(Trained):
         ttl: float | None = None,
         clock: Callable[[], float] = clock_time,
         on_forget: Callable[[Any], None] = lambda key: None,
+        weights: str | None = None,
     ) -> Stream:
         """The run row by row: `stream.push(row, key)` takes a row as it comes and gives its prediction. See `Stream`.
 
@@ -115,13 +135,14 @@ class Run(Trained):
         max_keys: so many keys have a state; where there are more, the one not heard of for longest begins anew. None: all.
         ttl: seconds after which a key that wasn't heard of begins anew, by `clock`. None: never.
         on_forget: called with each key that goes for one of these two reasons.
+        weights: as in `evaluate`. States of one kind of weights are not taken up with another one.
 
         Raises SettingsError: a run that reads both ways, or a setting out of its range.
         """
         from tidegate.streaming import Stream
 
         return Stream(
-            self,
+            self if weights is None else self.quantized(weights),
             probabilities=probabilities,
             time=time,
             date_order=date_order,
@@ -161,6 +182,81 @@ class Run(Trained):
         save(self, Path(folder), overwrite=overwrite)
 
 
+class QuantisedRun(Run):
+    """A run whose core has weights in 8 bits or in bfloat16; embeddings and head are float32. `tidegate.quantize(run, "int8")` makes
+    one.
+
+    It predicts, evaluates and streams as a run does, on the CPU, and is written nowhere: the folder that it came from stays as it
+    is. weights: "int8" or "bf16". whole: the run with its own weights.
+    """
+
+    def __init__(self, whole: Run, weights: str) -> None:
+        from tidegate.trained.rounding import quantised_model
+
+        if whole.device.type != "cpu":
+            whole = Run.of(whole)
+            whole.model = copy.deepcopy(whole.model).cpu()
+        model = quantised_model(whole, weights)
+        self.__dict__.update(whole.__dict__)
+        self.model, self.weights, self.whole = model, weights, whole
+
+    @property
+    def name(self) -> str:
+        return f"{self.whole.name} ({self.weights})"
+
+    def cost(self, table: Any = None) -> Cost:
+        """What this saves and costs: the bytes of the core's weights, the largest difference of a score, and the run's figure with its
+        own weights and with these. `print` it to read it.
+
+        table: on its test rows, or on all where it has none; None: the table of the training, where it still lies unchanged. The
+        latter is counted once: it is kept in the run's folder, in quantised.json.
+        Raises DataError for a table that can't be read or scored.
+        """
+        from tidegate.trained.rounding import cost_of
+
+        return cost_of(self.whole, self.model, self.weights, table)
+
+    def quantized(self, weights: str) -> NoReturn:
+        """Raises SettingsError: it is."""
+        raise SettingsError(f"{self.name} is quantised already. Quantise the run in float32: tidegate.load(folder).")
+
+    def evaluate(
+        self, table: Any, *, rows: str = "auto", batch_size: int | None = None, weights: str | None = None
+    ) -> Evaluation:
+        """As `Run.evaluate`, with a note on what the run's own weights give on these rows."""
+        from tidegate.trained.evaluation import evaluate
+        from tidegate.trained.rounding import note_on_rounding
+
+        if weights is not None:
+            self.quantized(weights)
+        return evaluate(
+            self,
+            table,
+            rows=rows,
+            batch_size=batch_size,
+            more_notes=note_on_rounding(self.whole, self.model, self.weights),
+        )
+
+    def inspect(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises SettingsError: gates are shown by the run in float32."""
+        raise SettingsError(
+            f"{self.name} keeps no gates to show. Inspect the run in float32: tidegate.load(folder).inspect(table)."
+        )
+
+    def export(self, to: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises SettingsError: the run in float32 is exported."""
+        raise SettingsError(
+            f"{self.name}: exports are written from the run in float32. C takes 8-bit weights by itself: "
+            "tidegate.load(folder).export('c', int8=True) (--to c --int8)."
+        )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> NoReturn:
+        """Raises SettingsError: a run's folder holds float32 weights."""
+        raise SettingsError(
+            f"{self.name}: a run's folder holds float32 weights, of which quantised ones are made in no time. Save the run itself."
+        )
+
+
 class Ensemble(Run):
     """Several runs that predict together: the mean of their probabilities, or of their numbers. `tidegate.train` makes one with
     keep="ensemble", and `tidegate.load` opens one.
@@ -184,20 +280,33 @@ class Ensemble(Run):
         assert self.repeats is not None
         return self.repeats.own
 
-    def evaluate(self, table: Any, *, rows: str = "auto", batch_size: int | None = None) -> Evaluation:
+    def quantized(self, weights: str) -> Ensemble:
+        """The ensemble of its members, each quantised; see `Run.quantized`."""
+        assert self.repeats is not None
+        return Ensemble([member.quantized(weights) for member in self.members], self.repeats, self.folder)
+
+    def evaluate(
+        self, table: Any, *, rows: str = "auto", batch_size: int | None = None, weights: str | None = None
+    ) -> Evaluation:
         """As `Run.evaluate`; the baseline without a recurrence is an ensemble, too. Of folds only the test rows, or rows of another
         table, are new to all members: SettingsError for "train" and "valid".
         """
         from tidegate.trained.ensemble import evaluate
 
+        if weights is not None:
+            return self.quantized(weights).evaluate(table, rows=rows, batch_size=batch_size)
         return evaluate(self.members, table, rows=rows, batch_size=batch_size)
 
-    def predict(self, table: Any, *, probabilities: bool = False, batch_size: int | None = None) -> pl.DataFrame:
+    def predict(
+        self, table: Any, *, probabilities: bool = False, batch_size: int | None = None, weights: str | None = None
+    ) -> pl.DataFrame:
         """As `Run.predict`: of classes the most probable one in the mean, of labels those whose mean is above 1/2, or above the mean of
         the members' thresholds.
         """
         from tidegate.trained.ensemble import predict
 
+        if weights is not None:
+            return self.quantized(weights).predict(table, probabilities=probabilities, batch_size=batch_size)
         return predict(self.members, table, probabilities=probabilities, batch_size=batch_size)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:

@@ -21,6 +21,7 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
         ("train_speed", "docs/speed.md"),
         ("cost", "docs/speed.md"),
         ("bfloat16", "docs/speed.md"),
+        ("quantised", "docs/speed.md"),
         ("bounds", "benchmarks/README.md"),
         ("fuzz", "docs/reliability.md"),
     ],

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -81,17 +80,6 @@ def test_without_a_compiler_the_note_says_so(tmp_path: Path, monkeypatch: pytest
     assert "Code: size unknown (no cc" in run_of("one number").export("c", tmp_path / "m.h").notes[0]
 
 
-def test_quantised_weights_are_the_nearest_that_a_scale_a_row_allows() -> None:
-    rows = np.random.default_rng(0).standard_normal((7, 33)).astype(np.float32) * np.logspace(-6, 3, 7)[:, None].astype(
-        np.float32
-    )
-    rows[3] = 0
-    numbers, scales = weights.quantise(rows)
-    assert numbers.dtype == np.int8
-    assert np.abs(numbers.astype(int)).max(axis=1).tolist() == [127, 127, 127, 0, 127, 127, 127]
-    assert (np.abs(numbers * scales[:, None] - rows) <= scales[:, None] * 0.5001).all()
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained on a CSV file, with test rows."""
@@ -121,7 +109,7 @@ def test_8_bit_weights_say_what_they_cost_on_the_test_rows(trained: Path, tmp_pa
 def test_the_cost_of_8_bit_weights_shows_in_the_note(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coarse: Callable[..., Any] = lambda rows: (np.zeros(rows.shape, np.int8), np.zeros(len(rows), np.float32))  # noqa: E731
+    coarse: Callable[..., Any] = lambda rows: (torch.zeros(rows.shape, dtype=torch.int8), torch.zeros(len(rows)))  # noqa: E731
     monkeypatch.setattr(weights, "quantise", coarse)
     note = load(trained / "run").export("c", tmp_path / "m.h", int8=True).notes[1]
     before, after = map(float, re.findall(r"(\d\.\d+) as", note))

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from tidegate.run import Run
 
 
-def open_run(folder: Path, table: str | None = None) -> Run:
+def open_run(folder: Path, table: str | None = None, *, weights: str | None = None, costs: bool = True) -> Run:
     """The run, with a note on standard error where its training isn't finished; and the threads that it may take.
 
-    table: the argument after the run, where the command has one. Raises SettingsError where the two were swapped.
+    weights: what --weights says; where that is something, costs: what it costs goes to standard error. table: the
+    argument after the run, where the command has one. Raises SettingsError where the two were swapped.
     """
     from tidegate.cli._threads import within_the_quota
     from tidegate.errors import SettingsError
-    from tidegate.run import load
+    from tidegate.run import Ensemble, QuantisedRun, load
     from tidegate.trained.folder import CONFIG, REPEATS
     from tidegate.trained.trained import unfinished
 
@@ -28,4 +29,12 @@ def open_run(folder: Path, table: str | None = None) -> Run:
     within_the_quota()
     if not run.resolved.finished:
         typer.echo(unfinished(run), err=True)
+    if weights is None:
+        return run
+    run = run.quantized(weights)
+    if costs:
+        members = run.members if isinstance(run, Ensemble) else [run]
+        for member in members:
+            assert isinstance(member, QuantisedRun)
+            typer.echo(f"{member.name}: {member.cost()}" if len(members) > 1 else str(member.cost()), err=True)
     return run

@@ -24,12 +24,19 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences at a time; never changes the figures.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[int8|bf16]",
+            help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a run on a table, beside the naive baselines on the same rows."""
     from tidegate.cli._runs import open_run
 
-    result = open_run(run, table).evaluate(table, rows=rows, batch_size=batch_size)
+    result = open_run(run, table, weights=weights, costs=False).evaluate(table, rows=rows, batch_size=batch_size)
     if json_:
         import json
 

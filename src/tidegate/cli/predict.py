@@ -28,6 +28,13 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences at a time; never changes the result.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[int8|bf16]",
+            help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
+        ),
+    ] = None,
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.cli._runs import open_run
@@ -39,6 +46,6 @@ def predict(
         raise unknown_suffix(out)
     if out.exists() and Path(table).exists() and out.samefile(table):
         raise DataError(f"{out} is the table itself. Write the predictions to another file.")
-    frame = open_run(run, table).predict(table, probabilities=probabilities, batch_size=batch_size)
+    frame = open_run(run, table, weights=weights).predict(table, probabilities=probabilities, batch_size=batch_size)
     write_table(frame, out)
     typer.echo(f"{out}: {frame.height:,} rows with {listed([c for c in frame.columns if c.startswith('prediction')])}.")

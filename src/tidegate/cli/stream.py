@@ -32,6 +32,13 @@ def stream(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad row instead of answering it with its error.")
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[int8|bf16]",
+            help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
+        ),
+    ] = None,
     time: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +112,7 @@ def stream(
 
     if new_rows and state is None:
         raise SettingsError("--new-rows says how to go on from --state FILE. Name the file, or leave --new-rows out.")
-    opened = open_run(run)
+    opened = open_run(run, weights=weights)
     pre = opened.preprocessing
     lines = RowLines(sys.stdin.buffer, pre, key=key, group=pre.group, time=time, **opened.settings.reading)
     answers = Answers(

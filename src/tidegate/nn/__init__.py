@@ -3,5 +3,6 @@
 from tidegate.nn.cell import GRUCell
 from tidegate.nn.gru import GRU
 from tidegate.nn.mingru import MinGRU
+from tidegate.nn.quantised import QuantisedGRU, quantize
 
-__all__ = ["GRU", "GRUCell", "MinGRU"]
+__all__ = ["GRU", "GRUCell", "MinGRU", "QuantisedGRU", "quantize"]

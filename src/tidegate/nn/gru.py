@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
-from typing import Any, cast, overload
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from tidegate import backends
+from tidegate.errors import ShapeError
 from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
@@ -20,6 +22,7 @@ from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops.gru.backend import IN_ORDER, PREFERRED
 from tidegate.ops.gru.equations import parts
 from tidegate.ops.gru.extras import Extras
+from tidegate.ops.gru.native.narrow import BITS
 
 
 class GRU(RecurrentLayer):
@@ -106,6 +109,8 @@ class GRU(RecurrentLayer):
     # What code written for torch.nn.RNNBase asks about; fixed for a GRU.
     mode = "GRU"
     proj_size = 0
+
+    _quantised: ClassVar[Any]  # nn/quantised.py, which stands on this file, says which class it is
 
     @property
     def _all_weights(self) -> list[list[str]]:
@@ -440,6 +445,32 @@ x is [T=20, B=4, I=5] (batch_first=False).
         )
         return (y, h) if input.dim() == 2 else (y.squeeze(0), h.squeeze(1))
 
+    # `torch.ao.quantization.quantize_dynamic(model, {GRU})` first gives each layer a qconfig, then looks up in a table by which
+    # class it replaces which (docs/decisions/054), and at last takes the qconfig from what is still there.
+
+    @property
+    def qconfig(self) -> Any:
+        if "_qconfig" not in self.__dict__:
+            raise AttributeError("qconfig")
+        return self.__dict__["_qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        self.__dict__["_qconfig"] = value
+        if value is not None:
+            from torch.ao.quantization.quantization_mappings import get_default_dynamic_quant_module_mappings
+
+            get_default_dynamic_quant_module_mappings()[GRU] = GRU._quantised
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        if self.__dict__.pop("_qconfig", None) is not None:
+            warnings.warn(
+                "torch.ao.quantization left a tidegate.GRU in float32: it replaces the layers inside of a model, in quantize_dynamic alone. "
+                "tidegate.quantize(model, 'int8') takes a layer and a model.",
+                stacklevel=3,
+            )
+
     def flatten_parameters(self) -> None:
         """Do nothing. It is here for code that calls it on `torch.nn.GRU`.
 
@@ -477,6 +508,12 @@ x is [T=20, B=4, I=5] (batch_first=False).
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
+        for weights in BITS:
+            if f"{prefix}weight_ih_l0_{weights}" in state_dict:
+                raise ShapeError(
+                    f"{type(self).__name__}(input_size={self.input_size}, hidden_size={self.hidden_size}): the state dict is that of a "
+                    f"quantised layer, with {weights} weights. Load it into tidegate.nn.QuantisedGRU(..., weights={weights!r})."
+                )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
         if local_metadata.get("assign_to_params_buffers"):
             self._join_weights()

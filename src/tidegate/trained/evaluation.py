@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -29,12 +29,20 @@ SCORES_AT_ONCE = (
 )
 
 
-def evaluate(trained: Trained, table: Any, *, rows: str, batch_size: int | None) -> Evaluation:
-    """What `Run.evaluate` does; see there."""
+def evaluate(
+    trained: Trained,
+    table: Any,
+    *,
+    rows: str,
+    batch_size: int | None,
+    more_notes: Callable[[Rows, Evaluation], list[str]] = lambda rows, evaluation: [],
+) -> Evaluation:
+    """What `Run.evaluate` does; see there. more_notes: sentences on the figures of some rows."""
     if rows not in {"auto", "all", *PART_NAMES}:
         raise SettingsError(f"rows={rows!r}: expected auto, all, train, valid or test.")
     scored = rows_to_score(trained, trained.read(table), rows)
     evaluation = evaluate_rows(trained, scored, batch_size)
+    evaluation.notes += more_notes(scored, evaluation)
     warn_of(unseen_classes(trained.preprocessing, scored))
     return evaluation
 
@@ -158,24 +166,39 @@ def run_model(
     chances: also what the probabilities of classes and labels are worth; the targets must be there.
     The result doesn't depend on batch_size (beyond the last bits).
     """
-    task = TASKS[pre.target.task]
-    values, proba = blank_of(pre, source, probabilities)
-    worth = no_chances(values) if chances and task.has_probabilities else None
-    total, count = 0.0, 0
+    gathered = Gathered(pre, source, probabilities=probabilities, chances=chances)
     for scored in scored_pieces(model, pre, source, part, batch_size=batch_size):
+        gathered.take(scored)
+        del scored  # before the next piece is computed
+    return gathered.outcome()
+
+
+class Gathered:
+    """An `Outcome` that is put together of pieces."""
+
+    def __init__(self, pre: Preprocessing, source: BatchSource, *, probabilities: bool = False, chances: bool = False):
+        self._task, self._target = TASKS[pre.target.task], pre.target
+        self._values, self._proba = blank_of(pre, source, probabilities)
+        self._worth = no_chances(self._values) if chances and self._task.has_probabilities else None
+        self._loss, self._count = 0.0, 0
+
+    def take(self, scored: Piece) -> None:
+        task = self._task
         if scored.y is not None:
-            total, count = total + scored.loss, count + scored.known
-        values[scored.at] = task.decide(scored.scores, pre.target)
-        if proba is not None:
-            proba[scored.at] = task.probabilities(scored.scores).numpy()
-        if worth is not None:
+            self._loss, self._count = self._loss + scored.loss, self._count + scored.known
+        self._values[scored.at] = task.decide(scored.scores, self._target)
+        if self._proba is not None:
+            self._proba[scored.at] = task.probabilities(scored.scores).numpy()
+        if self._worth is not None:
             assert scored.y is not None
             here = task.chances(scored.scores, scored.y)
-            worth.nll[scored.at] = here.nll
-            if worth.ones is not None:
-                worth.ones[scored.at] = here.ones
-        del scored  # before the next piece is computed
-    return Outcome(values, proba, total / count if count else float("nan"), worth)
+            self._worth.nll[scored.at] = here.nll
+            if self._worth.ones is not None:
+                self._worth.ones[scored.at] = here.ones
+
+    def outcome(self) -> Outcome:
+        loss = self._loss / self._count if self._count else float("nan")
+        return Outcome(self._values, self._proba, loss, self._worth)
 
 
 class Piece(NamedTuple):

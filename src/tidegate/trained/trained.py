@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import Table, read_table
 from tidegate.documents import shown
@@ -120,7 +122,10 @@ class Trained:
         digest.update(json.dumps(self.model.spec.to_dict()).encode())
         for name, weight in self.model.state_dict().items():
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+            weight = weight.detach().cpu().contiguous()
+            if weight.dtype is torch.bfloat16:  # NumPy has none
+                weight = weight.view(torch.int16)
+            digest.update(weight.numpy().tobytes())
         return digest.hexdigest()
 
     def read(self, table: Any) -> Table:

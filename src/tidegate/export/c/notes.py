@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.errors import DataError
 from tidegate.export.parts import Parts
-from tidegate.trained.comparison import nice
-from tidegate.trained.evaluation import judge, run_model
-from tidegate.trained.metrics import primary
-from tidegate.trained.rows import Rows, scored_rows, training_table
+from tidegate.trained.rounding import figures_of
 
 if TYPE_CHECKING:
     from tidegate.model import SequenceModel
@@ -58,35 +55,10 @@ def code_bytes(header: str, name: str, parts: Parts) -> str:
 
 def cost_of_rounding(parts: Parts, rounded: SequenceModel, table: Any) -> str:
     """What 8-bit weights do to the run's figure, in a sentence."""
-    run = parts.run
     ask = "Name the table with table= (--table) to see what 8-bit weights cost in accuracy."
-    try:
-        if table is None:
-            read, gone = training_table(run)
-            if read is None:
-                return f"{gone}. {ask}"
-        else:
-            read = run.read(table)
-        rows = scored_rows(run, read)
-        before, after, metric = _figures(parts, rounded, rows)
-    except DataError as error:
-        if table is not None:
-            raise
-        return f"What 8-bit weights cost in accuracy is unknown: {error}"
-    return (
-        f"{metric[0].upper()}{metric[1:]} on {rows.what}: {before:.4g} as 32-bit, {after:.4g} as 8-bit "
-        f"({after - before:+.2g})."
-    )
-
-
-def _figures(parts: Parts, rounded: SequenceModel, rows: Rows) -> tuple[float, float, str]:
-    pre = parts.preprocessing
-    metric, _ = primary(pre.target, pre.horizon, parts.run.settings.choose_by)
-    values = []
-    for model in (parts.run.model, rounded):
-        outcome = run_model(model, pre, rows.source, rows.part, chances=True)
-        scores = judge(pre, rows.source, rows.part, outcome.values, outcome.chances)
-        if not scores.count:
-            raise DataError("these rows hold no target value.")
-        values.append(float(scores.summary[metric]))
-    return values[0], values[1], nice(metric)
+    found = figures_of(parts.run, rounded, table)
+    if isinstance(found, str):
+        return f"{found}. {ask}"
+    if isinstance(found, DataError):
+        return f"What 8-bit weights cost in accuracy is unknown: {found}"
+    return found.sentence("32-bit", "8-bit")

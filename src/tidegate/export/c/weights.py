@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tidegate.export.parts import Parts
+from tidegate.ops.rounding import quantise
 
 if TYPE_CHECKING:
     from tidegate.model import SequenceModel
@@ -33,15 +34,6 @@ class Matrix:
         """Some of its outputs."""
         numbers = None if self.numbers is None else self.numbers[:, which]
         return Matrix(self.values[:, which], numbers, None if self.scales is None else self.scales[which])
-
-
-def quantise(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [rows, n] as int8 [rows, n] and a float32 scale a row: the nearest of 255 evenly spaced values to each."""
-    largest = np.abs(rows).max(axis=1, initial=0.0)
-    scales = (largest / 127).astype(np.float32)
-    # A row of zeros, or one so small that 1/127 of it is no number, is one of zeros.
-    by = np.where(scales > 0, scales, np.inf)[:, None]
-    return np.clip(np.rint(rows / by), -127, 127).astype(np.int8), scales
 
 
 class Direction(NamedTuple):
@@ -78,7 +70,7 @@ class Weights:
     def _rows(self, rows: np.ndarray) -> Matrix:
         if not self.int8:
             return Matrix(rows)
-        numbers, scales = quantise(rows)
+        numbers, scales = (v.numpy() for v in quantise(torch.from_numpy(rows)))
         return Matrix(numbers * scales[:, None], numbers, scales)
 
     def _columns(self, w: np.ndarray) -> Matrix:

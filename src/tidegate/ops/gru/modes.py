@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
@@ -13,6 +14,7 @@ __all__ = [
     "forward_mode",
     "functorch_level",
     "innermost_is_vmap",
+    "not_compiled",
     "transformed",
     "unwrapped",
     "values_are_hidden",
@@ -54,6 +56,13 @@ def _constant(question: _Question) -> _Question:
     `import torch` takes."""
     question._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return question
+
+
+def not_compiled(function: Callable[..., Any]) -> Any:
+    """A compiled graph breaks off before this function and goes on after it, as with torch.compiler.disable, which would load all of
+    torch.compile."""
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function
 
 
 # These are to be asked, not traced, while `torch.compile` captures a graph: it guards these levels by itself, and what it
