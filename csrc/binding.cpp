@@ -636,12 +636,15 @@ class QuickStep : Quick {
     const int bits = layers_[0]->bits();
     const Look look = is_beginning(state.address, bits == 64) ? Look::lines : Look::few;
     if (!are_these(parameters) || !unchanged(look)) return nb::none();
-    if (!like_y_.is_valid() || like_B_ != B) {  // (without memory; to make another one like it takes half the time of `new_empty`)
-      like_y_ = empty(x, {B, H}), like_B_ = B;
-      like_y_.attr("untyped_storage")().attr("resize_")(0);
+    nb::object like = like_B_ == B ? like_y_ : nb::object();
+    if (!like.is_valid()) {  // (without memory; to make another one like it takes half the time of `new_empty`)
+      like = empty(x, {B, H});
+      like.attr("untyped_storage")().attr("resize_")(0);
+      const nb::object old = std::move(like_y_);  // (another thread may have come by, as PyTorch gives the GIL away: both at once)
+      like_y_ = like, like_B_ = B;
     }
     const auto another = [this](nb::handle like) { return nb::steal(checked(PyObject_CallOneArg(empty_like_.ptr(), like.ptr()))); };
-    nb::object y = another(like_y_), h_n = another(h);
+    nb::object y = another(like), h_n = another(h);
     const Address to = address(y), next = address(h_n);
     const int threads = this->threads();
     {
@@ -826,7 +829,7 @@ class QuickLayer : Quick {
     weights.reserve(8), d_weights.reserve(8);
     for (size_t i = 0; i < after.weights.size(); ++i) {
       const auto& [version, address] = after.weights[i];
-      if (!has(weights_[i], {version, static_cast<int64_t>(address)})) return nb::none();
+      if (!has(weights_[i], {version, static_cast<int64_t>(address)}) || !fits(weights_[i], i % kind_.each())) return nb::none();
       weights.push_back(address);
     }
     const nb::object saved = get(ctx, saved_tensors), needs = get(ctx, needs_input_grad);  // (raises where they are freed, or x was changed)
@@ -882,17 +885,22 @@ class QuickLayer : Quick {
   // without memory, which takes half the time.
   class Empty {
    public:
+    // (PyTorch gives the GIL away while it makes a tensor, and another thread may come by here: nothing is to be taken from `this` after that
+    // without another look, and what is used is held.)
     nb::object operator()(const QuickLayer& layer, const Sizes3& sizes, nb::handle x, int64_t width) {
-      if (sizes == sizes_ && width == width_) {
-        if (!like_.is_valid()) {
-          nb::object like = layer.empty_as(sizes, x, width);
-          like.attr("untyped_storage")().attr("resize_")(0);
-          like_ = std::move(like);
-        }
-        return nb::steal(checked(PyObject_CallOneArg(layer.empty_like_.ptr(), like_.ptr())));
+      const auto same = [&] { return sizes == sizes_ && width == width_; };
+      if (!same()) {
+        const nb::object old = std::move(like_);  // (let go at the end)
+        sizes_ = sizes, width_ = width;
+        return layer.empty_as(sizes, x, width);
       }
-      like_.reset(), sizes_ = sizes, width_ = width;
-      return layer.empty_as(sizes, x, width);
+      nb::object like = like_;
+      if (!like.is_valid()) {
+        like = layer.empty_as(sizes, x, width);
+        like.attr("untyped_storage")().attr("resize_")(0);
+        if (same()) like_ = like;
+      }
+      return nb::steal(checked(PyObject_CallOneArg(layer.empty_like_.ptr(), like.ptr())));
     }
 
    private:

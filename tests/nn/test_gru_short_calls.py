@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 import weakref
 
 import pytest
@@ -334,3 +336,74 @@ def test_a_layer_whose_hook_holds_it_is_collected():
     del layer
     gc.collect()
     assert seen() is None
+
+
+@pytest.fixture
+def busy_switching():
+    """Threads take turns as often as Python can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("call", ["inference", "gradients", "step"])
+def test_several_threads_may_call_one_layer_at_once_each_with_its_own_sizes(call, busy_switching):
+    layer = tidegate.GRU(4, 16)
+    xs = [torch.randn(t, b, 4) for t, b in [(2, 1), (40, 8), (20, 16), (5, 50)]]
+
+    def run(x):
+        if call == "step":
+            with torch.no_grad():
+                return layer.step(x[0], torch.zeros(1, x.size(1), 16))[0]
+        with torch.set_grad_enabled(call == "gradients"):
+            return layer(x)[0]
+
+    expected = [run(x) for x in xs]
+    wrong = []
+
+    def work(first):
+        for i in range(1500):
+            k = (first + i * 7) % 4
+            if not torch.equal(run(xs[k]), expected[k]):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def narrowed(layer):
+    layer.bfloat16()
+
+
+def cut(layer):
+    layer.weight_hh_l0.data = layer.weight_hh_l0.data[:1]
+
+
+def widened(layer):
+    layer.double()
+
+
+@pytest.mark.parametrize("change", [narrowed, cut, widened])
+@pytest.mark.parametrize("short", [True, False], ids=["short", "long"])
+@pytest.mark.parametrize("options", [{}, {"reset": "before", "num_layers": 2}], ids=str)
+def test_weights_of_another_type_or_shape_at_backward_are_refused(change, short, options):
+    layer, x = layer_of(**options)
+    if not short:
+        layer._kept.clear()
+    loss = layer(x)[0].square().sum()
+    change(layer)
+    with pytest.raises(ShapeError, match=r"a weight is .* expected .* none between forward and backward"):
+        loss.backward()
+
+
+def test_a_cell_and_a_product_refuse_them_too():
+    cell, mingru, x = tidegate.GRUCell(3, 5), tidegate.MinGRU(3, 5), torch.randn(4, 2, 3)
+    for layer, loss in ((cell, cell(x[0]).sum()), (mingru, mingru(x)[0].sum())):
+        layer.bfloat16()
+        with pytest.raises(ShapeError, match=r"a weight (is|became) .* between forward and backward"):
+            loss.backward()

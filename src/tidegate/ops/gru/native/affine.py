@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from tidegate.errors import ShapeError
 from tidegate.ops.gru.modes import functorch_level
 from tidegate.ops.gru.native import kernels
 from tidegate.ops.gru.native.double_backward import in_memory
@@ -80,6 +81,13 @@ class _Affine(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        if (
+            weight.dtype is not x.dtype or weight.shape != (d_y.size(-1), x.size(-1)) or not weight.is_cpu
+        ):  # (`.data` takes anything)
+            raise ShapeError(
+                f"a weight became {list(weight.shape)}, {weight.dtype}, on {weight.device} between forward and backward; expected "
+                f"{[d_y.size(-1), x.size(-1)]}, {x.dtype}, on cpu. Convert or replace weights after backward."
+            )
         if torch.is_grad_enabled() or not in_memory(d_y):  # backward of backward, or many at once: PyTorch's products
             with torch.enable_grad():
                 # Aliases: x may itself depend on the weights, and that way is not this function's.

@@ -142,8 +142,10 @@ def backward(
     None where it is to be computed again. A single step of one direction needs no output.
     """
     norm, before = (False, False) if extras is None else (extras.norm, extras.before)
-    I, H = x.size(-1), weights[1].size(1)
-    D = len(weights) // per_direction(bias, norm)
+    I, per = x.size(-1), per_direction(bias, norm)
+    D = len(weights) // per
+    # (Of what forward left: by now `.data`, or `layer.bfloat16()`, may have put anything into the weights.)
+    H = saved.size(-1) if saved is not None else output.size(-1) // D
     T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
     real = sums_in(x)
@@ -154,6 +156,7 @@ def backward(
         d_output = d_output.resolve_neg()
     if d_h_n is not None and d_h_n.is_neg():
         d_h_n = d_h_n.resolve_neg()
+    check(weights, per, I, H, real)
     weights = tight(weights)
     d_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs_weights, strict=True)]
     make = x.new_zeros if extras is not None and extras.lengths is not None else x.new_empty

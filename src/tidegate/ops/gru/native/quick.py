@@ -71,7 +71,8 @@ def _gradients(ctx: Any, d_output: Tensor | None, d_h_n: Tensor | None) -> tuple
                 f"GRU, {list(w.shape)}, is at version {w._version}; expected version {version} instead. Change weights after backward."
             )
     _, needs_x, needs_h_0, *needs = ctx.needs_input_grad
-    D, H = call.layer.directions, weights[1].size(1)
+    D = call.layer.directions
+    H = kept.numel() // (5 * call.T * call.B * D)  # (not of the weights: `.data` takes anything)
     bias = len(weights) == 4 * D
     if call.batch_first:
         x = x.transpose(0, 1)

@@ -49,7 +49,7 @@ def check(weights: Sequence[Tensor], per: int, I: int, H: int, dtype: torch.dtyp
         if w.shape != shape or w.dtype != dtype or not w.is_cpu:
             raise ShapeError(
                 f"GRU: a weight is {list(w.shape)}, {w.dtype}, on {w.device}; expected {list(shape)}, {dtype}, on cpu, "
-                f"for input_size={I}, hidden_size={H}. Convert or replace all weights of the layer together."
+                f"for input_size={I}, hidden_size={H}. Convert or replace all weights of the layer together, and none between forward and backward."
             )
 
 
