@@ -66,7 +66,7 @@ test-native: $(CMAKE_SETUP)  ## the C++ kernels' own tests, on every instruction
 sanitize: $(CMAKE_SETUP)  ## the same under the sanitizers: addresses and undefined behaviour, then threads
 	$(CMAKE) -S . -B build/address -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=address,undefined
 	$(CMAKE) --build build/address -j 2
-	build/address/test_gru
+	build/address/test_gru 2
 	build/address/test_update
 	$(CMAKE) -S . -B build/thread -DTIDEGATE_TESTS=ON -DTIDEGATE_SANITIZE=thread
 	$(CMAKE) --build build/thread -j 2

@@ -71,7 +71,7 @@ const Isa* all_isas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw")) {
       const auto* i8 = &kernels_avx512.i8;
-#if defined(TIDEGATE_BF16_PRODUCTS)
+#if defined(TIDEGATE_ALL_SETS)
       if (__builtin_cpu_supports("avx512vnni")) i8 = &i8_of_avx512_vnni;  // of the same bits
 #endif
 #if defined(TIDEGATE_AMX)
@@ -79,7 +79,7 @@ const Isa* all_isas() {
         found[n++] = {"avx512_amx", &kernels_avx512, &bf16_of_avx512_amx, i8};
       }
 #endif
-#if defined(TIDEGATE_BF16_PRODUCTS)
+#if defined(TIDEGATE_ALL_SETS)
       const bool products = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
       const Isa by_products{"avx512_bf16", &kernels_avx512, &bf16_of_avx512_bf16, i8};
       // Intel's take longer for a product of bfloat16 pairs than for two of float32 (measured: 4 times on Emerald Rapids); AMD's don't.
@@ -88,13 +88,15 @@ const Isa* all_isas() {
 #endif
       found[n] = {"avx512", &kernels_avx512, &bf16_of_avx512, n == 0 ? i8 : &kernels_avx512.i8};
       ++n;
-#if defined(TIDEGATE_BF16_PRODUCTS)
+#if defined(TIDEGATE_ALL_SETS)
       if (products && last) found[n++] = by_products;
 #endif
     }
+#if defined(TIDEGATE_ALL_SETS)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       found[n++] = {"avx2", &kernels_avx2, &bf16_of_avx2, &kernels_avx2.i8};
     }
+#endif
 #endif
 #if defined(TIDEGATE_NEON_BF16)
     constexpr unsigned long dot_products = 1 << 14;  // HWCAP2_BF16
