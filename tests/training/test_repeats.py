@@ -419,3 +419,23 @@ def test_one_of_several_runs_gets_no_more_epochs_than_the_others(tmp_path, table
         with pytest.raises(RunError, match=r"seed-[12] is one of several runs, .*--config .*--out NEW"):
             tidegate.train(run.folder, resume=True, progress=False, **more)
     assert files_of(tmp_path / "run") == before
+
+
+def test_folds_of_which_only_some_can_be_judged_on_the_test_rows_have_a_report(tmp_path):
+    """The class of all test rows is one that the training rows of only one fold have."""
+    rows = [
+        (
+            f"g{g}",
+            t,
+            float(t * (g + 1) % 5),
+            "rare" if g in (0, 8) else "ab"[(g + t) % 2],
+            "test" if g == 8 else "train",
+        )
+        for g in range(9)
+        for t in range(6)
+    ]
+    table = pl.DataFrame(rows, schema=["g", "t", "x", "y", "split"], orient="row")
+    how = QUICK | {"target": "y", "group": "g", "time": "t", "split": "split", "folds": 2, "keep": "ensemble"}
+    run = tidegate.train(table, out=tmp_path / "run", **how)
+    assert [member.test is not None for member in run.repeats.members] == [True, False]
+    assert "On the test rows" not in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
