@@ -37,7 +37,9 @@ def write_repeats_report(folder: Path, plan: Plan, repeats: Repeats, members: Ma
         write_text(folder / f"{file_name(title)}.svg", svg + "\n")
     one = repeats.members[0]
     tables = [(f"On {one.evaluation.what}", *repeats.summary())]
-    if repeats.of_folds and repeats.tested:  # (test rows of a class that a fold's training rows don't have are not scored)
+    if (
+        repeats.of_folds and repeats.tested
+    ):  # (test rows of a class that a fold's training rows don't have are not scored)
         assert one.test is not None
         tables.append((f"On {one.test.what}", *repeats.summary(test=True)))
     run_head, run_rows = repeats.runs()

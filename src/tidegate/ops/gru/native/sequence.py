@@ -33,12 +33,14 @@ def _stack(
             weights, kept = [w.float() for w in weights], None
         extras = None if extras is None else extras.to(torch.float32)
     elif is_mixed(x, h_0, weights):
-        real = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
+        own = weights[0].dtype
+        real = torch.float64 if own == torch.float64 else torch.float32
         rounded = x.dtype if x.dtype in HALF_TYPES else real
         x, h_0 = x.to(real), None if h_0 is None else h_0.to(real)
         weights = [w.to(real) for w in weights]
         extras = None if extras is None else extras.to(real)
-        kept, last = None, rounded
+        kept = None
+        last = own if rounded is torch.bfloat16 else rounded  # (as above)
     else:
         rounded = last = x.dtype
     run = partial(run_layer, kept=kept, traces=traces) if traces or kept is None else partial(run_short, kept=kept)
