@@ -1035,7 +1035,9 @@ NB_MODULE(_native, m) {
     nb::gil_scoped_release free;
     with_bits(handle.bits(), [&](auto v) { run_forward<decltype(v)>(handle, call); });
   }, "handle"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a, "h_n"_a,
-     "saved"_a.none(), "more"_a, "threads"_a, "rounded"_a = false);
+     "saved"_a.none(), "more"_a, "threads"_a,
+     // cppcheck-suppress assignBoolToPointer ; as above
+     "rounded"_a = false);
   m.def("forward_once", [](nb::handle weights, const Kind& kind, int64_t T, int64_t B, int64_t rows, nb::handle x, nb::handle h_0,
                            nb::handle batch_sizes, nb::handle output, nb::handle h_n, nb::handle saved, const More& more, int threads,
                            bool rounded) {
@@ -1049,7 +1051,9 @@ NB_MODULE(_native, m) {
       run_forward<decltype(v)>(handle, call);
     });
   }, "weights"_a, "kind"_a, nb::kw_only(), "T"_a, "B"_a, "rows"_a, "x"_a, "h_0"_a.none(), "batch_sizes"_a.none(), "output"_a, "h_n"_a,
-     "saved"_a.none(), "more"_a, "threads"_a, "rounded"_a = false);
+     "saved"_a.none(), "more"_a, "threads"_a,
+     // cppcheck-suppress assignBoolToPointer ; as above
+     "rounded"_a = false);
   m.def("backward", [](nb::handle weights, const Kind& kind, int64_t T, int64_t B, int64_t rows, nb::handle x, nb::handle h_0,
                        nb::handle batch_sizes, nb::handle output, nb::handle saved, nb::handle d_output, nb::handle d_h_n, nb::handle d_x,
                        nb::handle d_h_0, nb::handle d_weights, const More& more, int threads) {

@@ -38,7 +38,7 @@ struct Mask {
 
   // ... the `lanes` values from `column` on. The finaliser of MurmurHash3, over the column times the golden ratio.
   Vec<float> at(uint32_t row_key, int64_t column) const {
-    Bits v;
+    Bits v{};
     for (int i = 0; i < lanes<float>; ++i) v[i] = static_cast<uint32_t>(i);
     v = ((v + static_cast<uint32_t>(column)) * 0x9e3779b1u) ^ row_key;
     v = (v ^ (v >> 16)) * 0x85ebca6bu;

@@ -130,7 +130,8 @@ constexpr bool narrow = sizeof(Stored) < sizeof(Sum<Stored>);
 // What a block of weights begins with, in values.
 template <class Stored>
 constexpr int64_t block_header(int vectors) {
-  return in_8_bits<Stored> ? 2 * vectors * vector_bytes : 0;
+  if constexpr (in_8_bits<Stored>) return 2 * vectors * vector_bytes;
+  else return 0;
 }
 template <class Stored>
 constexpr int64_t filled(int64_t terms) {

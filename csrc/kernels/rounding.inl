@@ -62,5 +62,6 @@ inline void round_row(const Sum<Stored>* from, int64_t n, Stored* to) {
 }
 template <class Stored>
 constexpr int64_t operand_size(int64_t n) {  // values of a row as an operand, filled up to whole vectors
-  return in_8_bits<Stored> ? padded(16 + padded(n, 4), 64) : padded(n, 32);
+  if constexpr (in_8_bits<Stored>) return padded(16 + padded(n, 4), 64);
+  else return padded(n, 32);
 }
