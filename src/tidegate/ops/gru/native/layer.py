@@ -145,7 +145,11 @@ def backward(
     I, per = x.size(-1), per_direction(bias, norm)
     D = len(weights) // per
     # (Of what forward left: by now `.data`, or `layer.bfloat16()`, may have put anything into the weights.)
-    H = saved.size(-1) if saved is not None else output.size(-1) // D
+    if saved is not None:
+        H = saved.size(-1)
+    else:
+        assert output is not None
+        H = output.size(-1) // D
     T, B, rows = sizes_of(x, batch_sizes, extras or NO_EXTRAS)
     batch_sizes = None if batch_sizes is None else batch_sizes.contiguous()
     real = sums_in(x)
