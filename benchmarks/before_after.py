@@ -13,15 +13,12 @@ help (start). Both need the compiled kernels in src/tidegate. Writes benchmarks/
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from common import machine, markdown, save
+from common import Worker, machine, markdown, save
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -77,31 +74,6 @@ for line in sys.stdin:
 """
 
 
-class Worker:
-    def __init__(self, tree: Path, only: str):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, only],
-            cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree / "src")},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def hear(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("A checkout's process ended; see above.")
-        return json.loads(line)
-
-    def measure(self, name: str) -> float:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(name) + "\n")
-        self.process.stdin.flush()
-        return float(self.hear()) / 1000
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
@@ -112,7 +84,7 @@ def main() -> None:
     for tree in trees.values():
         if not list((tree / "src/tidegate").glob("_native*")):
             sys.exit(f"{tree / 'src/tidegate'} has no compiled kernels (_native*.so).")
-    workers = {side: Worker(tree, given.only) for side, tree in trees.items()}
+    workers = {side: Worker(tree / "src", WORKER, given.only, cwd=tree) for side, tree in trees.items()}
     names = [worker.hear() for worker in workers.values()][1]
     rows: list[dict[str, Any]] = []
     for name in names:
@@ -120,7 +92,7 @@ def main() -> None:
         turns: dict[str, list[float]] = {side: [] for side in workers}
         for k in range(given.rounds + 1):
             for side in list(workers)[:: 1 if k % 2 else -1]:
-                value = workers[side].measure(name)
+                value = float(workers[side].ask(name)) / 1000
                 if k:  # the first round warms up
                     turns[side].append(value)
         ratios = sorted(b / a for a, b in zip(turns["before"], turns["after"], strict=True))

@@ -15,8 +15,6 @@ threads ran on average is printed. On more than two cores, take two: taskset -c 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import signal
 import statistics
 import subprocess
@@ -25,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import machine, markdown, save
+from common import Worker, machine, markdown, save
 
 SHAPES = ["32 100 64 128", "8 200 512 1024"]  # B T I H
 BUSY = [0, 1, 2]
@@ -54,23 +52,16 @@ for line in sys.stdin:
 """
 
 
-class Program:
+class Program(Worker):
     """One that is measured, in a process of its own."""
 
     def __init__(self, name: str, kind: str, threads: int, src: Path) -> None:
         self.name, self.threads = name, threads
-        environment = os.environ | {"PYTHONPATH": str(src), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-c", WORKER, kind, str(threads)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        super().__init__(src, WORKER, kind, str(threads), threads=threads)
 
     def measure(self, shape: str, seconds: float) -> tuple[float, float]:
         """Wall and CPU seconds of a call."""
-        assert self.process.stdin
-        assert self.process.stdout
-        print(json.dumps([shape, seconds]), file=self.process.stdin, flush=True)
-        wall, cpu = json.loads(self.process.stdout.readline())
+        wall, cpu = self.ask([shape, seconds])
         return wall, cpu
 
 

@@ -12,15 +12,12 @@ epoch takes, measured in the same way. Both need the compiled kernels in src/tid
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from common import machine, markdown, save
+from common import Worker, machine, markdown, save
 
 HERE = Path(__file__).resolve().parents[1]
 CASES = {  # batches of a turn
@@ -88,32 +85,6 @@ for line in sys.stdin:
 """
 
 
-class Worker:
-    def __init__(self, tree: Path, threads: int):
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(threads)],
-            env={**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.hear()
-
-    def hear(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("A checkout's process ended; see above.")
-        return json.loads(line)
-
-    def ask(self, name: str, count: int | None) -> list[float]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([name, count]) + "\n")
-        self.process.stdin.flush()
-        found: list[float] = self.hear()
-        return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
@@ -124,14 +95,18 @@ def main() -> None:
     for tree in trees.values():
         if not list((tree / "src/tidegate").glob("_native*")):
             sys.exit(f"{tree / 'src/tidegate'} has no compiled kernels (_native*.so).")
-    workers = {side: Worker(tree, given.threads) for side, tree in trees.items()}
+    workers = {
+        side: Worker(tree / "src", WORKER, str(given.threads), threads=given.threads) for side, tree in trees.items()
+    }
+    for worker in workers.values():
+        worker.hear()  # it is ready
     rows: list[dict[str, Any]] = []
     for title, (name, count) in CASES.items():
         print(title, file=sys.stderr, flush=True)
         turns: dict[str, list[list[float]]] = {side: [] for side in workers}
         for k in range(given.rounds + 1):
             for side in list(workers)[:: 1 if k % 2 else -1]:
-                answer = workers[side].ask(name, count)
+                answer = workers[side].ask([name, count])
                 if k:  # the first round warms up
                     turns[side].append(answer)
         training = {side: [batch for batch, _, _ in turns[side]] for side in turns}

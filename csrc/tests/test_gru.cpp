@@ -21,6 +21,7 @@
 
 #include "../gru.h"
 #include "../team.h"
+#include "checks.h"
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -42,17 +43,8 @@ using namespace tidegate;
 
 namespace {
 
-int checks = 0, failures = 0;
-
-void check(bool good, const std::string& what) {
-  ++checks;
-  if (!good && ++failures <= 20) std::printf("FAILED %s\n", what.c_str());
-}
-
 template <class Real>
 using Values = std::vector<Real>;
-
-std::mt19937 generator(1);
 
 int64_t draw(int64_t n) { return generator() % n; }
 bool coin() { return draw(2); }

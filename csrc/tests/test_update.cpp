@@ -11,19 +11,11 @@
 
 #include "../gru.h"
 #include "../update.h"
+#include "checks.h"
 
 using namespace tidegate;
 
 namespace {
-
-int checks = 0, failures = 0;
-
-void check(bool good, const std::string& what) {
-  ++checks;
-  if (!good && ++failures <= 20) std::printf("FAILED %s\n", what.c_str());
-}
-
-std::mt19937 generator(1);
 
 using Floats = std::vector<float>;
 using Integers = std::vector<int64_t>;

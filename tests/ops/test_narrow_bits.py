@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import tidegate
 from tests.helpers.layers import FORMS
 from tests.helpers.layers import layer_of as with_gains
-from tests.helpers.native import examples, layer_of, on_threads
+from tests.helpers.native import assert_cut, assert_rows_alone, assert_steps, examples, layer_of, on_threads
 from tidegate.ops.gru import native
 
 pytestmark = pytest.mark.usefixtures("every_isa")
@@ -36,11 +36,7 @@ def small(I, H, seed, weights, **options):
 def test_a_rows_bits_do_not_depend_on_its_batch(T, B, I, H, seed, weights, data):
     layer = small(I, H, seed, weights, num_layers=2, bidirectional=True)
     x, h_0 = torch.randn(T, B, I), torch.randn(4, B, H)
-    output, h_n = layer(x, h_0)
-    rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=B, unique=True))
-    some, h_some = layer(x[:, rows], h_0[:, rows])
-    assert torch.equal(some, output[:, rows])
-    assert torch.equal(h_some, h_n[:, rows])
+    assert_rows_alone(layer, x, h_0, data)
 
 
 @examples
@@ -48,19 +44,8 @@ def test_a_rows_bits_do_not_depend_on_its_batch(T, B, I, H, seed, weights, data)
 def test_chunks_and_steps_give_the_bits_of_one_call(T, B, I, H, seed, weights, data):
     layer = small(I, H, seed, weights, num_layers=2)
     x, h_0 = torch.randn(T, B, I), torch.randn(2, B, H)
-    output, h_n = layer(x, h_0)
-    cuts = sorted(data.draw(st.sets(st.integers(0, T))))
-    parts, h = [], h_0
-    for first, last in zip([0, *cuts], [*cuts, T], strict=True):
-        part, h = layer(x[first:last], h)
-        parts.append(part)
-    assert torch.equal(torch.cat(parts), output)
-    assert torch.equal(h, h_n)
-    h = h_0
-    for x_t, y in zip(x, output, strict=True):
-        found, h = layer.step(x_t, h)
-        assert torch.equal(found, y)
-    assert torch.equal(h, h_n)
+    assert_cut(layer, x, h_0, data)
+    assert_steps(layer, x, h_0)
 
 
 @pytest.mark.parametrize("weights", ["int8", "bf16"])
@@ -68,12 +53,7 @@ def test_chunks_and_steps_give_the_bits_of_one_call(T, B, I, H, seed, weights, d
 def test_with_every_option_steps_give_the_bits_of_a_call(form, weights):
     layer = tidegate.quantize(with_gains(5, 19, num_layers=2, **form), weights)
     x = torch.randn(7, 3, 5)
-    output, h_n = layer(x)
-    h = None
-    for x_t, y in zip(x, output, strict=True):
-        found, h = layer.step(x_t, h)
-        assert torch.equal(found, y)
-    assert torch.equal(h, h_n)
+    assert_steps(layer, x)
 
 
 @pytest.mark.parametrize("weights", ["int8", "bf16"])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.layers import FORMS, error
-from tests.helpers.native import examples, gradients, layer_of, on_threads
+from tests.helpers.native import assert_cut, assert_rows_alone, assert_steps, examples, gradients, layer_of, on_threads
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 autocast = torch.autocast("cpu", torch.bfloat16)
@@ -90,31 +90,16 @@ sizes = {
 def test_a_rows_bits_do_not_depend_on_its_batch_or_on_chunks(T, B, I, H, seed, reset, data):
     layer = layer_of(I, H, seed, num_layers=2, reset=reset)
     x, h = torch.randn(T, B, I), torch.randn(2, B, H)
-    rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=B, unique=True))
-    cuts = sorted(data.draw(st.sets(st.integers(0, T))))
     with autocast:
-        output, h_n = layer(x, h)
-        some, h_some = layer(x[:, rows], h[:, rows])
-        assert torch.equal(some, output[:, rows])
-        assert torch.equal(h_some, h_n[:, rows])
-        parts = []
-        for first, last in zip([0, *cuts], [*cuts, T], strict=True):
-            with torch.set_grad_enabled(first % 2 == 0):
-                part, h = layer(x[first:last], h)
-            parts.append(part)
-    assert torch.equal(torch.cat(parts), output)
-    assert torch.equal(h, h_n)
+        assert_rows_alone(layer, x, h, data)
+        assert_cut(layer, x, h, data)
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["gradients", "inference"])
 def test_steps_have_the_bits_of_the_whole_sequence(grad):
-    layer, x, state = layer_of(6, 40, num_layers=2), torch.randn(9, 3, 6), None
+    layer, x = layer_of(6, 40, num_layers=2), torch.randn(9, 3, 6)
     with autocast, torch.set_grad_enabled(grad):
-        output, h_n = layer(x)
-        for t in range(9):
-            y, state = layer.step(x[t], state)
-            assert torch.equal(y, output[t])
-    assert torch.equal(state, h_n)
+        assert_steps(layer, x)
 
 
 @examples

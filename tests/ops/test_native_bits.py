@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.native import examples, gradients, layer_of, on_threads
+from tests.helpers.native import assert_cut, assert_rows_alone, examples, gradients, layer_of, on_threads
 from tidegate.ops.gru import native
 
 # Every test of this file runs on every instruction set of this machine.
@@ -28,11 +28,7 @@ sizes = {
 def test_a_rows_bits_do_not_depend_on_its_batch(T, B, I, H, seed, dtype, data):
     layer = layer_of(I, H, seed, num_layers=2, bidirectional=True, dtype=dtype)
     x, h_0 = torch.randn(T, B, I, dtype=dtype), torch.randn(4, B, H, dtype=dtype)
-    output, h_n = layer(x, h_0)
-    rows = data.draw(st.lists(st.integers(0, B - 1), min_size=1, max_size=B, unique=True))
-    some, h_some = layer(x[:, rows], h_0[:, rows])
-    assert torch.equal(some, output[:, rows])
-    assert torch.equal(h_some, h_n[:, rows])
+    assert_rows_alone(layer, x, h_0, data)
 
 
 @examples
@@ -40,16 +36,7 @@ def test_a_rows_bits_do_not_depend_on_its_batch(T, B, I, H, seed, dtype, data):
 def test_chunks_give_the_bits_of_one_call(T, B, I, H, seed, dtype, data):
     layer = layer_of(I, H, seed, num_layers=2, dtype=dtype)
     x, h = torch.randn(T, B, I, dtype=dtype), torch.randn(2, B, H, dtype=dtype)
-    output, h_n = layer(x, h)
-    cuts = sorted(data.draw(st.sets(st.integers(0, T))))
-    parts = []
-    for first, last in zip([0, *cuts], [*cuts, T], strict=True):
-        # with and without gradients, and so with and without kept weights, are the same kernel
-        with torch.set_grad_enabled(first % 2 == 0):
-            part, h = layer(x[first:last], h)
-        parts.append(part)
-    assert torch.equal(torch.cat(parts), output)
-    assert torch.equal(h, h_n)
+    assert_cut(layer, x, h, data)
 
 
 @examples

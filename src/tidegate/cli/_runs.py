@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from tidegate.run import Run
+
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[int8|bf16]",
+        help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
+    ),
+]
+"""The option --weights of the commands that run a run."""
 
 
 def open_run(folder: Path, table: str | None = None, *, weights: str | None = None, costs: bool = True) -> Run:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tidegate.cli._runs import Weights
+
 app = typer.Typer(add_completion=False)
 
 
@@ -24,13 +26,7 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences at a time; never changes the figures.")
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[int8|bf16]",
-            help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
-        ),
-    ] = None,
+    weights: Weights = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a run on a table, beside the naive baselines on the same rows."""

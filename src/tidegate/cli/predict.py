@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tidegate.cli._runs import Weights
+
 app = typer.Typer(add_completion=False)
 
 
@@ -28,13 +30,7 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences at a time; never changes the result.")
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[int8|bf16]",
-            help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
-        ),
-    ] = None,
+    weights: Weights = None,
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.cli._runs import open_run

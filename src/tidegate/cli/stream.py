@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tidegate.cli._runs import Weights
+
 app = typer.Typer(add_completion=False)
 _STATE, _TIME = "The state", "Late rows"
 
@@ -32,13 +34,7 @@ def stream(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad row instead of answering it with its error.")
     ] = False,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[int8|bf16]",
-            help="Run with the core's weights rounded to 8 bits or to bfloat16: less memory and time; says what it costs.",
-        ),
-    ] = None,
+    weights: Weights = None,
     time: Annotated[
         str | None,
         typer.Option(

@@ -93,9 +93,7 @@ def _gradients(ctx: Any, d_output: Tensor | None, d_h_n: Tensor | None) -> tuple
     return None, d_x, d_h_0, *d_weights
 
 
-# Without the wrappers: that of `Function.apply`, which looks for those of torch.func, as in `eager`; and that of the node, which looks
-# for the function to call.
-_Layer._backward_cls.apply = _Layer.backward
+# `Function.apply` without its wrapper, as in `eager`.
 _apply: Callable[..., tuple[Tensor, Tensor]] = super(torch.autograd.Function, _Layer).apply
 
 
