@@ -455,6 +455,17 @@ def read_run(given: Input, folder: Path) -> None:
         run.stream().push({"x": 0.5, "colour": "red"})
 
 
+def make_quantised(rng: Random) -> Input:
+    figures = {"metric": "accuracy", "what": "the test rows", "before": 0.9, "after": 0.88, "scores": 0.03}
+    tree = {"run": run_of("gru").fingerprint, "int8": figures, "bf16": figures}
+    data = grammar.as_bytes(grammar.json_text(rng, grammar.mutated(rng, tree, rng.choice([1, 1, 2, 5]))))
+    return Input("quantised.json", grammar.damaged(rng, data) if rng.random() < 0.3 else data)
+
+
+def read_quantised(given: Input, folder: Path) -> None:
+    str(load(_copy("gru", given, folder)).quantized("int8").cost())
+
+
 def make_checkpoint(rng: Random) -> Input:
     name = rng.choice(["checkpoints/last.safetensors"] * 3 + ["config.yaml", "preprocessing.json"])
     return Input(name, damaged_file(rng, OLD / "interrupted" / name))
@@ -731,6 +742,7 @@ TARGETS = {
         Target("settings", "settings in YAML", make_settings, read_yaml),
         Target("lists", "lists and patterns of columns, class weights and fractions as the command line has them", make_lists, read_lists),
         Target("run", "run folders with one damaged file: opened, predicted with, scored", make_run, read_run),
+        Target("quantised", "what a run's folder keeps of the cost of rounded weights: opened, and told", make_quantised, read_quantised),
         Target("resume", "interrupted trainings with a damaged checkpoint, config or preprocessing: resumed", make_checkpoint, read_checkpoint),
         Target("states", "state files of streams, and states as bytes", make_states, read_state),
         Target("lines", "lines of `tidegate stream`, CSV and JSON", make_lines, read_lines),

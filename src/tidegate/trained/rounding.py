@@ -71,7 +71,7 @@ def figures_of(trained: Trained, rounded: SequenceModel, table: Any = None) -> F
 def figures_on(trained: Trained, rounded: SequenceModel, rows: Rows) -> Figures:
     """The same on rows that were read. Raises DataError where none has a target."""
     pre, source, part = trained.preprocessing, rows.source, rows.part
-    metric, _ = primary(pre.target, pre.horizon, trained.settings.choose_by)
+    metric = _metric(trained)
     models = (trained.model, rounded)
     gathered = [Gathered(pre, source, chances=True) for _ in models]
     largest = 0.0
@@ -90,6 +90,10 @@ def figures_on(trained: Trained, rounded: SequenceModel, rows: Rows) -> Figures:
             raise DataError("these rows hold no target value.")
         values.append(float(scores.summary[metric]))
     return Figures(metric, rows.what, values[0], values[1], largest)
+
+
+def _metric(trained: Trained) -> str:
+    return primary(trained.preprocessing.target, trained.preprocessing.horizon, trained.settings.choose_by)[0]
 
 
 def quantised_model(trained: Trained, weights: str) -> SequenceModel:
@@ -187,7 +191,9 @@ def _kept(trained: Trained, weights: str) -> Figures | None:
         figures = Figures(**values) if isinstance(values, dict) else None
     except (Damaged, TypeError):
         return None
-    return figures if figures is not None and math.isfinite(figures.after - figures.before) else None
+    if figures is None or figures.metric != _metric(trained) or not figures.what:
+        return None
+    return figures if math.isfinite(figures.after - figures.before) and math.isfinite(figures.scores) else None
 
 
 def _read(trained: Trained) -> dict[str, Any]:
