@@ -33,6 +33,7 @@ def test_the_layer_needs_torch_and_numpy_alone():
     assert "torch.Size([2, 1, 4])" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_what_needs_more_says_how_to_get_it():
     for name in ("train", "load", "TrainSettings", "Run"):
         done = run(WITHOUT + f"import tidegate; tidegate.{name}")

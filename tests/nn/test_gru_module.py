@@ -231,7 +231,7 @@ def _one_of_two(rank, layer, x, lengths, file, queue):
     )  # what gloo and DDP leave to the end of a process is not looked at here, and once in some runs did not end
 
 
-@pytest.mark.parametrize("backend", OURS)
+@pytest.mark.parametrize("backend", ["native", pytest.param("reference", marks=pytest.mark.long)])
 def test_two_processes_get_the_gradients_of_one_over_the_whole_batch(backend):
     layer = made(backend, FORMS["all"], num_layers=2)
     x, lengths = sequence(batch=4), torch.tensor([5, 2, 0, 4])

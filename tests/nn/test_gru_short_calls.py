@@ -13,12 +13,9 @@ from torch.func import vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 import tidegate
-from tests.helpers.native import ISAS
 from tidegate.errors import ShapeError
 from tidegate.ops.gru import native
 from tidegate.ops.gru.native import quick
-
-pytestmark = pytest.mark.skipif(not ISAS, reason="the kernels are not here")
 
 
 def layer_of(I=3, H=5, **options):

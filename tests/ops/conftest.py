@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.helpers.native import ISAS
+from tests.helpers.native import FLOAT_ISAS, ISAS
 from tidegate.ops.gru import native
 
 
@@ -14,9 +14,19 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=ISAS)
-def every_isa(request):
+def _chosen(name):
     before = native.isa()
-    assert native.set_isa(request.param)
-    yield request.param
+    assert native.set_isa(name)
+    yield name
     native.set_isa(before)
+
+
+@pytest.fixture(params=FLOAT_ISAS)
+def every_isa(request):
+    yield from _chosen(request.param)
+
+
+@pytest.fixture(params=ISAS)
+def every_narrow_isa(request):
+    """With those that differ in bfloat16 and 8 bits alone."""
+    yield from _chosen(request.param)

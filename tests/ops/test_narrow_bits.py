@@ -15,7 +15,7 @@ from tests.helpers.layers import layer_of as with_gains
 from tests.helpers.native import assert_cut, assert_rows_alone, assert_steps, examples, layer_of, on_threads
 from tidegate.ops.gru import native
 
-pytestmark = pytest.mark.usefixtures("every_isa")
+pytestmark = pytest.mark.usefixtures("every_narrow_isa")
 
 sizes = {
     "T": st.integers(1, 9),
@@ -105,7 +105,7 @@ def test_after_a_reset_come_the_bits_of_a_new_sequence():
     assert torch.equal(output[5:, 1], layer(x[5:])[0][:, 1])
 
 
-def test_another_instruction_set_is_packed_for_anew(every_isa):
+def test_another_instruction_set_is_packed_for_anew(every_narrow_isa):
     layer = small(40, 200, 0, "bf16")
     x, h = torch.randn(4, 2, 40), torch.randn(1, 2, 200)
     layer(x)
@@ -116,4 +116,4 @@ def test_another_instruction_set_is_packed_for_anew(every_isa):
         for found, expected in ((layer(x), fresh(x)), (layer.step(x[0], h), fresh.step(x[0], h))):
             assert torch.equal(found[0], expected[0])
     finally:
-        native.set_isa(every_isa)
+        native.set_isa(every_narrow_isa)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.helpers.layers import FORMS, error
 from tests.helpers.native import assert_cut, assert_rows_alone, assert_steps, examples, gradients, layer_of, on_threads
 
-pytestmark = pytest.mark.usefixtures("every_isa")
+pytestmark = pytest.mark.usefixtures("every_narrow_isa")
 autocast = torch.autocast("cpu", torch.bfloat16)
 STILL = {
     name: {k: v for k, v in form.items() if k not in ("zoneout", "recurrent_dropout")} for name, form in FORMS.items()

@@ -55,7 +55,7 @@ def test_an_empty_matrix_and_a_row_too_small_for_a_scale_are_zeros() -> None:
     assert (numbers.tolist(), scales.tolist()) == ([[0, 0]], [0])
 
 
-@pytest.mark.usefixtures("every_isa")
+@pytest.mark.usefixtures("every_narrow_isa")
 @pytest.mark.parametrize("form", [{}, {"reset": "before", "layer_norm": True}], ids=str)
 @pytest.mark.parametrize("weights", ["int8", "bf16"])
 def test_the_kernels_round_the_weights_as_a_quantised_layer_has_them(weights: str, form: dict[str, object]) -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.helpers.native import ISAS, on_threads
+from tests.helpers.native import FLOAT_ISAS, on_threads
 from tidegate.ops import update
 from tidegate.ops.gru import native
 from tidegate.ops.gru.native import kernels
 
 
-@pytest.fixture(params=ISAS, autouse=True)
+@pytest.fixture(params=FLOAT_ISAS, autouse=True)
 def isa(request):
     before = native.kernels.isa()
     kernels.set_isa(request.param)
