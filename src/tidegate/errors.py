@@ -69,6 +69,10 @@ class Interrupted(TidegateError):
     """Training was stopped by Ctrl-C (or SIGTERM) and can go on."""
 
 
+class WorkerLost(TidegateError):
+    """One of several processes that share the work has ended, or can't be reached; the message says which."""
+
+
 class TrainingFailed(TidegateError):
     """The loss is no longer a number."""
 

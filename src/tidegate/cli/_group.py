@@ -15,6 +15,8 @@ from typer.core import TyperGroup
 from tidegate.cli._threads import put_back
 from tidegate.errors import BackendWarning, DataWarning, Interrupted, TidegateError, UserError
 
+running: list[str] = []
+"""The arguments of the command that runs: those of the workers it starts."""
 HELP = "Gated recurrent units (GRU): from a table of sequences to a trained model."
 EPILOG = "Every command has its own --help. --debug, anywhere, shows the traceback of an error."
 
@@ -57,6 +59,7 @@ def build(commands: dict[str, str], load: Callable[[str], ModuleType]) -> Callab
     group = typer.main.get_command(app)
 
     def run(argv: list[str], debug: bool) -> int:
+        running[:] = argv + (["--debug"] if debug else [])
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tidegate.cli._runs import Weights
+from tidegate.cli._workers import Workers, shared_out
 
 app = typer.Typer(add_completion=False)
 
@@ -27,12 +28,16 @@ def evaluate(
         int | None, typer.Option(min=1, help="Sequences at a time; never changes the figures.")
     ] = None,
     weights: Weights = None,
+    workers: Workers = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Score a run on a table, beside the naive baselines on the same rows."""
     from tidegate.cli._runs import open_run
 
-    result = open_run(run, table, weights=weights, costs=False).evaluate(table, rows=rows, batch_size=batch_size)
+    with shared_out(workers) as leads:
+        result = open_run(run, table, weights=weights, costs=False).evaluate(table, rows=rows, batch_size=batch_size)
+    if not leads:
+        return
     if json_:
         import json
 

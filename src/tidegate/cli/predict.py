@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tidegate.cli._runs import Weights
+from tidegate.cli._workers import Workers, shared_out
 
 app = typer.Typer(add_completion=False)
 
@@ -31,6 +32,7 @@ def predict(
         int | None, typer.Option(min=1, help="Sequences at a time; never changes the result.")
     ] = None,
     weights: Weights = None,
+    workers: Workers = None,
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.cli._runs import open_run
@@ -42,6 +44,11 @@ def predict(
         raise unknown_suffix(out)
     if out.exists() and Path(table).exists() and out.samefile(table):
         raise DataError(f"{out} is the table itself. Write the predictions to another file.")
-    frame = open_run(run, table, weights=weights).predict(table, probabilities=probabilities, batch_size=batch_size)
-    write_table(frame, out)
-    typer.echo(f"{out}: {frame.height:,} rows with {listed([c for c in frame.columns if c.startswith('prediction')])}.")
+    with shared_out(workers) as leads:
+        frame = open_run(run, table, weights=weights).predict(table, probabilities=probabilities, batch_size=batch_size)
+        if leads:
+            write_table(frame, out)
+    if leads:
+        typer.echo(
+            f"{out}: {frame.height:,} rows with {listed([c for c in frame.columns if c.startswith('prediction')])}."
+        )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from tidegate.cli._workers import Workers, shared_out
 from tidegate.trained.settings import RepeatSettings, TrainSettings
 
 app = typer.Typer(add_completion=False)
@@ -39,6 +40,7 @@ def _command(
         bool, typer.Option("--overwrite", help="Replace the run that is in --out.", rich_help_panel=_RUN)
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.", rich_help_panel=_RUN)] = False,
+    workers: Workers = None,
     **settings: Any,
 ) -> None:
     """Train a GRU on a table of sequences and write a run folder with a report.
@@ -50,7 +52,8 @@ def _command(
 
     within_the_quota()
     given = {name: value for name, value in settings.items() if value is not None and value != []}
-    train(table, out=out, config=config, resume=resume, overwrite=overwrite, progress=not quiet, **given)
+    with shared_out(workers):
+        train(table, out=out, config=config, resume=resume, overwrite=overwrite, progress=not quiet, **given)
 
 
 def _option_type(annotation: Any) -> tuple[Any, list[str], str | None]:

@@ -21,6 +21,7 @@ from tidegate.trained.comparison import Evaluation
 from tidegate.trained.metrics import Scores, chooser, primary, score
 from tidegate.trained.rows import Rows, rows_to_score, warn_of
 from tidegate.trained.trained import Trained
+from tidegate.workers import Alone, here
 
 NO_RECURRENCE = "same head, no recurrence"  # what the baseline of that kind is called
 CHUNK = 4_096  # steps at a time of a long sequence, its state carried on: memory stays bounded
@@ -164,12 +165,13 @@ def run_model(
     """Predict every sequence that has a step in `part`, each from its beginning with its state carried.
 
     chances: also what the probabilities of classes and labels are worth; the targets must be there.
-    The result doesn't depend on batch_size (beyond the last bits).
+    The result doesn't depend on batch_size (beyond the last bits), and not on how many workers share it: all get all of it.
     """
-    gathered = Gathered(pre, source, probabilities=probabilities, chances=chances)
-    for scored in scored_pieces(model, pre, source, part, batch_size=batch_size):
+    gathered, workers = Gathered(pre, source, probabilities=probabilities, chances=chances), here()
+    for scored in scored_pieces(model, pre, source, part, batch_size=batch_size, mine=workers.mine):
         gathered.take(scored)
         del scored  # before the next piece is computed
+    gathered.exchange(workers)
     return gathered.outcome()
 
 
@@ -180,12 +182,14 @@ class Gathered:
         self._task, self._target = TASKS[pre.target.task], pre.target
         self._values, self._proba = blank_of(pre, source, probabilities)
         self._worth = no_chances(self._values) if chances and self._task.has_probabilities else None
-        self._loss, self._count = 0.0, 0
+        self._losses: list[tuple[float, float, float]] = []  # the batch, its summed loss, how many targets
+        self._at: list[np.ndarray] = []
 
     def take(self, scored: Piece) -> None:
         task = self._task
         if scored.y is not None:
-            self._loss, self._count = self._loss + scored.loss, self._count + scored.known
+            self._losses.append((scored.batch, scored.loss, scored.known))
+        self._at.append(scored.at)
         self._values[scored.at] = task.decide(scored.scores, self._target)
         if self._proba is not None:
             self._proba[scored.at] = task.probabilities(scored.scores).numpy()
@@ -196,15 +200,35 @@ class Gathered:
             if self._worth.ones is not None:
                 self._worth.ones[scored.at] = here.ones
 
+    def exchange(self, workers: Alone) -> None:
+        """Take what other workers have done."""
+        if workers.size == 1:
+            return
+        nll, ones = (None, None) if self._worth is None else (self._worth.nll, self._worth.ones)
+        arrays = [a for a in (self._values, self._proba, nll, ones) if a is not None]
+        at = np.concatenate([*self._at, np.zeros(0, dtype=np.int64)])
+        losses = np.array(self._losses).reshape(-1, 3)
+        self._losses.clear()
+        for theirs, losses_of, *found in workers.gather([at, losses, *(a[at] for a in arrays)]):
+            self._losses += [tuple(row) for row in losses_of.tolist()]
+            for array, values in zip(arrays, found, strict=True):
+                array[theirs] = values
+
     def outcome(self) -> Outcome:
-        loss = self._loss / self._count if self._count else float("nan")
+        total, count = 0.0, 0.0
+        for _, loss, known in sorted(self._losses, key=lambda row: row[0]):
+            total, count = total + loss, count + known
+        loss = total / count if count else float("nan")
         return Outcome(self._values, self._proba, loss, self._worth)
 
 
 class Piece(NamedTuple):
-    """The scores [P, K, W] of some steps or sequences, on the CPU. at [P]: which they are, in the order of `Sequences`. y: their
-    targets, with the loss summed over those that have one, and how many do; None where the table has no target.
+    """The scores [P, K, W] of some steps or sequences, on the CPU. batch: the number of the batch they are of. at [P]: which they are,
+    in the order of `Sequences`. y: their targets, with the loss summed over those that have one, and how many do; None where the
+    table has no target.
     """
+
+    batch: int
 
     at: np.ndarray
     scores: Tensor
@@ -222,13 +246,15 @@ def scored_pieces(
     *,
     batch_size: int | None = None,
     at_once: int | None = None,
+    mine: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Piece]:
     """What the model gives for every sequence that has a step in `part`, each from its beginning with its state carried, piece by
     piece: never more than SCORES_AT_ONCE scores and some ten thousand steps at once, however many classes there are and however long a
     sequence is. (Two directions have to read a sequence as a whole.)
 
     at_once: how many rows (or sequences) a piece has at most; None: as many as SCORES_AT_ONCE allows. With the same number the
-    pieces of models of the same cell, on sequences of the same lengths, are the same rows. Raises SettingsError: batch_size.
+    pieces of models of the same cell, on sequences of the same lengths, are the same rows. mine: of which numbers of batches pieces
+    are wanted. Raises SettingsError: batch_size.
     """
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
@@ -239,15 +265,19 @@ def scored_pieces(
     chunk = None if model.spec.bidirectional else CHUNK
     pooling = POOLINGS[model.spec.pooling]
 
-    def piece(at: np.ndarray, scores: Tensor, y: Tensor | None, inside: Tensor | None) -> Piece:
+    def piece(number: int, at: np.ndarray, scores: Tensor, y: Tensor | None, inside: Tensor | None) -> Piece:
         loss, n = (0.0, 0) if y is None else task.loss_sum(scores, y)
         if inside is not None:
             scores = scores.flatten(0, 1) if bool(inside.all()) else scores[inside]  # without padding no copy is needed
             y = None if y is None else y[inside]
-        return Piece(at, scores.cpu(), None if y is None else y.cpu(), float(loss), int(n))
+        return Piece(number, at, scores.cpu(), None if y is None else y.cpu(), float(loss), int(n))
 
     with model.evaluating():
-        for chunks in source.whole_sequences(part, min(batch_size or rows, rows), chunk, most_steps=most_steps):
+        for number, chunks in enumerate(
+            source.whole_sequences(part, min(batch_size or rows, rows), chunk, most_steps=most_steps)
+        ):
+            if not mine(number):
+                continue
             state, batch = None, None
             carried: Any = None
             lengths: Any = 0
@@ -261,7 +291,11 @@ def scored_pieces(
                         at, y = batch.steps[some][batch.inside[some]], None if batch.y is None else batch.y[some]
                         # (No name for the scores here: they would be there twice while the next ones are computed.)
                         yield piece(
-                            at.cpu().numpy(), model.score(output[some], batch.numbers[some]), y, batch.inside[some]
+                            number,
+                            at.cpu().numpy(),
+                            model.score(output[some], batch.numbers[some]),
+                            y,
+                            batch.inside[some],
                         )
                 elif chunk is None:
                     carried = pooling.whole(output, batch.lengths.to(output.device), model.spec)
@@ -271,7 +305,7 @@ def scored_pieces(
                 assert batch is not None
                 assert batch.sequences is not None
                 read = carried if chunk is None else pooling.pooled(carried, lengths)
-                yield piece(batch.sequences.numpy(), model.score(read, batch.numbers[-1]), batch.y, None)
+                yield piece(number, batch.sequences.numpy(), model.score(read, batch.numbers[-1]), batch.y, None)
 
 
 def no_chances(values: np.ndarray) -> Chances:

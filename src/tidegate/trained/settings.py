@@ -219,6 +219,12 @@ class TrainSettings(DataSettings):
         f"cell={' or '.join(gated())}.",
     )
     seed: int = setting(0, TRAINING, "Repeats a run exactly: weights, order, dropout and split.", ge=0, lt=2**31)
+    shards: int = setting(
+        1,
+        TRAINING,
+        "Cut every batch into so many slices, whose gradients are added up in a fixed order: any number of workers that divides it then gives the same weights, bit for bit. Several workers without it: as many as there are workers.",
+        ge=1,
+    )
     device: str = setting("auto", TRAINING, "cpu, cuda, cuda:1, mps; auto: a GPU where there is one.")
     precision: Literal["float32", "bf16"] = setting(
         "float32",

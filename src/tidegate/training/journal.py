@@ -73,6 +73,10 @@ class Journal:
         """What is said after Ctrl-C."""
         return "Interrupted. The training was in memory alone (out=False), so nothing of it is left."
 
+    def left(self) -> str:
+        """What is said where a worker was lost."""
+        return "Nothing of the training is left, as it was in memory alone (out=False)."
+
     def finish(self, trained: Trained) -> None:
         """Training is over; results and resolved are whole."""
 
@@ -186,6 +190,9 @@ class FolderJournal(Journal):
     def interrupted(self) -> str:
         return f"Interrupted; all is saved in {self.folder / CHECKPOINTS}. Go on with: tidegate train --resume --out {self.folder}"
 
+    def left(self) -> str:
+        return _go_on_with(self.folder)
+
     def finish(self, trained: Trained) -> None:
         assert trained.results is not None
         results = json.dumps(trained.results.to_dict(), indent=1, default=plain)
@@ -195,6 +202,27 @@ class FolderJournal(Journal):
         if bare is not None and bare.preprocessing != trained.preprocessing:
             write_text(self.folder / NO_MEMORY / PREPROCESSING, bare.preprocessing.to_json())
         write_report(trained)
+
+
+class FollowingJournal(Journal):
+    """Of a worker that doesn't lead: it writes nothing. folder: of a run that goes on, which it reads; out: where the one that leads
+    writes, False: nowhere.
+    """
+
+    def __init__(self, folder: Path | None, out: Any):
+        self._read, self._out = None if folder is None else FolderJournal(folder), out
+
+    def part(self, name: str) -> FollowingJournal:
+        return FollowingJournal(None if self._read is None else self._read.folder / name, self._out)
+
+    def left(self) -> str:
+        return super().left() if self._out is False else _go_on_with(self._out or "its folder")
+
+    def last(self) -> tuple[Checkpoint, str] | None:
+        return None if self._read is None else self._read.last()
+
+    def best(self) -> Mapping[str, Any] | None:
+        return None if self._read is None else self._read.best()
 
 
 def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
@@ -227,6 +255,10 @@ def save(trained: Trained, folder: Path, *, overwrite: bool = False) -> None:
         journal.close()
     if no_memory is not None:
         no_memory.folder = folder / NO_MEMORY
+
+
+def _go_on_with(folder: Any) -> str:
+    return f"All until the last checkpoint is saved. Go on, with as many workers as you like: tidegate train --resume {folder}"
 
 
 def choose(out: str | Path | None, source: Any, overwrite: bool) -> Path:

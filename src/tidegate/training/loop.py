@@ -38,7 +38,8 @@ from tidegate.training.journal import Journal
 from tidegate.training.progress import Silent
 from tidegate.training.resolve import class_weights
 from tidegate.training.threads import Threads
-from tidegate.training.updates import ByKernels, key_of, updates_of
+from tidegate.training.updates import ByKernels, Sliced, key_of, updates_of
+from tidegate.workers import here
 
 WARM_UP = 0.05  # share of the cosine schedule in which the learning rate climbs: Adam's first steps are its wildest
 FEW_SEQUENCES = 100  # that validate: with fewer, it is drawn by lot which epoch has the best accuracy
@@ -100,10 +101,12 @@ class Loop:
         self.update = updates_of(model, source, self.task, self.weights, settings)
         self.optimizer = self.update.optimizer
         # (Where other threads make other bits, their number stays.)
-        any_threads = CELLS[settings.cell].any_threads and isinstance(self.update, ByKernels)
+        road = self.update.road if isinstance(self.update, Sliced) else self.update
+        any_threads = CELLS[settings.cell].any_threads and isinstance(road, ByKernels)
         self.threads = Threads(torch.get_num_threads()) if any_threads else None
         self.gate_log = GateLog(source, settings.seed) if settings.log_gates else None
         self._best: Mapping[str, Tensor] | None = None
+        self.workers = here()
 
     def run(self, title: str) -> State:
         """Train, and leave the model with the weights of its best epoch.
@@ -119,6 +122,7 @@ class Loop:
             try:
                 forked = torch.random.fork_rng(devices=_cuda(self.source))
                 with _stop_signal() as stopped, forked, self.threads or contextlib.nullcontext():
+                    self.workers.watch(stopped)
                     if self.begun and not state.history:
                         self._score_beginning()
                     self._epochs(rng, stopped)
@@ -141,6 +145,7 @@ class Loop:
     def _take_up(self) -> dict[str, Tensor] | None:
         """Go on where an earlier training stopped; its random state."""
         last = self.journal.last()
+        self.workers.same("checkpoint", "none" if last is None else _place(last[0].state))
         if last is None:
             return None
         checkpoint, name = last
@@ -165,8 +170,12 @@ class Loop:
             if self._over() and state.epoch < settings.epochs:
                 break
             self._checkpoint()
-            if stopped.is_set() and state.epoch < settings.epochs:
+            if self._stops(stopped) and state.epoch < settings.epochs:
                 raise Interrupted
+
+    def _stops(self, stopped: threading.Event) -> bool:
+        """Whether training is to stop here: of several workers, all do after the same update."""
+        return self.workers.stopping if self.workers.size > 1 else stopped.is_set()
 
     def epoch(self, batches: Sequence[tuple[Tensor, ...]], stopped: threading.Event) -> bool:
         """Train on the rest of an epoch's batches; False when it was interrupted (and saved)."""
@@ -193,10 +202,11 @@ class Loop:
             self.progress.step(state.loss / max(state.targets, 1))
             state.seconds = time.perf_counter() - began
             late = time.perf_counter() - saved_at > CHECKPOINT_SECONDS
-            if late or stopped.is_set():
+            stops = self._stops(stopped)
+            if late or stops:
                 self._checkpoint()
                 saved_at = time.perf_counter()
-                if stopped.is_set():
+                if stops:
                     return False
         return True
 
@@ -275,6 +285,10 @@ class Loop:
     def _checkpoint(self) -> None:
         random = _random_state(self.source)
         self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, asdict(self.state)))
+
+
+def _place(state: Mapping[str, Any]) -> str:
+    return f"one of epoch {state.get('epoch')}, batch {state.get('step')}"
 
 
 def _state_of(values: dict[str, Any], settings: CompleteSettings, name: str) -> State:

@@ -15,19 +15,19 @@ from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
 from tidegate.data.tables import Table, read_table
-from tidegate.errors import DataError, Interrupted, RunError, SettingsError
+from tidegate.errors import DataError, Interrupted, RunError, SettingsError, WorkerLost
 from tidegate.model.cells import CELLS
 from tidegate.ops.gru import native
 from tidegate.trained import Resolved, Trained
 from tidegate.trained.evaluation import check_choice, score_rows
-from tidegate.trained.folder import BEFORE, NO_MEMORY
+from tidegate.trained.folder import BEFORE, CONFIG, NO_MEMORY
 from tidegate.trained.metrics import MOST_NAMED
 from tidegate.trained.predicted import predicted
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import CompleteSettings, RepeatSettings, TrainSettings, read_settings_file
 from tidegate.trained.thresholds import check_thresholds, with_thresholds, without_thresholds
 from tidegate.trained.trained import read_settings, unfinished
-from tidegate.training.journal import FolderJournal, Journal, choose
+from tidegate.training.journal import FolderJournal, FollowingJournal, Journal, choose
 from tidegate.training.lock import FolderLock
 from tidegate.training.loop import Loop
 from tidegate.training.more import check_alone, check_changes, check_finished, complete_of, told
@@ -43,6 +43,7 @@ from tidegate.training.resolve import (
     ready,
     resolve,
 )
+from tidegate.workers import here, restarted
 
 
 def train(
@@ -57,8 +58,10 @@ def train(
     **settings: Any,
 ) -> Trained:
     """What `tidegate.train` does, which see."""
-    shown = make(progress)
+    shown = make(progress) if here().leads else Silent()
     settings |= {} if target is None else {"target": target}
+    if restarted() and not resume:
+        resume, overwrite = _begun_before(out), False
     if resume:
         return _resume(table, out, config, overwrite, settings, shown)
     source, out, values = asked_for(table, out, config, settings)
@@ -66,12 +69,16 @@ def train(
     begun = values.get("from_run")
     origin = open_origin(begun) if begun is not None else None
     chosen = TrainSettings.make(**(values | ({} if origin is None else {"from_run": path_of(origin)})))
+    if "shards" not in values and here().size > 1:
+        chosen = chosen.model_copy(update={"shards": here().size})
     if source is None:
         more = "" if origin is None else f" (More epochs on the table of {origin.name}: resume, --resume.)"
         raise SettingsError(f"No table: name a CSV, Parquet, JSON lines or Arrow file.{more}")
     check_out(out, overwrite)
     if out is False:
         return fit(source, chosen, progress=shown, origin=origin)
+    if not here().leads:
+        return fit(source, chosen, journal=FollowingJournal(None, out), progress=shown, origin=origin)
     if origin is not None and out is not None:
         check_folder(Path(out), origin)
     folder = choose(out, source, overwrite)
@@ -104,7 +111,8 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
             "resume goes on with the settings of the run; it can't be combined with overwrite or config."
         )
     folder = Path(out)
-    FolderLock(folder).check()  # before the table is read, which may take its time
+    if here().leads:
+        FolderLock(folder).check()  # before the table is read, which may take its time
     chosen, resolved, stored = read_settings(folder)
     source = table if table is not None else stored
     asked = TrainSettings.make(**(chosen.model_dump() | settings))
@@ -127,7 +135,18 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     if before != now:
         shown.note(told(folder, resolved, before, now))
     with threads_at_most(threads_of(resolved, shown) if fixed and not asked.threads else None):
-        return fit(read, asked, journal=FolderJournal(folder, resume=True), progress=shown, origin=origin)
+        journal = FolderJournal(folder, resume=True) if here().leads else FollowingJournal(folder, folder)
+        return fit(read, asked, journal=journal, progress=shown, origin=origin)
+
+
+def _begun_before(out: Any) -> bool:
+    """Whether workers that torchrun starts anew have something to go on with."""
+    if out is None or out is False:
+        raise SettingsError(
+            "The workers were started anew, and can't tell which run they are to go on with. Name its folder with out (--out)."
+        )
+    begun: bool = here().told((Path(out) / CONFIG).is_file())[0]
+    return begun
 
 
 def _fixes_threads(settings: TrainSettings, resolved: Resolved) -> bool:
@@ -197,9 +216,14 @@ def fit(
         origin, pre, data = origin.rows(table, settings)
         pre = without_thresholds(pre)
         spec = origin.spec(settings, pre, origin.model)
+    _check_workers(table, settings)
     device = find_device(settings.device)
     check_precision(settings.precision, device)
     full = complete(settings, data)
+    if full.shards > full.batch_size:
+        raise SettingsError(
+            f"shards={full.shards} can't cut a batch of {full.batch_size} sequences (batch_size). Take fewer."
+        )
     batches = batch_source(data, pre, device)
     if not batches.has_targets(TRAIN):
         raise DataError(
@@ -255,6 +279,8 @@ def fit(
                 )
         except Interrupted:
             raise Interrupted(journal.interrupted()) from None
+        except WorkerLost as error:
+            raise WorkerLost(f"{error} {journal.left()}") from error
         trained.resolved = trained.resolved.with_(
             finished=True,
             best_epoch=state.best_epoch,
@@ -270,6 +296,25 @@ def fit(
         report = f" Report: {journal.folder / 'report.html'}" if journal.folder else ""
         shown.note(f"\n{evaluation}\n\nWhole time {time.perf_counter() - began:.0f} s.{report}")
     return trained
+
+
+def _check_workers(table: Table, settings: TrainSettings) -> None:
+    """Raises SettingsError where the slices of a batch can't be dealt out, or the workers don't train the same."""
+    count, shards = here().size, settings.shards
+    if shards % count:
+        able = ", ".join(str(n) for n in range(1, shards + 1) if shards % n == 0)
+        raise SettingsError(
+            f"shards={shards} can't be dealt out evenly to {count} workers. Take as many as divide it ({able}), or begin a new run with "
+            f"shards={count} or {2 * count}."
+        )
+    here().meet()  # a table is read faster here than there
+    rows = f"{table.name} with {table.frame.height:,} rows"
+    here().same("table", f"{rows} (SHA-256 {table.sha256[:12]})" if table.sha256 else rows)
+    own = settings.model_dump(mode="json", exclude={"threads", "device"})
+    everybody = here().told(own)
+    for name in own:
+        if any(other[name] != everybody[0][name] for other in everybody):
+            here().same(f"setting {name}", own[name])
 
 
 def _without_recurrence(

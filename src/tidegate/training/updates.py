@@ -2,7 +2,8 @@
 
 `ByTorch` is the general one, of PyTorch's operators and autograd. On a CPU with the C++ kernels `ByKernels` does the same in a few
 calls (docs/decisions/051): only the core and the pooling go through autograd, so that any cell can stand there; encoder, head,
-loss and Adam are kernels of our own (`ops/update.py`). Both have the same optimiser's state, and a run may go on by either.
+loss and Adam are kernels of our own (`ops/update.py`). Both have the same optimiser's state, and a run may go on by either. `Sliced`
+takes either one by the slice of a batch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from tidegate.model.tasks import Task
 from tidegate.ops import update
 from tidegate.trained.settings import CompleteSettings
 from tidegate.training.checkpoint import Optimizer
+from tidegate.workers import Partial, here, tree_sum
 
 _LARGEST_BLOCK = 31 * 2**20  # bytes: from 32 MB on glibc learns nothing of a block
 _LONG = 0xFFFFFFFFFFFFFFFF
@@ -37,6 +40,22 @@ class Updates(Protocol):
         """
 
 
+class Road(Updates, Protocol):
+    """... of which the gradients of a part of a batch can be had by themselves."""
+
+    parameters: list[Tensor]
+    source: BatchSource
+    model: SequenceModel
+
+    def gradients_of(self, arguments: tuple[Tensor, ...], key: int) -> tuple[float, int, Sequence[Tensor | None]]:
+        """The summed loss, the number of targets, and the gradients of that sum by `parameters`, None where one has no part in it.
+        The next call may write to them.
+        """
+
+    def apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
+        """Clip, and move the weights."""
+
+
 def updates_of(
     model: SequenceModel, source: BatchSource, task: Task, weights: Tensor | None, settings: CompleteSettings
 ) -> Updates:
@@ -48,7 +67,8 @@ def updates_of(
         and all(t.dtype is torch.float32 for t in tensors)
         and _in_range(model, source)
     )
-    return (ByKernels if kernels else ByTorch)(model, source, task, weights, settings)
+    road: Road = (ByKernels if kernels else ByTorch)(model, source, task, weights, settings)
+    return road if settings.shards == 1 else Sliced(road, settings.shards)
 
 
 def _in_range(model: SequenceModel, source: BatchSource) -> bool:
@@ -84,18 +104,32 @@ class ByTorch:
         self.optimizer = kind(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
 
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
+        loss, count = self._loss_of(arguments)
+        self.apply(self._by_weights(loss / count.clamp(min=1)), lr)
+        return float(loss.detach()), int(count)
+
+    def gradients_of(self, arguments: tuple[Tensor, ...], key: int) -> tuple[float, int, Sequence[Tensor | None]]:
+        torch.manual_seed(key)  # of dropout and noise
+        loss, count = self._loss_of(arguments)
+        return float(loss.detach()), int(count), self._by_weights(loss)
+
+    def apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        batch = self.source.training_batch(arguments)
-        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
-        assert batch.y is not None
-        loss, count = self.task.loss_sum(scores, batch.y, self.weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss / count.clamp(min=1)).backward()
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            p.grad = gradient
         if self.settings.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.optimizer.step()
-        return float(loss.detach()), int(count)
+
+    def _loss_of(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        batch = self.source.training_batch(arguments)
+        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
+        assert batch.y is not None
+        return self.task.loss_sum(scores, batch.y, self.weights)
+
+    def _by_weights(self, loss: Tensor) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
 
 class ByKernels:
@@ -106,7 +140,8 @@ class ByKernels:
     ):
         self.model, self.source, self.task, self.weights = model, source, task, weights
         self.clip = settings.clip or 0.0
-        self.optimizer = Adam(_learned(model), weight_decay=settings.weight_decay)
+        self.parameters = _learned(model)
+        self.optimizer = Adam(self.parameters, weight_decay=settings.weight_decay)
         words: list[Tensor] = [*model.embeddings.parameters()]  # (each has one weight)
         rates = model.unknown_rates if settings.word_dropout else []
         self.encoding = update.Encoding(words, rates, [w.requires_grad for w in words])
@@ -122,8 +157,16 @@ class ByKernels:
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
         numbers, codes, y = self.cut(arguments)
         loss, count, gradients = self.gradients(numbers, codes, arguments[1], y, key)
-        self.optimizer.step(gradients, lr, self.clip)
+        self.apply(gradients, lr)
         return loss, count
+
+    def gradients_of(self, arguments: tuple[Tensor, ...], key: int) -> tuple[float, int, Sequence[Tensor | None]]:
+        torch.manual_seed(key)  # of noise, and of what the core draws
+        numbers, codes, y = self.cut(arguments)
+        return self.gradients(numbers, codes, arguments[1], y, key, mean=False)
+
+    def apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
+        self.optimizer.step(gradients, lr, self.clip)
 
     def cut(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
@@ -135,10 +178,10 @@ class ByKernels:
         )  # fmt: skip
 
     def gradients(
-        self, numbers: Tensor, codes: Tensor, lengths: Tensor, y: Tensor, key: int
+        self, numbers: Tensor, codes: Tensor, lengths: Tensor, y: Tensor, key: int, *, mean: bool = True
     ) -> tuple[float, int, list[Tensor | None]]:
-        """The summed loss of a batch, the number of its targets, and the gradients of the loss divided by that, in the order of
-        the weights that are learned.
+        """The summed loss of a batch, the number of its targets, and the gradients of the loss divided by that (mean=False: of the
+        sum), in the order of the weights that are learned.
         """
         model, head, spec = self.model, self.model.head, self.model.spec
         rate = model.drop.p
@@ -164,7 +207,7 @@ class ByKernels:
         scores = update.affine(read, head.weight.detach(), head.bias.detach())
         assert self.task.loss is not None
         loss = update.loss(
-            self.task.loss, scores, scored.rows, y, ahead=spec.ahead, scale=1 / max(scored.targets, 1), class_weights=self.weights,
+            self.task.loss, scores, scored.rows, y, ahead=spec.ahead, scale=1 / max(scored.targets, 1) if mean else 1.0, class_weights=self.weights,
             numbers=None if self.residual is None else numbers, residual=self.residual,
         )  # fmt: skip
         learned = (head.weight.requires_grad, head.bias.requires_grad)
@@ -190,6 +233,74 @@ class ByKernels:
         if self.model.noise and numbers.size(-1):
             numbers = numbers + self.model.noise * torch.randn_like(numbers)
         return self.encoding.forward(numbers, codes, rate, key) if self.encoding.widths else numbers
+
+
+class Sliced:
+    """A batch in fixed slices, whose gradients are added up along one tree: by this process, or by as many workers as divide the
+    number of slices, with the same bits (docs/decisions/059).
+    """
+
+    def __init__(self, road: Road, shards: int):
+        self.road, self.shards, self.optimizer = road, shards, road.optimizer
+        self.workers = here()
+        embeddings = [e.weight for e in road.model.embeddings]
+        # Only the vectors of a batch's own words have gradients: the others are neither added up nor sent.
+        self._columns = {
+            k: next(c for c, w in enumerate(embeddings) if w is p)
+            for k, p in enumerate(road.parameters)
+            if any(p is w for w in embeddings)
+        }
+        self._wide = {k: torch.zeros_like(road.parameters[k], requires_grad=False) for k in self._columns}
+        self._before: dict[int, Tensor] = {}
+
+    def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
+        words = self._words(arguments)
+        shapes = [words[k].shape + p.shape[1:] if k in words else p.shape for k, p in enumerate(self.road.parameters)]
+        B = arguments[0].size(0)
+
+        def of_slice(k: int) -> Partial:
+            rows = slice(k * B // self.shards, (k + 1) * B // self.shards)
+            if rows.start == rows.stop:
+                zeros = self.road.parameters[0].new_zeros(sum(s.numel() for s in shapes))
+                return Partial(zeros, np.zeros(2))
+            loss, count, gradients = self.road.gradients_of(tuple(a[rows] for a in arguments), key_of(key, k))
+            some = [
+                p.new_zeros(shape.numel()) if g is None else (g[words[i]] if i in words else g).ravel()
+                for i, (p, g, shape) in enumerate(zip(self.road.parameters, gradients, shapes, strict=True))
+            ]
+            return Partial(torch.cat(some), np.array([loss, count], dtype=np.float64))
+
+        def of_slices(first: int, last: int) -> Partial:
+            return tree_sum(first, last, lambda a, b: of_slice(a) if b - a == 1 else None)
+
+        total = self.workers.total(self.shards, of_slices)
+        loss, count = float(total.numbers[0]), int(total.numbers[1])
+        flat = total.gradients.mul_(1 / max(count, 1))
+        parts = flat.split([s.numel() for s in shapes])
+        self.road.apply(
+            [self._whole(k, part.view(s), words) for k, (part, s) in enumerate(zip(parts, shapes, strict=True))], lr
+        )
+        return loss, count
+
+    def _words(self, arguments: tuple[Tensor, ...]) -> dict[int, Tensor]:
+        """Which vectors the whole batch reads, the unknown word's among them, by the number of their weight."""
+        if not self._columns:
+            return {}
+        starts, lengths = arguments[0], arguments[1]
+        offset = torch.arange(int(lengths.max()))[:, None]
+        codes = self.road.source.codes[(starts + torch.minimum(offset, lengths - 1)).to(self.road.source.device)]
+        unknown = codes.new_zeros(1)
+        return {k: torch.cat([unknown, codes[..., c].ravel()]).unique() for k, c in self._columns.items()}
+
+    def _whole(self, k: int, part: Tensor, words: dict[int, Tensor]) -> Tensor:
+        if k not in words:
+            return part
+        wide = self._wide[k]
+        if k in self._before:
+            wide[self._before[k]] = 0
+        wide[words[k]] = part
+        self._before[k] = words[k]
+        return wide
 
 
 _HEAD = 0x5851F42D4C957F2D  # what tells the head's dropout from the encoder's

@@ -1,0 +1,128 @@
+"""`--workers N`: a command as several processes on this machine; and how one of several behaves, whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from tidegate.cli._group import running
+from tidegate.errors import DataWarning, Interrupted, SettingsError, TidegateError, UserError
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes on this machine that share the work. On several machines torchrun starts them; see docs/scale.md.",
+    ),
+]
+PATIENCE = 15.0  # seconds for workers to end by themselves after one has failed
+LAST = 5.0  # ... and after they were asked to
+
+
+@contextlib.contextmanager
+def shared_out(count: int | None) -> Iterator[bool]:
+    """The block is run by `count` processes on this machine, or by those that torchrun started; True in the one that writes.
+
+    The other ones print nothing, not even an error, unless the one that leads can't.
+    """
+    from tidegate import workers
+
+    if not workers.asked():
+        if count is not None and count > 1:
+            raise SystemExit(_start(count))
+        yield True
+        return
+    size = int(os.environ["WORLD_SIZE"])
+    if count is not None and count != size:
+        raise SettingsError(f"--workers {count}, and {size} processes were started. Leave --workers out.")
+    group = workers.here()
+    try:
+        with workers.joined() as group, contextlib.ExitStack() as quiet:
+            if not group.leads:
+                quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                quiet.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", DataWarning)
+            yield group.leads
+    except TidegateError as error:
+        if group.leads or not group.first_speaks():
+            raise
+        raise SystemExit(2 if isinstance(error, UserError) else 130 if isinstance(error, Interrupted) else 1) from error
+
+
+def _start(count: int) -> int:
+    """The command line of this process, as so many workers; the exit status of the first one that failed, or 0."""
+    import torch
+    import torch.distributed as dist
+
+    from tidegate.default_threads import default_threads
+
+    # The place where they meet is here, so that it outlives each of them.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    threads = max(1, default_threads(torch.get_num_threads()).count // count)
+    common = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
+    }
+    command = [sys.executable, "-m", "tidegate", *running]
+    # Ctrl-C reaches the workers as well, and it is they who save and say so.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    workers: list[subprocess.Popen[bytes]] = []
+    with contextlib.suppress(ValueError):  # signals are the main thread's
+
+        def end(*_: object) -> None:
+            for worker in workers:
+                worker.terminate()
+
+        signal.signal(signal.SIGTERM, end)
+    try:
+        for rank in range(count):
+            own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            workers.append(subprocess.Popen(command, env=os.environ | own))
+        return _watch(workers)
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+        signal.signal(signal.SIGINT, before)
+
+
+def _watch(workers: list[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended; where one fails, the others get some time for it."""
+    until = float("inf")
+    while any(w.poll() is None for w in workers):
+        if until == float("inf") and any(w.returncode for w in workers):
+            until = time.monotonic() + PATIENCE
+        if time.monotonic() > until:
+            for worker in workers:
+                worker.terminate()
+            _wait(workers, LAST)
+            break
+        time.sleep(0.05)
+    codes = [w.returncode for w in workers if w.returncode]
+    # The status of one that ended by itself says more than that of one that was killed.
+    return next((c for c in codes if c > 0), 1 if codes else 0)
+
+
+def _wait(workers: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()

@@ -1,0 +1,392 @@
+"""Several processes that share one training, evaluation or prediction, on one machine or on more, by torch.distributed.
+
+torchrun starts them, or `tidegate train --workers N`. A process takes part within `joined()`, and `here()` says what it is there:
+alone, or one of several. What they exchange are arrays and JSON, never pickles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tidegate.errors import SettingsError, WorkerLost
+
+WAIT = timedelta(seconds=60)
+"""How long a worker waits for the others before it takes them for lost."""
+START = timedelta(minutes=30)
+"""... and where they `meet`."""
+GRACE = 3.0  # seconds in which workers that are still there say so
+_all_gather: Callable[[Tensor, Tensor], Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""Its name from PyTorch 2.13 on, and before."""
+SMALL = 2**18  # bytes that every worker sends to every other one at once, instead of in two rounds
+
+
+class Alone:
+    """The only process. The interface of `Group`."""
+
+    rank, size = 0, 1
+    stopping = False
+    """Whether a worker was told to stop, as of the last `total`; of one alone it is always False: it asks its own event."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def mine(self, number: int) -> bool:
+        """Whether this worker does the task of that number, where tasks are dealt out."""
+        return number % self.size == self.rank
+
+    def told(self, value: Any) -> list[Any]:
+        """The value of every worker, as JSON knows it, in the order of their ranks."""
+        return [value]
+
+    def meet(self) -> None:
+        """Wait for all, who may take their time: they may be unlike, or begin when they can."""
+
+    def same(self, what: str, value: Any) -> None:
+        """Raises SettingsError where this is not the same for all workers."""
+
+    def gather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """The arrays of every worker: as many of each, alike but for the length of the first axis."""
+        return [[*arrays]]
+
+    def total(self, shards: int, partial: Callable[[int, int], Partial]) -> Partial:
+        """The sum of all slices along `Tree(shards)`. partial(first, last): that of a worker's own slices first ... last - 1."""
+        return partial(0, shards)
+
+    def watch(self, stopped: threading.Event | None) -> None:
+        """Let the others know, with each `total`, when this event is set."""
+
+    def first_speaks(self) -> bool:
+        """Whether the one that leads is there to say what went wrong."""
+        return True
+
+
+class Partial:
+    """What some slices of a batch add up to: gradients in a row [P], and numbers [N] in float64."""
+
+    def __init__(self, gradients: Tensor, numbers: np.ndarray) -> None:
+        self.gradients, self.numbers = gradients, numbers
+
+    def add(self, other: Partial) -> Partial:
+        self.gradients += other.gradients
+        self.numbers = self.numbers + other.numbers
+        return self
+
+
+def tree_sum(first: int, last: int, known: Callable[[int, int], Partial | None]) -> Partial:
+    """The sum of slices first ... last - 1: that of their halves, and so on, so that it depends on nothing but the slices.
+
+    known: what some slices add up to, or None where that is still to be added up.
+    """
+    found = known(first, last)
+    if found is not None:
+        return found
+    middle = (first + last) // 2
+    return tree_sum(first, middle, known).add(tree_sum(middle, last, known))
+
+
+def subtrees(shards: int, first: int, last: int) -> list[tuple[int, int]]:
+    """The fewest sums on the way of `tree_sum(0, shards)` that hold slices first ... last - 1 and no others.
+
+    >>> subtrees(8, 0, 4), subtrees(6, 2, 4)
+    ([(0, 4)], [(2, 3), (3, 4)])
+    """
+
+    def within(low: int, high: int) -> list[tuple[int, int]]:
+        if high <= first or last <= low:
+            return []
+        if first <= low and high <= last:
+            return [(low, high)]
+        middle = (low + high) // 2
+        return within(low, middle) + within(middle, high)
+
+    return within(0, shards)
+
+
+class Group(Alone):
+    """One of several workers."""
+
+    def __init__(self, rank: int, size: int, store: dist.Store) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self._stopped: threading.Event | None = None
+        self._people: list[dict[str, Any]] = []
+
+    def begin(self) -> None:
+        """Meet the others. Raises WorkerLost where some don't come, SettingsError where their versions differ."""
+        from tidegate import __version__
+
+        self.meet()
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "python": platform.python_version()}
+        self._people = self.told(me | {"tidegate": __version__, "torch": str(torch.__version__)})
+        for name in ("tidegate", "torch"):
+            self.same(f"version of {name}", self._people[self.rank][name])
+
+    def who(self, rank: int) -> str:
+        """A worker, for a message."""
+        about = self._people[rank] if self._people else None
+        return f"worker {rank} of {self.size}" + (f" (host {about['host']}, process {about['pid']})" if about else "")
+
+    def meet(self) -> None:
+        with self._meeting():
+            dist.monitored_barrier(timeout=START)
+
+    def same(self, what: str, value: Any) -> None:
+        values = self.told(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise SettingsError(
+                    f"All workers need the same {what}: {self.who(0)} has {values[0]}, and {self.who(rank)} has {other}."
+                )
+
+    # --- what is exchanged ------------------------------------------------------------------------------------
+
+    def told(self, value: Any) -> list[Any]:
+        return [json.loads(data) for data in self._bytes_of_all(json.dumps(value).encode())]
+
+    def gather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        found: list[list[np.ndarray]] = [[] for _ in range(self.size)]
+        for array in arrays:
+            for k, data in enumerate(self._bytes_of_all(np.ascontiguousarray(array).tobytes())):
+                found[k].append(np.frombuffer(data, dtype=array.dtype).reshape(-1, *array.shape[1:]))
+        return found
+
+    def _bytes_of_all(self, data: bytes) -> list[bytes]:
+        with self._meeting():
+            sizes = self._rows_of_all(torch.tensor([len(data)])).ravel()
+            longest = max(1, int(sizes.max()))
+            mine = torch.zeros(longest, dtype=torch.uint8)
+            mine[: len(data)] = _as_tensor(data)
+            everything = self._rows_of_all(mine)
+        return [everything[k, : int(n)].numpy().tobytes() for k, n in enumerate(sizes)]
+
+    def _rows_of_all(self, mine: Tensor) -> Tensor:  # [n] -> [workers, n]
+        everything = mine.new_empty(self.size * mine.numel())
+        _all_gather(everything, mine)
+        return everything.view(self.size, -1)
+
+    def watch(self, stopped: threading.Event | None) -> None:
+        self._stopped = stopped
+
+    def total(self, shards: int, partial: Callable[[int, int], Partial]) -> Partial:
+        each = shards // self.size
+        trees = [subtrees(shards, k * each, (k + 1) * each) for k in range(self.size)]
+        own = [partial(first, last) for first, last in trees[self.rank]]
+        told = np.stack([p.numbers for p in own]).ravel()
+        stopped = self._stopped is not None and self._stopped.is_set()
+        numbers = np.append(told, float(stopped))
+        gradients = own[0].gradients[None] if len(own) == 1 else torch.stack([p.gradients for p in own])
+        with self._meeting():
+            if self.size == 2 or gradients.nbytes * self.size <= SMALL:
+                parts, all_numbers = self._by_gathering(gradients, numbers, [len(t) for t in trees])
+                found = _along_the_tree(shards, trees, parts)
+            else:
+                found, all_numbers = self._in_chunks(shards, gradients, numbers, trees)
+        self.stopping = any(row[-1] for row in all_numbers)
+        width = len(own[0].numbers)
+        leaves = {
+            tree: row[k * width : (k + 1) * width]
+            for row, some in zip(all_numbers, trees, strict=True)
+            for k, tree in enumerate(some)
+        }
+        numbers_of = tree_sum(0, shards, lambda *tree: _Numbers.of(leaves.get(tree)))
+        return Partial(found, numbers_of.numbers)
+
+    def _by_gathering(
+        self, gradients: Tensor, numbers: np.ndarray, counts: Sequence[int]
+    ) -> tuple[list[Tensor], list[np.ndarray]]:
+        """Everybody's partial sums to everybody, in one round."""
+        P, most = gradients.size(1), max(counts)
+        width = (len(numbers) - 1) // len(gradients)
+        # Numbers go along as the bytes of so many float32.
+        mine = gradients.new_zeros(most * P + 2 * (most * width + 1))
+        mine[: gradients.numel()] = gradients.ravel()
+        end = torch.from_numpy(numbers).view(torch.float32)
+        mine[-len(end) :] = end
+        everything = self._rows_of_all(mine)
+        parts = [everything[k, : n * P].view(n, P) for k, n in enumerate(counts)]
+        return parts, [_numbers_in(everything[k], n * width + 1) for k, n in enumerate(counts)]
+
+    def _in_chunks(
+        self, shards: int, gradients: Tensor, numbers: np.ndarray, trees: Sequence[Sequence[tuple[int, int]]]
+    ) -> tuple[Tensor, list[np.ndarray]]:
+        """Each worker adds up one chunk of the gradients, of all slices, and sends the sum to all: twice the gradients a worker, however
+        many there are.
+        """
+        P = gradients.size(1)
+        chunk = -(-P // self.size)
+        padded = gradients.new_zeros(len(gradients), self.size * chunk)
+        padded[:, :P] = gradients
+        counts = [len(t) for t in trees]
+        received = gradients.new_empty(sum(counts) * chunk)
+        dist.all_to_all_single(
+            received, padded.view(len(gradients), self.size, chunk).transpose(0, 1).contiguous().ravel(),
+            [n * chunk for n in counts], [len(gradients) * chunk] * self.size,
+        )  # fmt: skip
+        parts = [part.view(-1, chunk) for part in received.split([n * chunk for n in counts])]
+        mine = gradients.new_zeros(chunk + 2 * (max(counts) * ((len(numbers) - 1) // len(gradients)) + 1))
+        mine[:chunk] = _along_the_tree(shards, trees, parts)
+        end = torch.from_numpy(numbers).view(torch.float32)
+        mine[-len(end) :] = end
+        everything = self._rows_of_all(mine)
+        width = (len(numbers) - 1) // len(gradients)
+        found = everything[:, :chunk].reshape(-1)[:P]
+        return found, [_numbers_in(everything[k], n * width + 1) for k, n in enumerate(counts)]
+
+    # --- what goes wrong --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _meeting(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            raise WorkerLost(self._lost(error)) from error
+
+    def _lost(self, error: Exception) -> str:
+        """Who is no longer there, and what those said who ended with a sentence."""
+        ends = self._ends()
+        for rank, end in ends.items():
+            if end and rank != self.rank:
+                return f"{self.who(rank).capitalize()} stopped: {end}"
+        gone = [rank for rank in range(self.size) if rank not in ends]
+        if not gone:
+            return f"The workers lost each other ({str(error).splitlines()[0]})."
+        names = " and ".join(self.who(rank) for rank in gone).capitalize()
+        return f"{names} {'is' if len(gone) == 1 else 'are'} gone: it was killed, or its machine or the network failed."
+
+    def _ends(self) -> dict[int, str]:
+        """What the workers that are still there say, a sentence or '', after they have had some time for it."""
+        found: dict[int, str] = {}
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            self.end("")
+            until = time.monotonic() + GRACE
+            while len(found) < self.size and time.monotonic() < until:
+                found |= {
+                    k: self._store.get(f"end/{k}").decode()
+                    for k in range(self.size)
+                    if k not in found and self._said(k)
+                }
+                time.sleep(0.05)
+        return found
+
+    def _said(self, rank: int) -> bool:
+        return bool(self._store.check([f"end/{rank}"]))
+
+    def end(self, sentence: str) -> None:
+        """Tell the others why this worker ends."""
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            if not self._said(self.rank):
+                self._store.set(f"end/{self.rank}", sentence)
+
+    def first_speaks(self) -> bool:
+        until = time.monotonic() + 2 * GRACE
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            while time.monotonic() < until:
+                if self._said(0):
+                    return True
+                time.sleep(0.05)
+        return False
+
+
+class _Numbers(Partial):
+    """Numbers alone."""
+
+    @staticmethod
+    def of(numbers: np.ndarray | None) -> Partial | None:
+        return None if numbers is None else Partial(torch.empty(0), numbers)
+
+
+def _along_the_tree(shards: int, trees: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor]) -> Tensor:
+    """The sum of everybody's partial sums. parts: of each worker [its subtrees, ...]; they are written to."""
+    leaves = {tree: row for some, part in zip(trees, parts, strict=True) for tree, row in zip(some, part, strict=True)}
+    none = np.zeros(0)
+
+    def known(first: int, last: int) -> Partial | None:
+        row = leaves.get((first, last))
+        return None if row is None else Partial(row, none)
+
+    return tree_sum(0, shards, known).gradients
+
+
+def _as_tensor(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8))
+
+
+def _numbers_in(row: Tensor, count: int) -> np.ndarray:
+    return row[-2 * count :].clone().view(torch.float64).numpy()
+
+
+# --- taking part ----------------------------------------------------------------------------------------------------
+
+_here: Alone = Alone()
+
+
+def here() -> Alone:
+    """What this process is: one alone, or within `joined` one of several."""
+    return _here
+
+
+def asked() -> bool:
+    """Whether torchrun, or our own `--workers`, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def restarted() -> bool:
+    """Whether torchrun started the workers anew, after one of them had failed."""
+    return asked() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Alone]:
+    """Take part where several were started, for as long as the block runs; else the block is alone.
+
+    Raises WorkerLost where the others don't come or are lost on the way, SettingsError where their versions differ.
+    """
+    global _here
+    if not asked() or isinstance(_here, Group):
+        yield _here
+        return
+    group = _met()
+    try:
+        group.begin()
+        _here = group
+        yield group
+        group.end("")
+    except BaseException as error:
+        group.end(str(error) if not isinstance(error, KeyboardInterrupt) else "it was interrupted.")
+        raise
+    finally:
+        _here = Alone()
+        dist.destroy_process_group()
+
+
+def _met() -> Group:
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "29500"))
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun or our launcher
+    try:
+        store = dist.TCPStore(
+            host, port, size, is_master=rank == 0 and not hosted, timeout=START, wait_for_workers=False
+        )
+        own = dist.PrefixStore(f"tidegate/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+        dist.init_process_group(kinds, store=own, rank=rank, world_size=size, timeout=WAIT)
+    except (RuntimeError, dist.DistError) as error:
+        raise WorkerLost(
+            f"Worker {rank} of {size} couldn't meet the others at {host}:{port} ({str(error).splitlines()[0]})."
+        ) from error
+    return Group(rank, size, own)

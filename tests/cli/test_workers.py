@@ -1,0 +1,161 @@
+"""Several processes on one machine: one training, one voice, the bits of one process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.runs import sensors
+from tidegate import train
+from tidegate.data.tables import write_table
+from tidegate.training.checkpoint import load_checkpoint
+
+OPTIONS = ["--hidden-size", "8", "--epochs", "3", "--batch-size", "6", "--shards", "4"]
+SENSORS = ["--target", "label", "--group", "device", "--time", "t", *OPTIONS]
+
+
+def tidegate(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidegate", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    sensors().write_csv(folder / "sensors.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    """The run of one process."""
+    names = [name.removeprefix("--").replace("-", "_") for name in SENSORS[::2]]
+    settings = dict(zip(names, SENSORS[1::2], strict=True))
+    return train(folder / "sensors.csv", out=folder / "alone", progress=False, **settings)
+
+
+def same_run(folder: Path, one: str, other: str) -> bool:
+    names = ["model.safetensors", "no_memory/model.safetensors", "results.json"]
+    return all((folder / one / name).read_bytes() == (folder / other / name).read_bytes() for name in names)
+
+
+def test_two_workers_train_what_one_process_does_and_speak_with_one_voice(folder, alone):
+    trained = tidegate("train", "sensors.csv", *SENSORS, "--workers", 2, "--out", "two", cwd=folder)
+    assert trained.returncode == 0, trained.stderr
+    assert same_run(folder, "alone", "two")
+    assert len(re.findall(r"^epoch 1/3", trained.stderr, re.M)) == 2  # of the model and of its baseline
+    assert trained.stderr.count("Whole time") == 1
+
+
+@pytest.mark.long
+def test_two_workers_predict_and_score_what_one_process_does(folder, alone):
+    options = ["predict", "alone", "sensors.csv", "-o", "predicted.csv", "--probabilities"]
+    said = tidegate(*options, "--batch-size", 3, "--workers", 2, cwd=folder)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("rows with") == 1
+    expected = alone.predict(folder / "sensors.csv", probabilities=True)
+    write_table(expected, folder / "expected.csv")
+    assert (folder / "predicted.csv").read_bytes() == (folder / "expected.csv").read_bytes()
+    figures = tidegate("evaluate", "alone", "sensors.csv", "--batch-size", 3, "--workers", 2, cwd=folder)
+    assert figures.stdout.strip() == str(alone.evaluate(folder / "sensors.csv", batch_size=3)).strip()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [3, 4])
+def test_more_workers_train_the_same(folder, workers):
+    options = [*SENSORS[:-2], "--shards", "12", "--batch-size", "12"]
+    for name, more in (("one", []), (f"many{workers}", ["--workers", workers])):
+        done = tidegate("train", "sensors.csv", *options, *more, "--out", f"{name}-12", "--overwrite", cwd=folder)
+        assert done.returncode == 0, done.stderr
+    assert same_run(folder, "one-12", f"many{workers}-12")
+
+
+@pytest.mark.long
+def test_a_mistake_is_said_once(folder):
+    wrong = tidegate("train", "sensors.csv", "--target", "lable", "--workers", 2, cwd=folder)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("Error:") == 1
+    assert "Did you mean 'label'?" in wrong.stderr
+
+
+@pytest.mark.long
+def test_slices_that_cannot_be_dealt_out_are_refused(folder):
+    wrong = tidegate("train", "sensors.csv", *SENSORS, "--shards", 3, "--workers", 2, "--out", "three", cwd=folder)
+    assert wrong.returncode == 2
+    assert "shards=3 can't be dealt out evenly to 2 workers" in wrong.stderr
+    assert "(1, 3)" in wrong.stderr
+    assert not (folder / "three").exists()
+
+
+def worker_of(rank: int, run: str) -> int:
+    """The process of a worker that trains into the folder of that name."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if run.encode() in words and f"RANK={rank}".encode() in environment:
+            return int(process.name)
+    raise AssertionError(f"no worker {rank}")
+
+
+def begun(folder: Path, run: str, *more: object, resume: bool = False) -> subprocess.Popen[str]:
+    """A training on workers that has written a checkpoint of its own."""
+    path = folder / run / "checkpoints/last.safetensors"
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    rest = ["--resume"] if resume else ["sensors.csv", *SENSORS, "--epochs", 400, "--patience", 0, "--no-baselines"]
+    command = [sys.executable, "-m", "tidegate", "train", *rest, "--out", run, *more]
+    process = subprocess.Popen([*map(str, command)], cwd=folder, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not path.exists() or path.stat().st_mtime_ns == before:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return process
+
+
+LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
+
+
+@LINUX
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_a_worker_ends_the_others_with_a_sentence_and_all_can_go_on(folder, rank):
+    run = f"killed{rank}"
+    process = begun(folder, run, "--workers", "2")
+    os.kill(worker_of(rank, run), signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert said.count("Error:") == 1
+    assert re.search(rf"Error: Worker {rank} of 2 \(host .*\) is gone: it was killed", said)
+    assert f"tidegate train --resume {run}" in said
+
+
+@LINUX
+@pytest.mark.long
+def test_interrupted_on_two_workers_and_resumed_on_four_and_one_it_ends_in_the_same_weights(folder):
+    options = [*SENSORS, "--epochs", 400, "--patience", 0, "--no-baselines"]
+    whole = tidegate("train", "sensors.csv", *options, "--out", "whole", cwd=folder)
+    assert whole.returncode == 0, whole.stderr
+    for workers in (2, 4):
+        process = begun(folder, "stopped", "--workers", workers, resume=workers > 2)
+        for rank in range(workers):  # as Ctrl-C on a terminal reaches all
+            os.kill(worker_of(rank, "stopped"), signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130, said
+        assert said.count("Interrupted") == 1
+    end = tidegate("train", "--resume", "stopped", cwd=folder)
+    assert end.returncode == 0, end.stderr
+    ends = [load_checkpoint(folder / name / "checkpoints/last.safetensors") for name in ("stopped", "whole")]
+    assert ends[0].state["epoch"] == 400
+    assert all(torch.equal(weight, ends[1].weights[name]) for name, weight in ends[0].weights.items())
+    assert (folder / "stopped/model.safetensors").read_bytes() == (folder / "whole/model.safetensors").read_bytes()

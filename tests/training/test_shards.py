@@ -1,0 +1,83 @@
+"""The slices of a batch: what they add up to, and that nothing but they decides the bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.runs import sentences, sensors
+from tests.helpers.training import same_weights, weights
+from tidegate import train
+from tidegate.errors import SettingsError
+from tidegate.workers import Partial, subtrees, tree_sum
+
+SENSORS = {
+    "target": "label",
+    "group": "device",
+    "time": "t",
+    "hidden_size": 8,
+    "epochs": 2,
+    "batch_size": 6,
+    "baselines": False,
+}
+WORDS = {"target": "tags", "features": "words", "hidden_size": 8, "epochs": 2, "baselines": False}
+
+
+def trained(table, **settings):
+    return train(table, out=False, progress=False, **settings)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 8, 12])
+def test_whatever_workers_hold_the_tree_is_the_same(shards):
+    numbers = torch.from_numpy(np.random.default_rng(0).standard_normal((shards, 50)).astype(np.float32))
+
+    def leaf(first, last):
+        return Partial(numbers[first].clone(), np.zeros(1)) if last - first == 1 else None
+
+    whole = tree_sum(0, shards, leaf).gradients
+    for workers in (w for w in range(1, shards + 1) if shards % w == 0):
+        each = shards // workers
+        trees = [t for k in range(workers) for t in subtrees(shards, k * each, (k + 1) * each)]
+        assert sorted(s for first, last in trees for s in range(first, last)) == [*range(shards)]
+        sums = {tree: tree_sum(*tree, leaf) for tree in trees}
+        assert torch.equal(tree_sum(0, shards, lambda *tree: sums.get(tree)).gradients, whole)
+
+
+def test_the_gradient_of_slices_is_that_of_the_whole_batch():
+    plain = {"dropout": 0.0, "word_dropout": 0.0, "lr": 1e-4}
+    one, four = (trained(sensors(), **SENSORS, **plain, shards=shards) for shards in (1, 4))
+    for name, weight in weights(one).items():
+        assert torch.allclose(weight, weights(four)[name], atol=2e-6), name
+    assert one.history[0]["train_loss"] == pytest.approx(four.history[0]["train_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("road", ["kernels", "torch"])
+def test_words_have_gradients_in_any_slice(road, monkeypatch):
+    if road == "torch":
+        monkeypatch.setattr("tidegate.ops.update.available", lambda *tensors: False)
+    plain = {"dropout": 0.0, "word_dropout": 0.0, "lr": 1e-4}
+    one, three = (trained(sentences(), **WORDS, **plain, shards=shards) for shards in (1, 3))
+    for name, weight in weights(one).items():
+        assert torch.allclose(weight, weights(three)[name], atol=2e-6), name
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dropout": 0.4, "num_layers": 2}, {"zoneout": 0.2, "noise": 0.1}, {"cell": "mingru"}]
+)
+def test_the_bits_do_not_depend_on_threads(options):
+    def run(threads):
+        return trained(sensors(), **SENSORS, **options, shards=4, threads=threads)
+
+    assert same_weights(run(1), run(2))
+
+
+def test_what_is_random_differs_from_slice_to_slice_and_repeats():
+    runs = [trained(sensors(), **SENSORS, shards=shards) for shards in (2, 2, 3)]
+    assert same_weights(runs[0], runs[1])
+    assert not same_weights(runs[0], runs[2])
+
+
+def test_more_slices_than_a_batch_has_sequences_are_refused():
+    with pytest.raises(SettingsError, match=r"shards=7 can't cut a batch of 6 sequences"):
+        trained(sensors(), **SENSORS, shards=7)
