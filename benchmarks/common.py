@@ -27,10 +27,11 @@ class Worker:
 
     def __init__(self, src: Path, script: str, *arguments: str, threads: int | None = None, cwd: Path | None = None):
         own = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        others = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []  # where the peers may be
         self.process = subprocess.Popen(
             [sys.executable, "-c", script, *arguments],
             cwd=cwd,
-            env=os.environ | {"PYTHONPATH": str(src)} | own,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(src), *others])} | own,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

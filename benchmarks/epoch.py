@@ -26,9 +26,8 @@ CASES = {  # batches of a turn
     "10 sensors, T 7, H 20, batch 5": ("sensors", None),
 }
 
-# Runs in either checkout, so it uses what both have. It answers [case, batches of a turn] with the CPU microseconds of a batch, of
-# a validation, and how many batches an epoch has.
-WORKER = r"""
+# Runs in either checkout, so it uses what both have.
+MAKE = r"""
 import json, sys, threading, time
 import numpy as np, polars as pl, torch
 from tidegate import datasets
@@ -64,8 +63,12 @@ def make(name):
     model = build(spec, pre, full, cpu)
     loop = Loop(model, pre, batch_source(data, pre, cpu), full, journal=Journal(), progress=Silent())
     return loop, loop.batches(), loop.state.chosen_by
+"""
 
-
+# It answers [case, batches of a turn] with the CPU microseconds of a batch, of a validation, and how many batches an epoch has.
+WORKER = (
+    MAKE
+    + r"""
 loops = {}
 print(json.dumps("ready"), file=out, flush=True)
 for line in sys.stdin:
@@ -83,6 +86,7 @@ for line in sys.stdin:
     answer = [1e6 * (trained - began) / len(some), 1e6 * (validated - trained), len(batches)]
     print(json.dumps(answer), file=out, flush=True)
 """
+)
 
 
 def main() -> None:

@@ -297,6 +297,33 @@ def bfloat16() -> str:
     return "\n".join(lines)
 
 
+def epoch() -> str:
+    """A batch of `tidegate train` beside Keras and flax."""
+    lines = [
+        "| model and batches | Tidegate | Keras | Keras, jit | flax and optax |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in read("epoch_elsewhere")[1]:
+        others = [f"{row[name]} x" for name in ("Keras", "Keras, jit", "flax")]
+        lines.append(f"| {row['case']} | {int(row['us a batch']):,} us | {' | '.join(others)} |")
+    return "\n".join(lines)
+
+
+def busy() -> str:
+    """Forward and backward beside busy processes, over one thread of ours beside none."""
+    rows = read("busy")[1]
+    lines = ["| B T I H | busy processes | 1 thread | 2 threads | `nn.GRU`, 1 thread | `nn.GRU`, 2 threads |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+    cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        by = cells.setdefault((row["B T I H"], row["busy processes"]), {})
+        by[row["program"], row["threads"]] = f"{float(row['over one thread of ours, quiet']):.2f} x"
+    for cell, by in cells.items():
+        values = [by.get((name, threads), "") for name in ("tidegate", "torch.nn.GRU") for threads in ("1", "2")]
+        lines.append(f"| {' | '.join([*cell, *values])} |")
+    return "\n".join(lines)
+
+
 def quantised() -> str:
     """Weights in 8 bits and bfloat16: how many times as fast as float32, and the error of each."""
     lines = [

@@ -14,6 +14,9 @@
 #define UNROLL _Pragma("GCC unroll 32")
 // What follows a product is long: unrolled it would be most of the code. (Its sums lie in memory already.)
 #define ONCE _Pragma("GCC unroll 1")
+// A tile is a function by itself: inlined into what is around it, the addresses of its rows no longer stay in registers, and each of
+// its products reads them anew.
+#define TILE [[gnu::noinline]]
 
 namespace tidegate {
 namespace TIDEGATE_ISA {

@@ -314,7 +314,7 @@ inline typename VecOf<Real>::V sigmoid(typename VecOf<Real>::V x) {
 
 // tanh|x| = -u / (u + 2) with u = e^(-2|x|) - 1 = 2^k (e^r - 1) + (2^k - 1): nothing cancels, also near 0
 template <class Real>
-inline typename VecOf<Real>::V tanh(typename VecOf<Real>::V x) {
+[[gnu::always_inline]] inline typename VecOf<Real>::V tanh(typename VecOf<Real>::V x) {
   using V = typename VecOf<Real>::V;
   using Int = typename VecOf<Real>::Int;
   Int bits, sign;

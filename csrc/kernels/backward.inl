@@ -226,7 +226,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
     bool then;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       const int64_t H = me.at.H;
       const BackwardRow<Stored>*row = me.rows + i_0 + first, *next = me.next_rows + i_0 + first;
       const bool mask = me.run.extras.mask, zones = me.zones();
@@ -259,7 +259,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
     bool then;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       const int64_t H = me.at.H;
       const BackwardRow<Stored>* row = me.rows + i_0 + first;
       const Stored* d[Rows];
@@ -450,7 +450,7 @@ struct BackwardMember : Member<Stored, Backward<Stored>> {
     int64_t row_0, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       const int64_t row = row_0 + first, H = me.at.H;
       const Stored *d_rz[Rows], *d_n[Rows];
       Vec<Stored> sums[Rows][Blocks];

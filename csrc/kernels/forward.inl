@@ -131,7 +131,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
       }
     }
     template <int Rows>
-    void run(int64_t) const {
+    TILE void run(int64_t) const {
       const Stored* a[Rows];
       Real* to[Rows];
       Vec<Stored> sums[Rows][Blocks * 3];
@@ -206,7 +206,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
 
   // The new state of one row's block, and what backward wants to know but for r.
   // zones: asked once by the caller, as every store could have changed it for all that the compiler knows.
-  void finish(const ForwardRow<Stored>& row, int64_t block, bool zones, Vec<Stored> z, Vec<Stored> candidate, Vec<Stored> h_n) const {
+  [[gnu::always_inline]] void finish(const ForwardRow<Stored>& row, int64_t block, bool zones, Vec<Stored> z, Vec<Stored> candidate, Vec<Stored> h_n) const {
     const int64_t unit = block * L;
     const int n = units(block);
     if constexpr (trains) {
@@ -285,7 +285,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     int64_t t, step, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       const Stored* h[Rows];
       Vec<Stored> sums[Rows][Blocks * 3];
       const Real* bias = me.biases() + me.at.bias_hn_at() + block * L;
@@ -326,7 +326,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     int64_t t, step, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       const Stored* h[Rows];
       Vec<Stored> sums[Rows][Blocks * 2];
       UNROLL for (int m = 0; m < Rows; ++m) {
@@ -382,7 +382,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     int64_t t, step, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       const Stored* h[Rows];
       Vec<Stored> sums[Rows][Blocks];
       const Real* bias = me.biases() + me.at.bias_hn_at() + block * L;
@@ -407,7 +407,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     int64_t t, step, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       me.template product<Rows, Blocks, 3>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.rows[i].factor; });
     }
   };
@@ -417,7 +417,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     int64_t t, step, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       me.template product<Rows, Blocks, 2>(first, block, 0, me.at.h_at(), me.at.h_block(), [&](int64_t i) { return me.rows[i].factor; });
     }
   };
@@ -427,7 +427,7 @@ struct ForwardMember : Member<Stored, Forward<Stored>> {
     int64_t t, step, block;
 
     template <int Rows>
-    void run(int64_t first) const {
+    TILE void run(int64_t first) const {
       me.template product<Rows, Blocks, 1>(first, block, 2, me.at.n_at(), me.at.n_block(),
                                            [&](int64_t i) { return me.rh_row(i); });
     }

@@ -80,7 +80,7 @@ struct ProductMember {
     int64_t row, block;
 
     template <int Rows>
-    void run(int64_t) const {
+    TILE void run(int64_t) const {
       const Matrices<Real>& p = me.p;
       const Real* right = me.right + block * me.k * L;
       Vec<Real> sums[Rows][Blocks];

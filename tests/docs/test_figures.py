@@ -22,6 +22,8 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
         ("cost", "docs/speed.md"),
         ("bfloat16", "docs/speed.md"),
         ("quantised", "docs/speed.md"),
+        ("epoch", "docs/speed.md"),
+        ("busy", "docs/speed.md"),
         ("bounds", "benchmarks/README.md"),
         ("fuzz", "docs/reliability.md"),
     ],

@@ -46,6 +46,32 @@ def test_a_row_has_the_same_bits_alone_in_any_batch_and_layout(rows, I, O):
         assert torch.equal(three[:, 1], y)
 
 
+@pytest.mark.parametrize(("rows", "I", "O"), SHAPES)
+def test_in_bfloat16_a_row_is_its_float32_sums_rounded_once(rows, I, O):
+    x, w, b = case(rows, I, O, torch.bfloat16)
+    with torch.no_grad():
+        y = affine(x, w, b)
+        assert y.dtype is torch.bfloat16
+        assert torch.equal(y, affine(x.float(), w.float(), b.float()).bfloat16())
+        for k in range(rows):
+            assert torch.equal(affine(x[k : k + 1], w, b)[0], y[k])
+
+
+def test_in_bfloat16_gradients_are_rounded_once_and_the_same_on_any_threads():
+    given = case(300, 40, 30, torch.bfloat16)
+
+    def gradients():
+        leaves = [v.clone().requires_grad_() for v in given]
+        affine(*leaves).float().square().sum().backward()
+        return [v.grad for v in leaves]
+
+    one, two = (on_threads(count, gradients) for count in (1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    d_y = (2 * affine(*given).float()).bfloat16().double()
+    exact = d_y.T @ given[0].double()
+    assert ((one[1].double() - exact).abs() <= 2**-8 * exact.abs() + 1e-3).all()
+
+
 def test_the_kernels_run_without_gradients_and_with_them(monkeypatch):
     calls = []
     kernel = native.affine.affine

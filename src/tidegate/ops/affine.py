@@ -31,7 +31,11 @@ def affine(
     of the batch. So a row that comes alone, in a stream, gets what it gets in a table of millions. With gradients rows are
     many: then the product is cut into blocks, which rounds otherwise, and the bits of y and of all gradients don't depend on
     the number of threads, where PyTorch cuts a sum over many rows into as many parts as there are threads.
+
+    In bfloat16 all are widened, which is exact: products and sums are float32, and only y, and gradients at the end, are rounded.
     """
+    if x.is_cpu and x.dtype is weight.dtype is bias.dtype is torch.bfloat16:
+        return affine(x.float(), weight.float(), bias.float()).bfloat16()
     kernel = _kernel_for(x, weight, bias)
     if kernel is None:
         return functional.linear(x, weight, bias)
