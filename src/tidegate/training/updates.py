@@ -20,13 +20,18 @@ from tidegate.model.tasks import Task
 from tidegate.ops import update
 from tidegate.trained.settings import CompleteSettings
 from tidegate.training.checkpoint import Optimizer
+from tidegate.training.lanes import Lanes
 
 _LARGEST_BLOCK = 31 * 2**20  # bytes: from 32 MB on glibc learns nothing of a block
 _LONG = 0xFFFFFFFFFFFFFFFF
 
 
 class Updates(Protocol):
-    """A road."""
+    """A road. carried: with `carry_state`, the parts of the state that the last batch left in its rows, on which the next one goes
+    on; none: all rows of the next one begin anew.
+    """
+
+    carried: tuple[Tensor, ...]
 
     @property
     def optimizer(self) -> Optimizer: ...
@@ -82,12 +87,17 @@ class ByTorch:
         fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        self.carried: tuple[Tensor, ...] = ()
 
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = self.source.training_batch(arguments)
-        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
+        lanes = Lanes.of(self.model, arguments, self.carried)
+        state = lanes.begin(self.model)
+        scores, state = self.model(batch.numbers, batch.codes, batch.lengths, state, ends=lanes.carried)
+        lanes.end(state)
+        self.carried = lanes.after
         assert batch.y is not None
         loss, count = self.task.loss_sum(scores, batch.y, self.weights)
         self.optimizer.zero_grad(set_to_none=True)
@@ -106,6 +116,7 @@ class ByKernels:
     ):
         self.model, self.source, self.task, self.weights = model, source, task, weights
         self.clip = settings.clip or 0.0
+        self.carried: tuple[Tensor, ...] = ()
         self.optimizer = Adam(_learned(model), weight_decay=settings.weight_decay)
         words: list[Tensor] = [*model.embeddings.parameters()]  # (each has one weight)
         rates = model.unknown_rates if settings.word_dropout else []
@@ -121,13 +132,15 @@ class ByKernels:
 
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
         numbers, codes, y = self.cut(arguments)
-        loss, count, gradients = self.gradients(numbers, codes, arguments[1], y, key)
+        lanes = Lanes.of(self.model, arguments, self.carried)
+        loss, count, gradients = self.gradients(numbers, codes, arguments[1], y, key, lanes)
+        self.carried = lanes.after
         self.optimizer.step(gradients, lr, self.clip)
         return loss, count
 
     def cut(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
-        source, (starts, lengths, limits, owners) = self.source, arguments
+        source, (starts, lengths, limits, owners) = self.source, arguments[:4]
         assert source.y is not None
         return update.cut(
             source.numbers, source.codes, source.y, source.stretch, starts, lengths, limits,
@@ -135,11 +148,12 @@ class ByKernels:
         )  # fmt: skip
 
     def gradients(
-        self, numbers: Tensor, codes: Tensor, lengths: Tensor, y: Tensor, key: int
+        self, numbers: Tensor, codes: Tensor, lengths: Tensor, y: Tensor, key: int, lanes: Lanes | None = None
     ) -> tuple[float, int, list[Tensor | None]]:
         """The summed loss of a batch, the number of its targets, and the gradients of the loss divided by that, in the order of
-        the weights that are learned.
+        the weights that are learned. lanes: of these rows, with what they begin and what they leave; None: by themselves.
         """
+        lanes = lanes or Lanes(None, (), ())
         model, head, spec = self.model, self.model.head, self.model.spec
         rate = model.drop.p
         encoded = self._encoded(numbers, codes, rate, key)
@@ -149,7 +163,8 @@ class ByKernels:
         with torch.set_grad_enabled(graph):
             # A leaf of its own, not the batch's own tensor.
             leaf = encoded.detach().requires_grad_(wants_encoded) if graph else encoded
-            output = model.read_of(leaf, lengths)
+            output, state = model.read_of(leaf, lengths, lanes.begin(model), ends=lanes.carried)
+        lanes.end(state)
         flat = output.detach().float().flatten(0, -2).contiguous()  # (a core in bfloat16 may answer in it)
         scored = update.scored_rows(y, flat.size(0))
         if not scored.targets:  # a batch without a target has a loss of 0, and an update moves on by Adam's moments
