@@ -83,8 +83,9 @@ def one(name: str, frame: pl.DataFrame, how: str, metric: str, told: dict[str, A
     """A row for the run, and, beside the one without a recurrence, for the rule of thumb."""
     began = time.process_time()
     run = tidegate.train(frame, baselines=False, **told)
-    seconds = (time.process_time() - began) / run.resolved.epochs_run
     assert run.results is not None
+    assert run.resolved.epochs_run
+    seconds = (time.process_time() - began) / run.resolved.epochs_run
     same = {"data": name, "seed": told["seed"]}
     rows = [
         same

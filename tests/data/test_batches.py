@@ -138,6 +138,9 @@ def test_lanes_depend_on_the_generator_alone_and_have_another_order_and_other_cu
     assert drawn(3) != drawn(4)
     assert len({tuple(first[0][0] // 100 for first in (drawn(s)[0],)) for s in range(8)}) > 1
     assert len({drawn(s)[0][1][0] for s in range(8)}) > 1
+    whole = BatchSource(sequences([10] * 5), per_sequence=False, horizon=0)
+    epochs = [whole.training_lanes(TRAIN, 2, 10, np.random.default_rng(s)) for s in range(8)]
+    assert len({frozenset(int(a[0][0]) for a in epoch) for epoch in epochs}) > 1  # other sequences share a lane
 
 
 def test_windows_begin_elsewhere_each_epoch():
