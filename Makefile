@@ -121,6 +121,7 @@ bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behin
 	$(BIN)/python benchmarks/c_step.py --save
 	$(BIN)/python benchmarks/ship.py
 	$(BIN)/python benchmarks/reach.py
+	$(BIN)/python benchmarks/carry_state.py
 
 bench-peers: $(VENV)/.bench  ## what benchmarks/layer_speed.py compares with, into .venv (about 2 GB)
 

@@ -423,6 +423,40 @@ def fuzz() -> str:
     return "\n".join(lines)
 
 
+CARRIED = {
+    "held": "held, accuracy",
+    "asked later": "asked later, accuracy",
+    "occupancy": "Occupancy, accuracy",
+    "cheetah": "Half-cheetah, MSE, lower is better",
+}
+
+
+def carry_state() -> str:
+    """Of each set and window: independent windows, the state carried, whole sequences and baselines; seconds an epoch."""
+    rows = read("carry_state")[1]
+
+    def of(data: str, what: str, window: str | None = None) -> list[dict[str, str]]:
+        return [r for r in rows if r["data"] == data and r["what"] == what and window in (None, r["window"])]
+
+    def value(found: list[dict[str, str]]) -> str:
+        return spread([float(row["value"]) for row in found]) if found else ""
+
+    lines = [
+        "| data | window | independent windows | state carried | whole sequences | same head, no recurrence | rule of thumb "
+        "| CPU seconds an epoch: independent, carried |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for data, title in CARRIED.items():
+        rule = next(what for what in ("majority class", "last value") if of(data, what))
+        naive = f"{statistics.mean(float(r['value']) for r in of(data, rule)):.3f} ({rule})"
+        for window in ("32", "128"):
+            both = [of(data, what, window) for what in ("independent windows", "state carried")]
+            seconds = [statistics.median(float(r["CPU seconds an epoch"]) for r in found) for found in both]
+            cells = [*map(value, both), value(of(data, "whole sequences")), value(of(data, "same head, no recurrence"))]
+            lines.append(f"| {title} | {window} | {' | '.join(cells)} | {naive} | {seconds[0]:.2f}, {seconds[1]:.2f} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     tables = (
         reach,
@@ -441,5 +475,6 @@ if __name__ == "__main__":
         stream_memory,
         c_step,
         fuzz,
+        carry_state,
     )
     print(*(table() for table in tables), sep="\n\n")

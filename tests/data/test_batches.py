@@ -74,6 +74,75 @@ def test_a_horizon_never_looks_into_another_part():
     assert source.training_batch(arguments).y[:, 0, 0].tolist() == [1, 2, blank]
 
 
+lanes_of = {
+    "window": st.integers(1, 20),
+    "lanes": st.integers(1, 7),
+    "horizon": st.integers(0, 3),
+    "seed": st.integers(0, 5),
+}
+
+
+@given(lengths_strategy, st.booleans(), st.booleans(), st.fixed_dictionaries(lanes_of))
+@settings(max_examples=100, deadline=None)
+def test_lanes_hold_every_training_step_once_and_each_row_goes_on_where_it_stood(lengths, parted, torn, of):
+    rng, data = np.random.default_rng(of["seed"]), sequences(lengths)
+    data.part[1:] = np.where(parted & (rng.random(sum(lengths) - 1) < 0.1), TEST, TRAIN)
+    data.stretch = np.cumsum(rng.random(sum(lengths)) < 0.2) if torn else None
+    source = BatchSource(data, per_sequence=False, horizon=of["horizon"])
+    expected, stretches = source.all_targets(TRAIN), {int(a): int(b) for a, b in data.segments(TRAIN)}
+    for end in stretches.values():  # (training looks across no row of another part)
+        for back in range(1, min(of["horizon"], end) + 1):
+            expected[end - back, back - 1 :] = MISSING_CLASS
+    seen, stood, rows = [], [], of["lanes"]
+    for arguments in source.training_lanes(TRAIN, of["lanes"], of["window"], np.random.default_rng(of["seed"])):
+        starts, lengths_, limits, _, fresh = (a.tolist() for a in arguments)
+        assert len(starts) <= rows
+        rows = len(starts)
+        for row, start in enumerate(starts):
+            assert 1 <= lengths_[row] <= of["window"]
+            if fresh[row]:
+                assert limits[row] == stretches[start]
+                assert not stood or stood[row][0] == stood[row][1]  # the one before was over
+            else:
+                assert stood[row] == (start, limits[row])
+        stood = [(start + length, limit) for start, length, limit in zip(starts, lengths_, limits, strict=True)]
+        batch = source.training_batch(arguments)
+        assert torch.equal(batch.y[batch.inside], expected[batch.steps[batch.inside]])
+        seen += batch.steps[batch.inside].tolist()
+    assert sorted(seen) == np.flatnonzero(data.part == TRAIN).tolist()
+
+
+@given(lengths_strategy, st.integers(1, 9), st.integers(1, 6), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_no_lane_is_much_longer_than_the_others(lengths, window, lanes, seed):
+    source = BatchSource(sequences(lengths), per_sequence=False, horizon=0)
+    rows = [a[0].size(0) for a in source.training_lanes(TRAIN, lanes, window, np.random.default_rng(seed))]
+    largest = max(1 + -(-n // window) for n in lengths)
+    assert len(rows) <= max(largest, sum(rows) / min(lanes, rows[0]) + largest)  # (Graham 1966: of any greedy order)
+    assert rows[0] == min(lanes, sum(n > 0 for n in lengths))
+    equal = BatchSource(sequences([10] * 2 * lanes), per_sequence=False, horizon=0)
+    assert {a[0].size(0) for a in equal.training_lanes(TRAIN, lanes, 20, np.random.default_rng(seed))} == {lanes}
+    halves = BatchSource(sequences([20] * lanes + [10] * 2 * lanes), per_sequence=False, horizon=0)
+    ten = [a[0].size(0) for a in halves.training_lanes(TRAIN, lanes, 1, np.random.default_rng(seed))]
+    assert ten == [lanes] * 40  # the longest first: no lane waits for another one
+
+
+def test_lanes_depend_on_the_generator_alone_and_have_another_order_and_other_cuts_each_epoch():
+    source = BatchSource(sequences([100] * 5), per_sequence=False, horizon=0)
+
+    def drawn(seed: int) -> list[list]:
+        batches = source.training_lanes(TRAIN, 2, 10, np.random.default_rng(seed))
+        return [[a.tolist() for a in arguments] for arguments in batches]
+
+    assert drawn(3) == drawn(3)
+    assert drawn(3) != drawn(4)
+    assert len({tuple(first[0][0] // 100 for first in (drawn(s)[0],)) for s in range(8)}) > 1
+    assert len({drawn(s)[0][1][0] for s in range(8)}) > 1
+    whole = BatchSource(sequences([10] * 5), per_sequence=False, horizon=0)
+    epochs = [whole.training_lanes(TRAIN, 2, 10, np.random.default_rng(s)) for s in range(8)]
+    assert len({frozenset(int(a[0][0]) for a in epoch) for epoch in epochs}) > 1  # other sequences share a lane
+
+
 def test_windows_begin_elsewhere_each_epoch():
     source = BatchSource(sequences([100]), per_sequence=False, horizon=0)
     first = {

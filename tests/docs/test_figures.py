@@ -26,6 +26,7 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
         ("busy", "docs/speed.md"),
         ("bounds", "benchmarks/README.md"),
         ("fuzz", "docs/reliability.md"),
+        ("carry_state", "docs/scale.md"),
     ],
 )
 def test_the_page_holds_the_table_as_it_was_measured(table, page):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.runs import sentences, sensors
+from tests.helpers.runs import sensors, sentences
 from tests.helpers.training import same_weights, weights
 from tidegate import train
 from tidegate.errors import SettingsError
@@ -41,7 +41,7 @@ def test_whatever_workers_hold_the_tree_is_the_same(shards):
         trees = [t for k in range(workers) for t in subtrees(shards, k * each, (k + 1) * each)]
         assert sorted(s for first, last in trees for s in range(first, last)) == [*range(shards)]
         sums = {tree: tree_sum(*tree, leaf) for tree in trees}
-        assert torch.equal(tree_sum(0, shards, lambda *tree: sums.get(tree)).gradients, whole)
+        assert torch.equal(tree_sum(0, shards, lambda *tree, sums=sums: sums.get(tree)).gradients, whole)
 
 
 def test_the_gradient_of_slices_is_that_of_the_whole_batch():
@@ -63,7 +63,14 @@ def test_words_have_gradients_in_any_slice(road, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"dropout": 0.4, "num_layers": 2}, {"zoneout": 0.2, "noise": 0.1}, {"cell": "mingru"}]
+    "options",
+    [
+        {},
+        {"dropout": 0.4, "num_layers": 2},
+        {"zoneout": 0.2, "noise": 0.1},
+        {"cell": "mingru"},
+        {"carry_state": True, "window": 4},
+    ],
 )
 def test_the_bits_do_not_depend_on_threads(options):
     def run(threads):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -144,6 +145,31 @@ class BatchSource:
             for i in rng.permutation(len(batches))
         ]
 
+    def training_lanes(self, part: int, lanes: int, window: int, rng: np.random.Generator) -> list[tuple[Tensor, ...]]:
+        """One epoch's worth of arguments for `cut`, to be taken in order; every step of the part occurs once.
+
+        Row b of all batches is a lane: whole stretches of the part one after the other, window by window. The arguments have one
+        more at their end, fresh [B] bool: where True, another stretch begins in that row; elsewhere the row goes on where it
+        stood in the batch before. Lanes that have ended are left out, and the longest come first, so a row keeps its number.
+        Windows are those of `training_batches`. One ends where its stretch does: it is not filled up with the next one.
+        """
+        starts, ends, limits, owners = self._windows(part, window, rng)
+        # All windows of a stretch, and of no other one, have its end as their limit.
+        fresh = np.diff(limits, prepend=-1) != 0
+        first = np.flatnonzero(fresh)
+        counts = np.diff(np.append(first, len(starts)))
+        dealt = [
+            np.concatenate([np.arange(first[k], first[k] + counts[k]) for k in own])
+            for own in _dealt(counts, lanes, rng)
+        ]
+        sizes = np.array([len(lane) for lane in dealt])
+        arguments = (starts, ends - starts, limits, owners, fresh)
+        batches = []
+        for i in range(sizes.max(initial=0)):
+            rows = np.array([lane[i] for lane in dealt[: int((sizes > i).sum())]])
+            batches.append(tuple(torch.from_numpy(a[rows]) for a in arguments))
+        return batches
+
     def _windows(self, part: int, window: int | None, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         segments = self.data.segments(part)
         if self.per_sequence:
@@ -167,7 +193,7 @@ class BatchSource:
         return starts, ends, limits, owners
 
     def training_batch(self, arguments: tuple[Tensor, ...]) -> Batch:
-        starts, lengths, limits, owners = arguments
+        starts, lengths, limits, owners = arguments[:4]
         return self.cut(starts, lengths, limits, sequences=owners)
 
     # --- evaluation -----------------------------------------------------------------------------------------
@@ -232,3 +258,21 @@ def _divided(batch: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     first = np.arange(1, count)
     cut = 1 + int(np.argmin(own[:-1] * first + own[-1] * (count - first)))
     return _divided(batch[:cut], lengths) + _divided(batch[cut:], lengths)
+
+
+def _dealt(sizes: np.ndarray, lanes: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Which of some stretches, of so many windows, each lane has, in random order; the longest lane first.
+
+    The longest of a random order come first, each into the lane that is the shortest so far (Graham 1969): no lane gets longer
+    than 4/3 of the best that can be had.
+    """
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    shortest = [(0, lane) for lane in range(min(lanes, len(sizes)))]
+    dealt: list[list[int]] = [[] for _ in shortest]
+    for k in order.tolist():
+        size, lane = shortest[0]
+        dealt[lane].append(k)
+        heapq.heapreplace(shortest, (size + int(sizes[k]), lane))
+    dealt.sort(key=lambda own: -int(sizes[own].sum()))
+    return [rng.permutation(own) for own in dealt]

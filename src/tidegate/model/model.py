@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tidegate.errors import SettingsError
 from tidegate.gates.trace import GateTrace
-from tidegate.model.cells import CELLS, gated
+from tidegate.model.cells import CELLS, gated, state_of
 from tidegate.model.pooling import POOLINGS
 from tidegate.model.spec import ModelSpec
 from tidegate.nn.layouts import RecurrentLayer
@@ -81,19 +81,35 @@ class SequenceModel(nn.Module):
             rate = word_dropout / (word_dropout + torch.tensor([1, *seen], dtype=torch.float32))
             self._unknown_rate.append(rate.to(device) if word_dropout else torch.zeros(len(seen) + 1, device=device))
 
-    def forward(self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Scores and the state after the last step.
+    def forward(
+        self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None, *, ends: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Scores and the state after the last step: after step T, or, with `ends`, of each sequence after its own last step.
 
         numbers [T, B, F], codes [T, B, C], lengths [B] on the CPU, state: what an earlier call returned, or None.
         Scores: [T, B, K, outputs] a step, [B, 1, outputs] a sequence, with K = max(horizon, 1). Scores of padded
         steps are there and mean nothing.
         """
-        output, state = self.recur(numbers, codes, lengths, state)
+        output, state = self.recur(numbers, codes, lengths, state, ends=ends)
         return self._read(output, numbers, lengths), state
 
-    def recur(self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def recur(
+        self, numbers: Tensor, codes: Tensor, lengths: Tensor, state: Any = None, *, ends: bool = False
+    ) -> tuple[Tensor, Any]:
         """`forward` up to what the head reads of every step [T, B, width], for callers that read it by the piece, with `score`."""
-        return self._recur(self.encode(numbers, codes), lengths, state)
+        return self._recur(self.encode(numbers, codes), lengths, state, ends=ends)
+
+    def begin(self, before: tuple[Tensor, ...], fresh: Tensor) -> Any:
+        """The state with which the rows of a batch begin: where `fresh`, the initial one, else what an earlier batch left in them.
+
+        before: the parts of that [layers, B', H], B' ≥ B; none: all rows are fresh. fresh: [B] bool, on the CPU.
+        """
+        if not before or bool(fresh.all()):
+            return None
+        B, anew = len(fresh), fresh.to(before[0].device).unsqueeze(-1)
+        core: Any = self.core
+        initial = core.initial_state(B) if self.spec.core.learn_initial_state else before[0].new_zeros(())
+        return state_of(tuple(torch.where(anew, initial, part[:, :B]) for part in before))
 
     @property
     def unknown_rates(self) -> list[Tensor]:
@@ -145,9 +161,12 @@ class SequenceModel(nn.Module):
         output, _ = self._recur(encoded, lengths, state)
         return self._read(output, encoded[..., : self.spec.number_width], lengths)
 
-    def read_of(self, encoded: Tensor, lengths: Tensor) -> Tensor:
-        """What the head reads of what the core reads, before dropout: of each step [T, B, width], or of sequences [B, width]."""
-        return self._pooled(self._recur(encoded, lengths, None)[0], lengths)
+    def read_of(self, encoded: Tensor, lengths: Tensor, state: Any = None, *, ends: bool = False) -> tuple[Tensor, Any]:
+        """What the head reads of what the core reads, before dropout: of each step [T, B, width], or of sequences [B, width]; and
+        the state, as `forward` has it.
+        """
+        output, state = self._recur(encoded, lengths, state, ends=ends)
+        return self._pooled(output, lengths), state
 
     def _pooled(self, output: Tensor, lengths: Tensor) -> Tensor:
         if self.spec.per != "sequence":
@@ -170,18 +189,19 @@ class SequenceModel(nn.Module):
             scores = scores + numbers[..., list(self.spec.residual)].unsqueeze(-2)
         return scores
 
-    def _recur(self, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def _recur(self, x: Tensor, lengths: Tensor, state: Any, *, ends: bool = False) -> tuple[Tensor, Any]:
         if self.core is None:
             return x, None
         if self.training and self.bf16:
             with torch.autocast(x.device.type, torch.bfloat16):
-                return self._run_core(x, lengths, state)
-        return self._run_core(x, lengths, state)
+                return self._run_core(x, lengths, state, ends)
+        return self._run_core(x, lengths, state, ends)
 
-    def _run_core(self, x: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def _run_core(self, x: Tensor, lengths: Tensor, state: Any, ends: bool) -> tuple[Tensor, Any]:
         core: Any = self.core
-        if not self.spec.bidirectional or bool((lengths == x.shape[0]).all()):
-            output, state = core(x, state)  # forward in time padding comes last: it can't reach a step that counts
+        # Forward in time padding comes last: it can't reach a step that counts, but it moves the state on.
+        if not (self.spec.bidirectional or ends) or bool((lengths == x.shape[0]).all()):
+            output, state = core(x, state)
             return output, state
         if isinstance(self.core, RecurrentLayer) and x.is_cpu:
             output, state = self.core(x, state, lengths=lengths)

@@ -22,7 +22,8 @@ class Resolved:
     version: of the run's files. tidegate, torch, python: the versions that trained it. device, threads: where. table_name,
     table_sha256, rows: the table; the digest is None for one in memory. parts: of train, valid and test the number of
     sequences and rows. longest: steps of the longest sequence. task, classes, numbers, categories: what was found in the table. bidirectional ...
-    patience: what the settings came to. parameters: how many numbers were learned. notes: the notes on the table.
+    patience: what the settings came to. lanes: with carry_state, how many sequences a batch carries on side by side; None: each
+    window begins anew. parameters: how many numbers were learned. notes: the notes on the table.
     finished, best_epoch, epochs_run, seconds: how it ended. chosen_by: the figure of the validation rows by which the best epoch
     was chosen; None where there was none to choose by, and in runs of November 2026 and earlier. tolerance: how far below the best
     one this figure may lie in the epoch that was kept, the latest such one; None: the best epoch was kept.
@@ -47,6 +48,7 @@ class Resolved:
     embedding_dims: Sequence[int] = field(default_factory=list)
     residual: bool = False
     window: int | None = None
+    lanes: int | None = None
     batch_size: int = 0
     epochs: int = 0
     patience: int = 0
@@ -99,7 +101,7 @@ class Resolved:
             {"sequences", "rows"} <= {*parts.get(part, ())} for part in PART_NAMES
         ):
             raise RunError(f"{name} is damaged (resolved: task={shown(resolved.task)}, parts={shown(dict(parts))}).")
-        for key, least in (("window", 1), ("batch_size", 0), ("epochs", 0), ("patience", 0)):
+        for key, least in (("window", 1), ("lanes", 1), ("batch_size", 0), ("epochs", 0), ("patience", 0)):
             if (found := getattr(resolved, key)) is not None and found < least:
                 raise RunError(f"{name} is damaged (resolved: {key}={shown(found)}).")
         return resolved
@@ -111,9 +113,14 @@ class Resolved:
         if self.categories:
             known = [f"{name} ({size:,} known value{'s' * (size != 1)})" for name, size in self.categories.items()]
             reads.append(listed(known))
+        carried = []
+        if self.lanes is not None:
+            side = f"{self.lanes} sequences side by side" if self.lanes > 1 else "one sequence at a time"
+            carried = [f"Training carries the state from window to window ({self.window} steps), {side}."]
         predicts = TASKS[self.task].about(self.classes)
         return [
             f"{self.table_name}: sequences: {parts}; the longest has {self.longest:,} steps.",
             f"Reads {', '.join(reads)}; predicts {predicts}. {self.parameters:,} parameters, on {self.device}.",
+            *carried,
             *self.notes,
         ]

@@ -84,7 +84,7 @@ class TrainSettings(DataSettings):
     bidirectional: bool | None = setting(
         None,
         MODEL,
-        "Read each sequence in both directions. None: yes with per=sequence and for list columns, as the whole sequence is there at once.",
+        "Read each sequence in both directions. None: yes with per=sequence and for list columns, as the whole sequence is there at once; no with carry_state.",
     )
     dropout: float = setting(
         0.3,
@@ -194,6 +194,11 @@ class TrainSettings(DataSettings):
         "Sequences (or windows) in a batch. None: 32, fewer where there are few, so that an epoch has some 30 updates.",
         ge=1,
     )
+    carry_state: bool = setting(
+        False,
+        TRAINING,
+        "Train on the windows of a sequence in their order, each from the state that the one before left (truncated backpropagation through time, a stateful RNN). Without it, windows are shuffled, and each begins at the initial state. For a target a step, read in one direction.",
+    )
     lr: float = setting(5e-3, TRAINING, "Adam's learning rate.", gt=0)
     weight_decay: float = setting(0.0, TRAINING, "Decoupled weight decay (AdamW); 0 is plain Adam.", ge=0)
     clip: float = setting(1.0, TRAINING, "Clip the norm of the gradient. 0: don't.", ge=0)
@@ -253,6 +258,8 @@ class TrainSettings(DataSettings):
             raise ValueError(
                 "bidirectional=True with a horizon would read the values it is to predict. Leave bidirectional out, or predict at horizon 0."
             )
+        if self.carry_state:
+            self._check_carry()
         if self.log_gates and not CELLS[self.cell].gates:
             raise ValueError(
                 f"log_gates=True needs {' or '.join(f'cell={cell!r}' for cell in gated())}: {self.cell!r} has no update and "
@@ -276,6 +283,20 @@ class TrainSettings(DataSettings):
                 )
         return self
 
+    def _check_carry(self) -> None:
+        """Raises ValueError where no state can be handed from window to window."""
+        why = None
+        if self.per == "sequence":
+            why = "with per='sequence' sequences are read whole"
+        elif self.bidirectional:
+            why = "bidirectional=True reads from the last step, too"
+        elif not CELLS[self.cell].state:
+            why = f"cell={self.cell!r} has no state"
+        if why:
+            raise ValueError(
+                f"carry_state=True hands the state from one window of a sequence to the next, and {why}. Leave one of the two out."
+            )
+
     @property
     def core(self) -> CoreOptions:
         """What changes the recurrence, as the model takes it."""
@@ -289,6 +310,8 @@ class TrainSettings(DataSettings):
             for name in self.core.changed()
             if name not in CELLS[cell].options
         }
+        if not CELLS[cell].state:
+            lost["carry_state"] = False
         if not CELLS[cell].bf16:
             lost["precision"] = "float32"
         return self.model_copy(

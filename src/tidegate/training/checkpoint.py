@@ -13,7 +13,8 @@ from tidegate.errors import RunError
 from tidegate.model import SequenceModel
 from tidegate.trained.weights import read_tensors, write_tensors
 
-FORMAT, VERSION = "tidegate-checkpoint", 1
+FORMAT = "tidegate-checkpoint"
+VERSION, WITHOUT_STATES = 2, 1  # 1 is still written where no state is carried, so that earlier versions go on from it
 _OF_ADAM = {"step", "exp_avg", "exp_avg_sq"}
 AGAIN = "The training can't go on from it: start a new run."
 
@@ -30,21 +31,30 @@ class Optimizer(Protocol):
 
 
 class Checkpoint(NamedTuple):
-    """weights: the model's; optimizer: its state by parameter; random: of the generators; state: the rest, as JSON knows it."""
+    """weights: the model's; optimizer: its state by parameter; random: of the generators; state: the rest, as JSON knows it;
+    carried: with `carry_state`, inside an epoch, the parts of the cell's state that the last batch left in its rows.
+    """
 
     weights: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
     random: dict[str, Tensor]
     state: dict[str, Any]
+    carried: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def of(model: SequenceModel, optimizer: Optimizer, random: dict[str, Tensor], state: dict[str, Any]) -> Checkpoint:
+    def of(
+        model: SequenceModel,
+        optimizer: Optimizer,
+        random: dict[str, Tensor],
+        state: dict[str, Any],
+        carried: tuple[Tensor, ...] = (),
+    ) -> Checkpoint:
         """How things stand now. The tensors are those in use: to be written before they change."""
         saved = {
             int(index): {k: torch.as_tensor(v) for k, v in values.items()}
             for index, values in optimizer.state_dict()["state"].items()
         }
-        return Checkpoint(dict(model.state_dict()), saved, random, state)
+        return Checkpoint(dict(model.state_dict()), saved, random, state, carried)
 
     def put_into(self, model: SequenceModel, optimizer: Optimizer, name: str) -> None:
         """Go on from here. Raises RunError where it is another model's; name: how that calls it."""
@@ -74,7 +84,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     for index, values in checkpoint.optimizer.items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
     tensors |= {f"rng.{k}": v for k, v in checkpoint.random.items()}
-    write_tensors(tensors, {"format": FORMAT, "version": VERSION, "state": checkpoint.state}, path)
+    tensors |= {f"carried.{k}": v for k, v in enumerate(checkpoint.carried)}
+    version = VERSION if checkpoint.carried else WITHOUT_STATES
+    write_tensors(tensors, {"format": FORMAT, "version": version, "state": checkpoint.state}, path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -83,7 +95,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state = header.get("state")
     if not isinstance(state, dict):
         raise RunError(f"{path} is damaged (it doesn't say where the training stood). {AGAIN}")
-    checkpoint = Checkpoint({}, {}, {}, state)
+    carried: list[Tensor] = []
+    while (name := f"carried.{len(carried)}") in tensors:
+        carried.append(tensors.pop(name))
+    checkpoint = Checkpoint({}, {}, {}, state, tuple(carried))
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "model":
@@ -92,7 +107,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             checkpoint.random[rest] = value
         else:
             index, _, key = rest.partition(".")
-            if not index.isdecimal() or len(index) > 9:
+            if kind != "optimizer" or not index.isdecimal() or len(index) > 9:
                 raise RunError(f"{path} is damaged (an array {shown(name)}). {AGAIN}")
             checkpoint.optimizer.setdefault(int(index), {})[key] = value
     return checkpoint

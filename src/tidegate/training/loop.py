@@ -150,12 +150,26 @@ class Loop:
             return None
         checkpoint, name = last
         checkpoint.put_into(self.model, self.optimizer, name)
+        self.update.carried = checkpoint.carried
         earlier = CHOSE_EARLIER.get(self.task.name, self.state.chosen_by)
         self.state = _state_of({"chosen_by": earlier} | checkpoint.state, self.settings, name)
         if not self.state.finished:
             _check_random_state(checkpoint.random, name)
+        self._check_carried(name)
         self._best = self.journal.best()
         return checkpoint.random
+
+    def _check_carried(self, name: str) -> None:
+        """Raises RunError where the states of a checkpoint are not those that the batch before left."""
+        parts, spec, step = self.update.carried, self.model.spec, self.state.step
+        good = not parts
+        if self.settings.carry_state and step:
+            rows = sum(len(arguments[0]) for arguments in self.batches()[step - 1 : step])
+            shape = (spec.states, rows, spec.hidden_size)
+            good = len(parts) == len(CELLS[spec.cell].state) and all(part.shape == shape for part in parts)
+        if not good or any(part.dtype != torch.float32 for part in parts):
+            raise RunError(f"{name} is damaged (the states that are carried on). {AGAIN}")
+        self.update.carried = tuple(part.to(self.source.device) for part in parts)
 
     def _epochs(self, rng: dict[str, Tensor] | None, stopped: threading.Event) -> None:
         state, settings = self.state, self.settings
@@ -247,6 +261,7 @@ class Loop:
             self.journal.keep_best(self.model)
         state.history.append(row)
         state.step, state.loss, state.targets, state.seconds = 0, 0.0, 0, 0.0
+        self.update.carried = ()
         self.journal.keep_history(state.history)
         width = len(str(settings.epochs))
         text = f"epoch {state.epoch:>{width}}/{settings.epochs}  loss {row['train_loss']:.4f}"
@@ -280,11 +295,15 @@ class Loop:
     def batches(self) -> list[tuple[Tensor, ...]]:
         settings = self.settings
         rng = np.random.default_rng([settings.seed, 2, self.state.epoch])
+        if settings.carry_state:
+            assert settings.window is not None  # (see `resolve.complete`)
+            return self.source.training_lanes(TRAIN, settings.batch_size, settings.window, rng)
         return self.source.training_batches(TRAIN, settings.batch_size, settings.window, rng)
 
     def _checkpoint(self) -> None:
         random = _random_state(self.source)
-        self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, asdict(self.state)))
+        state = asdict(self.state)
+        self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, state, self.update.carried))
 
 
 def _place(state: Mapping[str, Any]) -> str:

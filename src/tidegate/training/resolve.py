@@ -41,7 +41,10 @@ def complete(settings: TrainSettings, data: Sequences) -> CompleteSettings:
     size = settings.batch_size or max(LEAST_IN_BATCH, min(MOST_IN_BATCH, pieces // UPDATES_AN_EPOCH))
     epochs = settings.epochs
     if epochs is None:
-        epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, round(UPDATES / -(-pieces // size))))
+        updates = -(-pieces // size)
+        if settings.carry_state and window:  # no batch has two windows of one stretch
+            updates = max(updates, -(-int(lengths.max()) // window))
+        epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, round(UPDATES / updates)))
     found = {
         "window": window,
         "batch_size": size,
@@ -70,7 +73,7 @@ def model_spec(settings: TrainSettings, pre: Preprocessing, data: Sequences) -> 
         residual = can and _last_value_beats_mean(data, pre.horizon)
     both = settings.bidirectional
     if both is None:
-        both = pre.horizon == 0 and (pre.per == "sequence" or pre.lists)
+        both = pre.horizon == 0 and (pre.per == "sequence" or pre.lists) and not settings.carry_state
     return ModelSpec(
         number_width=pre.number_width,
         vocabularies=tuple(c.size for c in pre.tokens),
@@ -179,6 +182,14 @@ def _window(settings: TrainSettings, data: Sequences) -> int | None:
                 "window cuts sequences for a target a step; with per='sequence' each one is read whole. Leave it out."
             )
         return None
+    if settings.carry_state:
+        window = settings.window or WINDOW
+        if longest <= window:
+            raise SettingsError(
+                f"carry_state=True hands the state from window to window, but no training sequence is longer than one: the longest has "
+                f"{longest} rows, a window {window}. Say a smaller window, or leave carry_state out: each sequence is one window then."
+            )
+        return window
     if settings.window is None:
         return WINDOW if longest > LONG else None
     if settings.window > longest:
@@ -187,6 +198,15 @@ def _window(settings: TrainSettings, data: Sequences) -> int | None:
             f"Use at most {longest}, or leave window out to train on whole sequences."
         )
     return settings.window
+
+
+def check_carry(settings: TrainSettings, spec: ModelSpec) -> None:
+    """Raises SettingsError where the model, another run's, reads in both directions."""
+    if settings.carry_state and spec.bidirectional:
+        raise SettingsError(
+            f"carry_state=True hands the state from one window of a sequence to the next, and the model of {settings.from_run} reads "
+            "from the last step, too. Leave carry_state out, or train a new run without from_run (--from)."
+        )
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -261,6 +281,7 @@ def resolve(
         embedding_dims=list(spec.embedding_dims),
         residual=spec.residual is not None,
         window=settings.window,
+        lanes=min(settings.batch_size, len(data.segments(TRAIN))) if settings.carry_state else None,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         patience=settings.patience,

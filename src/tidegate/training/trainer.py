@@ -35,6 +35,7 @@ from tidegate.training.origin import Origin, begin, check_folder, freeze, inheri
 from tidegate.training.progress import Silent, make
 from tidegate.training.resolve import (
     build,
+    check_carry,
     check_precision,
     class_weights,
     complete,
@@ -216,6 +217,7 @@ def fit(
         origin, pre, data = origin.rows(table, settings)
         pre = without_thresholds(pre)
         spec = origin.spec(settings, pre, origin.model)
+    check_carry(settings, spec)
     _check_workers(table, settings)
     device = find_device(settings.device)
     check_precision(settings.precision, device)

@@ -22,6 +22,7 @@ from tidegate.model.tasks import Task
 from tidegate.ops import update
 from tidegate.trained.settings import CompleteSettings
 from tidegate.training.checkpoint import Optimizer
+from tidegate.training.lanes import Lanes
 from tidegate.workers import Partial, here, tree_sum
 
 _LARGEST_BLOCK = 31 * 2**20  # bytes: from 32 MB on glibc learns nothing of a block
@@ -29,7 +30,11 @@ _LONG = 0xFFFFFFFFFFFFFFFF
 
 
 class Updates(Protocol):
-    """A road."""
+    """A road. carried: with `carry_state`, the parts of the state that the last batch left in its rows, on which the next one goes
+    on; none: all rows of the next one begin anew.
+    """
+
+    carried: tuple[Tensor, ...]
 
     @property
     def optimizer(self) -> Optimizer: ...
@@ -47,7 +52,9 @@ class Road(Updates, Protocol):
     source: BatchSource
     model: SequenceModel
 
-    def gradients_of(self, arguments: tuple[Tensor, ...], key: int) -> tuple[float, int, Sequence[Tensor | None]]:
+    def gradients_of(
+        self, arguments: tuple[Tensor, ...], lanes: Lanes, key: int
+    ) -> tuple[float, int, Sequence[Tensor | None]]:
         """The summed loss, the number of targets, and the gradients of that sum by `parameters`, None where one has no part in it.
         The next call may write to them.
         """
@@ -102,15 +109,20 @@ class ByTorch:
         fused = source.device.type in {"cpu", "cuda"}  # one kernel for all weights: half the time of an Adam step here
         kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        self.carried: tuple[Tensor, ...] = ()
 
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
-        loss, count = self._loss_of(arguments)
+        lanes = Lanes.of(self.model, arguments, self.carried)
+        loss, count = self._loss_of(arguments, lanes)
+        self.carried = lanes.after
         self.apply(self._by_weights(loss / count.clamp(min=1)), lr)
         return float(loss.detach()), int(count)
 
-    def gradients_of(self, arguments: tuple[Tensor, ...], key: int) -> tuple[float, int, Sequence[Tensor | None]]:
+    def gradients_of(
+        self, arguments: tuple[Tensor, ...], lanes: Lanes, key: int
+    ) -> tuple[float, int, Sequence[Tensor | None]]:
         torch.manual_seed(key)  # of dropout and noise
-        loss, count = self._loss_of(arguments)
+        loss, count = self._loss_of(arguments, lanes)
         return float(loss.detach()), int(count), self._by_weights(loss)
 
     def apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
@@ -122,9 +134,11 @@ class ByTorch:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.optimizer.step()
 
-    def _loss_of(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _loss_of(self, arguments: tuple[Tensor, ...], lanes: Lanes) -> tuple[Tensor, Tensor]:
         batch = self.source.training_batch(arguments)
-        scores, _ = self.model(batch.numbers, batch.codes, batch.lengths)
+        state = lanes.begin(self.model)
+        scores, state = self.model(batch.numbers, batch.codes, batch.lengths, state, ends=lanes.carried)
+        lanes.end(state)
         assert batch.y is not None
         return self.task.loss_sum(scores, batch.y, self.weights)
 
@@ -140,6 +154,7 @@ class ByKernels:
     ):
         self.model, self.source, self.task, self.weights = model, source, task, weights
         self.clip = settings.clip or 0.0
+        self.carried: tuple[Tensor, ...] = ()
         self.parameters = _learned(model)
         self.optimizer = Adam(self.parameters, weight_decay=settings.weight_decay)
         words: list[Tensor] = [*model.embeddings.parameters()]  # (each has one weight)
@@ -156,21 +171,25 @@ class ByKernels:
 
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
         numbers, codes, y = self.cut(arguments)
-        loss, count, gradients = self.gradients(numbers, codes, arguments[1], y, key)
+        lanes = Lanes.of(self.model, arguments, self.carried)
+        loss, count, gradients = self.gradients(numbers, codes, arguments[1], y, key, lanes)
+        self.carried = lanes.after
         self.apply(gradients, lr)
         return loss, count
 
-    def gradients_of(self, arguments: tuple[Tensor, ...], key: int) -> tuple[float, int, Sequence[Tensor | None]]:
+    def gradients_of(
+        self, arguments: tuple[Tensor, ...], lanes: Lanes, key: int
+    ) -> tuple[float, int, Sequence[Tensor | None]]:
         torch.manual_seed(key)  # of noise, and of what the core draws
         numbers, codes, y = self.cut(arguments)
-        return self.gradients(numbers, codes, arguments[1], y, key, mean=False)
+        return self.gradients(numbers, codes, arguments[1], y, key, lanes, mean=False)
 
     def apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
         self.optimizer.step(gradients, lr, self.clip)
 
     def cut(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
-        source, (starts, lengths, limits, owners) = self.source, arguments
+        source, (starts, lengths, limits, owners) = self.source, arguments[:4]
         assert source.y is not None
         return update.cut(
             source.numbers, source.codes, source.y, source.stretch, starts, lengths, limits,
@@ -178,11 +197,21 @@ class ByKernels:
         )  # fmt: skip
 
     def gradients(
-        self, numbers: Tensor, codes: Tensor, lengths: Tensor, y: Tensor, key: int, *, mean: bool = True
+        self,
+        numbers: Tensor,
+        codes: Tensor,
+        lengths: Tensor,
+        y: Tensor,
+        key: int,
+        lanes: Lanes | None = None,
+        *,
+        mean: bool = True,
     ) -> tuple[float, int, list[Tensor | None]]:
         """The summed loss of a batch, the number of its targets, and the gradients of the loss divided by that (mean=False: of the
-        sum), in the order of the weights that are learned.
+        sum), in the order of the weights that are learned. lanes: of these rows, with what they begin and what they leave; None: by
+        themselves.
         """
+        lanes = lanes or Lanes(None, (), ())
         model, head, spec = self.model, self.model.head, self.model.spec
         rate = model.drop.p
         encoded = self._encoded(numbers, codes, rate, key)
@@ -192,7 +221,8 @@ class ByKernels:
         with torch.set_grad_enabled(graph):
             # A leaf of its own, not the batch's own tensor.
             leaf = encoded.detach().requires_grad_(wants_encoded) if graph else encoded
-            output = model.read_of(leaf, lengths)
+            output, state = model.read_of(leaf, lengths, lanes.begin(model), ends=lanes.carried)
+        lanes.end(state)
         flat = output.detach().float().flatten(0, -2).contiguous()  # (a core in bfloat16 may answer in it)
         scored = update.scored_rows(y, flat.size(0))
         if not scored.targets:  # a batch without a target has a loss of 0, and an update moves on by Adam's moments
@@ -242,6 +272,7 @@ class Sliced:
 
     def __init__(self, road: Road, shards: int):
         self.road, self.shards, self.optimizer = road, shards, road.optimizer
+        self.carried: tuple[Tensor, ...] = ()
         self.workers = here()
         embeddings = [e.weight for e in road.model.embeddings]
         # Only the vectors of a batch's own words have gradients: the others are neither added up nor sent.
@@ -254,7 +285,7 @@ class Sliced:
         self._before: dict[int, Tensor] = {}
 
     def __call__(self, arguments: tuple[Tensor, ...], lr: float, key: int) -> tuple[float, int]:
-        words = self._words(arguments)
+        words, lanes = self._words(arguments), Lanes.of(self.road.model, arguments, self.carried)
         shapes = [words[k].shape + p.shape[1:] if k in words else p.shape for k, p in enumerate(self.road.parameters)]
         B = arguments[0].size(0)
 
@@ -263,7 +294,8 @@ class Sliced:
             if rows.start == rows.stop:
                 zeros = self.road.parameters[0].new_zeros(sum(s.numel() for s in shapes))
                 return Partial(zeros, np.zeros(2))
-            loss, count, gradients = self.road.gradients_of(tuple(a[rows] for a in arguments), key_of(key, k))
+            of_rows = lanes.rows(rows.start, rows.stop)
+            loss, count, gradients = self.road.gradients_of(tuple(a[rows] for a in arguments), of_rows, key_of(key, k))
             some = [
                 p.new_zeros(shape.numel()) if g is None else (g[words[i]] if i in words else g).ravel()
                 for i, (p, g, shape) in enumerate(zip(self.road.parameters, gradients, shapes, strict=True))
@@ -274,6 +306,7 @@ class Sliced:
             return tree_sum(first, last, lambda a, b: of_slice(a) if b - a == 1 else None)
 
         total = self.workers.total(self.shards, of_slices)
+        self.carried = self._of_all(lanes.after)
         loss, count = float(total.numbers[0]), int(total.numbers[1])
         flat = total.gradients.mul_(1 / max(count, 1))
         parts = flat.split([s.numel() for s in shapes])
@@ -291,6 +324,18 @@ class Sliced:
         codes = self.road.source.codes[(starts + torch.minimum(offset, lengths - 1)).to(self.road.source.device)]
         unknown = codes.new_zeros(1)
         return {k: torch.cat([unknown, codes[..., c].ravel()]).unique() for k, c in self._columns.items()}
+
+    def _of_all(self, after: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The states that all workers leave, of which each has those of its own rows."""
+        if not after or self.workers.size == 1:
+            return after
+        B, each = after[0].size(1), self.shards // self.workers.size
+        first, last = (k * each * B // self.shards for k in (self.workers.rank, self.workers.rank + 1))
+        rows = [part[:, first:last].transpose(0, 1).cpu().numpy() for part in after]
+        found = [np.concatenate(parts) for parts in zip(*self.workers.gather(rows), strict=True)]
+        return tuple(
+            torch.from_numpy(new).transpose(0, 1).contiguous().to(old) for new, old in zip(found, after, strict=True)
+        )
 
     def _whole(self, k: int, part: Tensor, words: dict[int, Tensor]) -> Tensor:
         if k not in words:
