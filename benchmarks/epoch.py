@@ -54,8 +54,9 @@ def table(name):
     return frame, {"target": "y", "group": "g", "hidden_size": 20, "batch_size": 5}
 
 
-def make(name):
+def make(name, **more):
     frame, told = table(name)
+    told |= more
     chosen, cpu = TrainSettings.make(**told), torch.device("cpu")
     reading = {k: v for k, v in told.items() if k in DataSettings.model_fields}
     pre, data = fit_preprocessing(read_table(frame), DataSettings.make(**reading), 0)

@@ -38,6 +38,7 @@ from tidegate.training.journal import save as save_one
 from tidegate.training.lock import FolderLock
 from tidegate.training.loop import rank_of
 from tidegate.training.progress import Silent, make
+from tidegate.workers import here
 
 VALIDATION = "validation"
 
@@ -78,6 +79,11 @@ def train(
     **settings: Any,
 ) -> Several:
     """What `tidegate.train` does with seeds or folds, which see."""
+    if here().size > 1:
+        raise SettingsError(
+            "seeds and folds are several runs, which don't share workers. Train them by one process, or each seed and fold (seed, fold) "
+            "as a run of its own on workers."
+        )
     shown = make(progress)
     settings |= {} if target is None else {"target": target}
     if resume:
