@@ -26,7 +26,9 @@ def definition(**changes: Any) -> Definition:
     return Definition(**(values | changes))
 
 
-def finished(number: int, figure: float, loss: float = 0.5, *, seed: int = 5, defaults: bool = False, **tried: Any) -> Trial:
+def finished(
+    number: int, figure: float, loss: float = 0.5, *, seed: int = 5, defaults: bool = False, **tried: Any
+) -> Trial:
     settings = {"reset": "before", "layer_norm": False, "lr": 0.005} | tried
     return Trial(number, "finished", figure, loss, settings, seed, defaults, epochs=10, seconds=1.5)
 

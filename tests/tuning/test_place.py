@@ -34,7 +34,7 @@ def test_a_folder_a_dangling_link_and_a_database_have_sentences_of_their_own(tmp
     with pytest.raises(RunError, match="is a link to what isn't there"):
         Place.of(tmp_path / "link").check()
     (tmp_path / "a.db").write_bytes(b"SQLite format 3\x00...")
-    with pytest.raises(RunError, match="is an SQLite database. Name it by its URL: --study sqlite:///"):
+    with pytest.raises(RunError, match=r"is an SQLite database\. Name it by its URL: --study sqlite:///"):
         Place.of(tmp_path / "a.db").check()
 
 

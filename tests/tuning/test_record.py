@@ -24,7 +24,9 @@ def test_a_trial_without_a_number_is_never_the_best():
 
 
 def test_the_command_of_the_best_trial_has_what_was_fixed_what_it_tried_and_its_seeds():
-    result = tuned(finished(0, 0.9, defaults=True), finished(1, 0.95, seed=77, lr=0.003, layer_norm=True, reset="after"))
+    result = tuned(
+        finished(0, 0.9, defaults=True), finished(1, 0.95, seed=77, lr=0.003, layer_norm=True, reset="after")
+    )
     words = shlex.split(result.command())
     assert words[:3] == ["tidegate", "train", "TABLE"]
     for part in (["--layer-norm"], ["--lr", "0.003"], ["--seed", "77"], ["--split-seed", "5"], ["--group", "a b"]):
@@ -41,7 +43,7 @@ def test_the_trial_with_the_defaults_needs_no_seed_of_the_split_but_one_that_was
 
 
 def test_no_settings_without_a_finished_trial():
-    with pytest.raises(RunError, match="has no finished trial yet. Go on with it"):
+    with pytest.raises(RunError, match=r"has no finished trial yet\. Go on with it"):
         tuned(Trial(0, "failed")).settings  # noqa: B018
 
 
@@ -95,7 +97,13 @@ def test_without_the_defaults_nothing_is_said_about_them():
 
 
 def test_trials_are_counted_by_what_became_of_them():
-    trials = [finished(0, 0.9), Trial(1, "pruned", 0.5), Trial(2, "pruned", why="loss"), Trial(3, "failed"), Trial(4, "running")]
+    trials = [
+        finished(0, 0.9),
+        Trial(1, "pruned", 0.5),
+        Trial(2, "pruned", why="loss"),
+        Trial(3, "failed"),
+        Trial(4, "running"),
+    ]
     assert tuned(*trials).counted == (
         "5 trials: 1 finished, 1 pruned, 1 that could not be trained, 1 failed or interrupted, 1 running elsewhere"
     )

@@ -122,7 +122,11 @@ def test_what_is_given_leaves_the_default_space():
 
 def test_other_cells_have_no_options_of_a_gru_and_none_has_no_core():
     assert "reset" not in default_space(TrainSettings.make(cell="lstm"), [], facts())
-    assert {*default_space(TrainSettings.make(cell="none"), [], facts(bidirectional=False))} == {"dropout", "lr", "batch_size"}
+    assert {*default_space(TrainSettings.make(cell="none"), [], facts(bidirectional=False))} == {
+        "dropout",
+        "lr",
+        "batch_size",
+    }
 
 
 def test_both_directions_are_searched_only_where_a_model_reads_both_by_default():
@@ -133,7 +137,9 @@ def test_both_directions_are_searched_only_where_a_model_reads_both_by_default()
 
 
 def test_a_window_is_searched_where_there_is_one_and_is_no_longer_than_the_sequences():
-    assert default_space(TrainSettings.make(), [], facts(300, window=128))["window"] == Range(64, 256, log=True, whole=True)
+    assert default_space(TrainSettings.make(), [], facts(300, window=128))["window"] == Range(
+        64, 256, log=True, whole=True
+    )
     assert default_space(TrainSettings.make(), [], facts(200, window=128))["window"].high == 200
 
 

@@ -25,7 +25,10 @@ def test_a_search_without_it_says_which_command_brings_it(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["t.csv", "--target", "y"], "No study: name the file in which the trials are kept, such as --study tune.study."),
+        (
+            ["t.csv", "--target", "y"],
+            "No study: name the file in which the trials are kept, such as --study tune.study.",
+        ),
         (["--report"], "--report needs the study: --study FILE."),
         (["--report", "--study", "s", "t.csv"], "--report trains nothing, so it takes no TABLE."),
         (["--report", "--study", "s", "--lr", "0.1"], "--report trains nothing, so it takes no lr."),
@@ -36,7 +39,9 @@ def test_what_is_missing_or_too_much_on_the_command_line_is_said(arguments, mess
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5h", 5400), ("2h30", 7230), ("1d 2h", 93_600), ("2M", 120), (0.5, 0.5)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5h", 5400), ("2h30", 7230), ("1d 2h", 93_600), ("2M", 120), (0.5, 0.5)]
+)
 def test_a_time_is_read(text, seconds):
     assert seconds_of(text) == seconds
 

@@ -53,7 +53,9 @@ def _command(
     ] = None,
     study_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Name of the study in a database. (default: tidegate)", rich_help_panel=_SEARCH),
+        typer.Option(
+            metavar="NAME", help="Name of the study in a database. (default: tidegate)", rich_help_panel=_SEARCH
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -64,7 +66,9 @@ def _command(
     ] = None,
     report: Annotated[
         bool,
-        typer.Option("--report", help="Train nothing: write the report of the study as it stands.", rich_help_panel=_SEARCH),
+        typer.Option(
+            "--report", help="Train nothing: write the report of the study as it stands.", rich_help_panel=_SEARCH
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -118,7 +122,9 @@ def _report(study: str | None, study_name: str | None, out: Path | None, given: 
     if study is None:
         raise SettingsError("--report needs the study: --study FILE.")
     if given:
-        raise SettingsError(f"--report trains nothing, so it takes no {given[0]}. Name the study alone: --report --study {study}")
+        raise SettingsError(
+            f"--report trains nothing, so it takes no {given[0]}. Name the study alone: --report --study {study}"
+        )
     tuned = open_study(study, study_name)
     page = write_report(tuned, out)
     if not quiet:

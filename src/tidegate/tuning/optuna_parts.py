@@ -78,7 +78,9 @@ def draw(trial: Any, name: str, parameter: Range | Choice) -> Value:
 
 def pruner() -> optuna.pruners.MedianPruner:
     """Stops a trial whose best figure so far is worse than the median of the others after the same part of their training."""
-    return optuna.pruners.MedianPruner(n_startup_trials=COMPARED_WITH, n_warmup_steps=WARM_UP, n_min_trials=COMPARED_WITH)
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=COMPARED_WITH, n_warmup_steps=WARM_UP, n_min_trials=COMPARED_WITH
+    )
 
 
 class Lock(JournalFileOpenLock):

@@ -6,11 +6,12 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Any
 
 from tidegate.report.charts import STYLE, in_short, nice_ticks
 from tidegate.trained.comparison import nice, number
 from tidegate.tuning.record import FINISHED, PRUNED, Trial, Tuned
-from tidegate.tuning.space import Range, parse, text_of
+from tidegate.tuning.space import Choice, Range, Value, parse, text_of
 
 WIDE, SMALL = (720, 300), (236, 190)
 WORST = 3.0  # as far below the median as the best is above it, times this: trials that are worse are drawn on the edge
@@ -28,11 +29,16 @@ def pictures(tuned: Tuned) -> list[tuple[str, str]]:
         return []
     scale = _Scale(tuned, trials)
     names = list(tuned.definition.space)
-    return [("Trials", _in_order(tuned, trials, scale)), *((name, _of_parameter(tuned, trials, scale, name)) for name in names)]
+    return [
+        ("Trials", _in_order(tuned, trials, scale)),
+        *((name, _of_parameter(tuned, trials, scale, name)) for name in names),
+    ]
 
 
 def _drawn(tuned: Tuned) -> list[Trial]:
-    return [t for t in tuned.trials if t.state in (FINISHED, PRUNED) and t.figure is not None and math.isfinite(t.figure)]
+    return [
+        t for t in tuned.trials if t.state in (FINISHED, PRUNED) and t.figure is not None and math.isfinite(t.figure)
+    ]
 
 
 class _Scale:
@@ -78,7 +84,9 @@ def _mark(trial: Trial, x: float, y: float, told: str, best: Trial | None) -> li
     """A trial: a dot where it is finished, a small ring where it was pruned; around the best one a ring, around the defaults a square."""
     pruned = trial.state == PRUNED
     colour, kind, radius = ("l2", "p", 2.5) if pruned else ("l0", "f", 3.2)
-    out = [f'<circle class="{colour} {kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(told)}</title></circle>']
+    out = [
+        f'<circle class="{colour} {kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(told)}</title></circle>'
+    ]
     if best is not None and trial.number == best.number:
         out.append(f'<circle class="l1 b" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
     if trial.defaults:
@@ -131,39 +139,44 @@ def _of_parameter(tuned: Tuned, trials: Sequence[Trial], scale: _Scale, name: st
     width, height = SMALL
     left, right, top, bottom = 50, width - 12, 26, height - 26
     parameter = parse(name, tuned.definition.space[name])
-    out = [f'<text class="h" x="{left}" y="15">{escape(name)}</text>', *scale.lines(left, right, top, bottom)]
-    across: Callable[[object], float]
+    tried = [(t, (t.settings or {}).get(name)) for t in trials]
     if isinstance(parameter, Range):
-        shown = [v for t in trials if isinstance(v := (t.settings or {}).get(name), int | float)]
-        low, high = min([parameter.low, *shown]), max([parameter.high, *shown])  # the defaults may lie outside
-        log = parameter.log and low > 0
-
-        def along(value: object) -> float:
-            assert isinstance(value, int | float)
-            share = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
-            return left + 8 + share * (right - left - 16)
-
-        across = along
-        for value, anchor in ((low, "start"), (high, "end")):
-            out.append(f'<text class="t" text-anchor="{anchor}" x="{left + 2 if anchor == "start" else right - 2}" y="{bottom + 16}">{value:g}</text>')
-        if log:
-            out.append(f'<text class="t" text-anchor="middle" x="{(left + right) / 2:.0f}" y="{bottom + 16}">log</text>')
+        numbers = [value for _, value in tried if isinstance(value, int | float)]
+        across, axis = _along(parameter, numbers, left, right)
+        tried = [(t, value) for t, value in tried if isinstance(value, int | float)]
     else:
-        values = list(dict.fromkeys([*map(text_of, parameter.values), *(text_of((t.settings or {}).get(name)) for t in trials)]))
-        place = {text: left + (k + 0.5) / len(values) * (right - left) for k, text in enumerate(values)}
-
-        def among(value: object) -> float:
-            return place[text_of(value)]  # type: ignore[arg-type]
-
-        across = among
-        for text, x in place.items():
-            out.append(f'<text class="t" text-anchor="middle" x="{x:.1f}" y="{bottom + 16}">{escape(_short(text, len(values)))}</text>')
-    for trial in trials:
-        value = (trial.settings or {}).get(name)
-        if trial.figure is None or (value is None and isinstance(parameter, Range)):
-            continue
+        across, axis = _among(parameter, [value for _, value in tried], left, right)
+    out = [f'<text class="h" x="{left}" y="15">{escape(name)}</text>', *scale.lines(left, right, top, bottom)]
+    for text, x, anchor in axis:
+        out.append(f'<text class="t" text-anchor="{anchor}" x="{x:.1f}" y="{bottom + 16}">{escape(text)}</text>')
+    for trial, value in tried:
+        assert trial.figure is not None
         out += _mark(trial, across(value), scale.up(trial.figure, top, bottom), _told(tuned, trial), tuned.best)
     return _svg(f"{name} and the validation {nice(tuned.definition.chosen_by)}", SMALL, out)
+
+
+Axis = tuple[Callable[[Any], float], list[tuple[str, float, str]]]
+"""Where a value stands, and the labels: text, place, anchor."""
+
+
+def _along(parameter: Range, values: Sequence[float], left: float, right: float) -> Axis:
+    """The axis of a range; of the defaults, too, where they lie outside of it."""
+    low, high = min([parameter.low, *values]), max([parameter.high, *values])
+    log = parameter.log and low > 0
+
+    def across(value: float) -> float:
+        share = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
+        return left + 8 + share * (right - left - 16)
+
+    labels = [(f"{low:g}", left + 2, "start"), (f"{high:g}", right - 2, "end")]
+    return across, [*labels, ("log", (left + right) / 2, "middle")] if log else labels
+
+
+def _among(parameter: Choice, values: Sequence[Value], left: float, right: float) -> Axis:
+    """The axis of a list: a column a value."""
+    texts = list(dict.fromkeys(text_of(value) for value in (*parameter.values, *values)))
+    place = {text: left + (k + 0.5) / len(texts) * (right - left) for k, text in enumerate(texts)}
+    return lambda value: place[text_of(value)], [(_short(t, len(texts)), x, "middle") for t, x in place.items()]
 
 
 def _short(text: str, values: int) -> str:

@@ -64,13 +64,17 @@ class Place:
                 raise RunError(f"{self.path} is a link to what isn't there. Choose another file.") from None
             return False
         except IsADirectoryError:
-            raise RunError(f"{self.path} is a folder; a study is a file. Name one, such as {self.path / 'tune.study'}.") from None
+            raise RunError(
+                f"{self.path} is a folder; a study is a file. Name one, such as {self.path / 'tune.study'}."
+            ) from None
         except OSError as error:
             raise RunError(f"{self.path} can't be read ({error.strerror}).") from None
         if head.startswith(b"SQLite format 3"):
             raise RunError(f"{self.path} is an SQLite database. Name it by its URL: --study sqlite:///{self.path}")
         if not (head.startswith(_BEGINS) or _BEGINS.startswith(head)):
-            raise RunError(f"{self.path} is not the file of a study, and nothing in it is touched. Choose another file.")
+            raise RunError(
+                f"{self.path} is not the file of a study, and nothing in it is touched. Choose another file."
+            )
         return bool(head)
 
     def damage(self) -> str:

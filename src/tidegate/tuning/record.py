@@ -60,7 +60,9 @@ class Definition:
         """What `to_dict` gave. Raises RunError: of a later version, or damaged."""
         found = values.get("format") if isinstance(values, dict) else None
         if isinstance(found, int) and found > FORMAT:
-            raise RunError(f"{where} is of a later version of Tidegate ({shown(values.get('tidegate'))}). Update this one.")
+            raise RunError(
+                f"{where} is of a later version of Tidegate ({shown(values.get('tidegate'))}). Update this one."
+            )
         try:
             if not isinstance(values, dict):
                 raise Damaged("it doesn't say what it is of")
@@ -156,7 +158,9 @@ class Tuned:
         """Of the best trial, for `tidegate.train(table, **tuned.settings)`: that training repeats the trial. Raises RunError
         where no trial is finished."""
         if self.best is None:
-            raise RunError(f"{self.study or 'The study'} has no finished trial yet. Go on with it: more trials, or more time.")
+            raise RunError(
+                f"{self.study or 'The study'} has no finished trial yet. Go on with it: more trials, or more time."
+            )
         return self.settings_of(self.best)
 
     def settings_of(self, trial: Trial) -> dict[str, Any]:
@@ -203,7 +207,9 @@ class Tuned:
             ]
         if best is first:
             others = len(self.trials) - len(self.of(RUNNING)) - len(self.of(FAILED)) - 1
-            return [f"No trial was better than the defaults ({figure} {number(first.figure)}; {_count(others, 'other')}). Keep them."]
+            return [
+                f"No trial was better than the defaults ({figure} {number(first.figure)}; {_count(others, 'other')}). Keep them."
+            ]
         ended = self.of(FINISHED)
         better = [t for t in ended if t.rank(about.more_is_better)[:2] > first.rank(about.more_is_better)[:2]]
         gain = abs(best.figure - first.figure)
@@ -281,7 +287,12 @@ class Tuned:
         if rows:
             widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
             for row in [head, *rows]:
-                lines.append("  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))))
+                lines.append(
+                    "  ".join(
+                        cell.ljust(w) if k == 0 else cell.rjust(w)
+                        for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+                    )
+                )
             lines.append("")
         lines += self.verdict()
         if self.best is not None:

@@ -27,7 +27,9 @@ def write_report(tuned: Tuned, folder: str | Path | None = None) -> Path:
     name = Path(tuned.study).name if tuned.study and "://" not in tuned.study else "tune"
     if folder is None:
         if not tuned.study or "://" in tuned.study:
-            raise RunError("The study is in no file beside which a report could stand. Name a folder for it: report (-o DIR).")
+            raise RunError(
+                "The study is in no file beside which a report could stand. Name a folder for it: report (-o DIR)."
+            )
         folder = Path(tuned.study).parent
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

@@ -80,7 +80,9 @@ def tune(
 
     shown_ = make(progress)
     settings |= {} if target is None else {"target": target}
-    asked = _Asked.of(table, settings, config, dict(zip(OWN, (trials, study, study_name, time_limit, search), strict=True)))
+    asked = _Asked.of(
+        table, settings, config, dict(zip(OWN, (trials, study, study_name, time_limit, search), strict=True))
+    )
     place = Place.of(asked.study, asked.study_name)
     with quiet():
         kept = Study(place)
@@ -150,7 +152,9 @@ def seconds_of(limit: Any) -> float | None:
     else:
         found = _DURATION.fullmatch(str(limit).strip().lower().replace(" ", ""))
         parts = found.groups() if found and isinstance(limit, str) else ()
-        seconds = sum(float(part) * unit for part, unit in zip(parts, (86_400, 3_600, 60, 1), strict=bool(parts)) if part)
+        seconds = sum(
+            float(part) * unit for part, unit in zip(parts, (86_400, 3_600, 60, 1), strict=bool(parts)) if part
+        )
     if not 0 < seconds < math.inf:
         raise SettingsError(f"time_limit={shown(limit)}: expected a time above 0, such as 2h, 90m, 1h30m or 45s.")
     return seconds
@@ -204,11 +208,15 @@ class _Asked:
         if before is None:
             if place.path is None and place.url is None:
                 raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
-            raise SettingsError(f"No table, and {_nothing(place)[0].lower()}{_nothing(place)[1:]} Name a table to begin one.")
+            raise SettingsError(
+                f"No table, and {_nothing(place)[0].lower()}{_nothing(place)[1:]} Name a table to begin one."
+            )
         if before.source is None:
             raise SettingsError(f"{place} is of a table in memory: pass the same table again.")
         theirs = {name: value for name, value in before.settings.items() if name not in before.space}
-        space = self.space or {name: parse(name, text) for name, text in before.space.items() if name not in self.settings}
+        space = self.space or {
+            name: parse(name, text) for name, text in before.space.items() if name not in self.settings
+        }
         return _Asked(
             table=before.source,
             settings=theirs | self.settings,
@@ -267,7 +275,9 @@ def _define(asked: _Asked, shown_: Silent) -> tuple[Table, TrainSettings, Space,
     space = default_space(chosen, {*asked.settings, *asked.space}, facts) if asked.with_default else {}
     space = {name: both[name] for name in TrainSettings.model_fields if name in (both := space | asked.space)}
     if not space:
-        raise SettingsError("Nothing is left to search: all of it is given. Leave some options out, or name what to search (--search).")
+        raise SettingsError(
+            "Nothing is left to search: all of it is given. Leave some options out, or name what to search (--search)."
+        )
     _check_with_data(space, chosen, pre, data)
     by = chooser(pre.target, pre.horizon, chosen.choose_by)
     targets = batches.all_targets(VALID)

@@ -262,9 +262,13 @@ def _range(name: str, text: str, kinds: list[Any]) -> Range:
     except (ValueError, OverflowError):
         good = False
     if not good:
-        raise SettingsError(f"{given}: expected two {'whole ' if kind is int else ''}numbers, such as {_example(kinds)}.")
+        raise SettingsError(
+            f"{given}: expected two {'whole ' if kind is int else ''}numbers, such as {_example(kinds)}."
+        )
     if low == high:
-        raise SettingsError(f"{given} is a single value. Name two ends, or fix it: --{name.replace('_', '-')} {low_text.strip()}.")
+        raise SettingsError(
+            f"{given} is a single value. Name two ends, or fix it: --{name.replace('_', '-')} {low_text.strip()}."
+        )
     if low > high:
         raise SettingsError(f"{given} is empty: {low_text.strip()} is above {high_text.strip()}. Turn them round.")
     if colon and low <= 0:
@@ -280,7 +284,11 @@ def _value(name: str, value: Any, kinds: list[Any]) -> Value:
     if not isinstance(value, str | int | float | NoneType):
         raise SettingsError(f"search: {name}: {shown(value)} is no single value.")
     if not isinstance(value, str):
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) and _numeric(kinds) is float else value
+        return (
+            float(value)
+            if isinstance(value, int) and not isinstance(value, bool) and _numeric(kinds) is float
+            else value
+        )
     text = value.strip()
     if NoneType in kinds and text.lower() == "none":
         return None

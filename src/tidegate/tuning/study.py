@@ -58,17 +58,19 @@ def _sentences(place: Place) -> Iterator[None]:
     except (TidegateError, Lost):
         raise
     except OSError as error:
-        raise DiskError(f"{place} could not be written or read ({error.strerror or error}). Its trials so far are kept.") from error
+        raise DiskError(
+            f"{place} could not be written or read ({error.strerror or error}). Its trials so far are kept."
+        ) from error
     except ImportError as error:
         raise SettingsError(f"{place} can't be opened: {cut(str(error))}") from error
     except Exception as error:
-        if place.path is not None:
-            where = place.damage()
-            raise RunError(
-                f"{place} is damaged{f', {where}' if where else ''} ({type(error).__name__}: {cut(str(error))}). Restore it, or begin "
-                "another study."
-            ) from error
-        raise RunError(f"{place} can't be used ({type(error).__name__}: {cut(str(error))}).") from error
+        why = f"{type(error).__name__}: {cut(str(error))}".rstrip(": .")
+        if where := place.damage():
+            raise RunError(f"{place} is damaged, {where} ({why}). Restore it, or begin another study.") from error
+        more = (
+            "" if place.path is None else f" It may be damaged, or of another version than Optuna {optuna.__version__}."
+        )
+        raise RunError(f"{place} can't be used ({why}).{more}") from error
 
 
 class Study:
@@ -79,7 +81,7 @@ class Study:
         self.place = place
         self._study: Any = None
         there = place.check()
-        self._storage = self._open() if there else None
+        self._storage: Any = self._open() if there else None
 
     def _open(self) -> Any:
         place = self.place
@@ -92,9 +94,7 @@ class Study:
                 return optuna.storages.InMemoryStorage()
             try:
                 return optuna.storages.RDBStorage(place.url)
-            except optuna.exceptions.StorageInternalError:
-                raise
-            except ImportError:
+            except (optuna.exceptions.StorageInternalError, ImportError):
                 raise
             except Exception:  # two processes that begin at once may make the same tables
                 time.sleep(1)
@@ -119,7 +119,9 @@ class Study:
                 if about is not None:
                     return Definition.from_dict(about, str(self.place))
                 if study.get_trials(deepcopy=False):
-                    raise RunError(f"{self.place} was made by another program than Tidegate. Choose another name or file.")
+                    raise RunError(
+                        f"{self.place} was made by another program than Tidegate. Choose another name or file."
+                    )
             if time.monotonic() > until:
                 return None  # who made it was killed before it could say
             time.sleep(PATIENCE / 50)
@@ -242,7 +244,9 @@ class Asked:
 
     def _keep_alive(self) -> None:
         while not self._ended.wait(BEAT):
-            with contextlib.suppress(DiskError, RunError, Lost):  # the next one may work, and the end is told by another thread
+            with contextlib.suppress(
+                DiskError, RunError, Lost
+            ):  # the next one may work, and the end is told by another thread
                 self._set(seen=time.time())
 
     def report(self, part: int, figure: float) -> bool:

@@ -98,22 +98,22 @@ def run(
         )
     except Pruned:
         assert watched.best_row is not None
-        about = {"loss": watched.best_row["valid_loss"], "epochs": watched.epoch}
-        return "pruned", None, about | {"seconds": time.perf_counter() - began}
+        return "pruned", None, _about(watched.best_row, watched, began)
     except (TrainingFailed, SettingsError) as error:
         # Too large a learning rate, or too large a model for the memory: worse than all others, and the drawing may learn from it.
         return "pruned", None, {"why": str(error), "epochs": watched.epoch, "seconds": time.perf_counter() - began}
     kept = trained.resolved.best_epoch
     row = next(row for row in trained.history if row["epoch"] == kept)
     figure = row[f"valid_{watched.by}"]
-    about = {"loss": _finite(row["valid_loss"]), "epochs": watched.epoch, "seconds": time.perf_counter() - began}
+    about = _about(row, watched, began)
     if not math.isfinite(figure):
         return "pruned", None, about | {"why": f"its validation {watched.by} is {figure} in every epoch"}
     return "finished", figure, about
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON and databases know no other numbers
+def _about(row: Mapping[str, float], watched: Watched, began: float) -> dict[str, Any]:
+    loss = row["valid_loss"] if math.isfinite(row["valid_loss"]) else None  # JSON and databases know no other numbers
+    return {"loss": loss, "epochs": watched.epoch, "seconds": round(time.perf_counter() - began, 3)}
 
 
 def seed_of(seed: int, number: int) -> int:
