@@ -409,7 +409,8 @@ def test_a_full_disk_is_said_and_what_was_written_is_kept(table, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(backend, "append_logs", full)
         with pytest.raises(
-            DiskError, match=r"a.study could not be written or read \(No space left on device\). Its trials so far"
+            DiskError,
+            match=r"a.study could not be written or read \(No space left on device\). What was written is kept",
         ):
             search(table, study=path, trials=3)
     assert len(search(table, study=path, trials=3).of("finished")) == 3
@@ -582,7 +583,7 @@ def test_the_command_line_prints_a_line_a_trial_the_best_ones_and_the_report(tab
     assert main(["tune", "--report", "--study", "a.study", "-o", "pages"]) == 0
     assert "Report: pages/a.study.html" in capfd.readouterr().out
     assert (tmp_path / "a.study").read_bytes() == before
-    assert {p.suffix for p in (tmp_path / "pages").iterdir()} == {".html", ".md", ".svg"}
+    assert {p.name for p in (tmp_path / "pages").iterdir()} == {"a.study.html", "a.study.md", "a.study.pictures"}
 
 
 def test_optunas_own_loudness_is_as_it_was(table):

@@ -42,9 +42,7 @@ def test_both_pages_stand_beside_the_study_with_the_verdict_the_command_and_the_
     for file in re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown):
         ET.parse(tmp_path / file)
     assert len(re.findall(r"!\[", markdown)) == 1 + len(definition().space)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "a.study.html", "a.study.md", "a.study.trials.svg", "a.study.lr.svg", "a.study.reset.svg", "a.study.layer_norm.svg",
-    }  # fmt: skip
+    assert {p.name for p in tmp_path.iterdir()} == {"a.study.html", "a.study.md", "a.study.pictures"}
 
 
 def test_it_goes_into_a_folder_and_needs_one_where_the_study_is_in_no_file(tmp_path: Path) -> None:

@@ -45,18 +45,20 @@ class _Scale:
     """The axis of the figure, the same in all pictures."""
 
     def __init__(self, tuned: Tuned, trials: Sequence[Trial]) -> None:
-        figures = [t.figure for t in trials if t.figure is not None]
         best = tuned.best
         assert best is not None
         assert best.figure is not None
-        finished = [t.figure for t in tuned.of(FINISHED) if t.figure is not None]
-        edge = statistics.median(finished) - WORST * (best.figure - statistics.median(finished))
-        low, high = min(figures), max(figures)
-        if tuned.definition.more_is_better:
-            low = max(low, min(edge, *finished) if len(finished) < 4 else edge)
-        else:
-            high = min(high, max(edge, *finished) if len(finished) < 4 else edge)
-        self.ticks = nice_ticks(min(low, best.figure), max(high, best.figure), 4)
+        sign = 1 if tuned.definition.more_is_better else -1
+        finished = sorted(sign * t.figure for t in trials if t.state == FINISHED and t.figure is not None)
+        middle, top = statistics.median(finished), sign * best.figure
+        # The defaults and nine of ten finished trials are seen where they are.
+        seen = [
+            finished[len(finished) // 10],
+            *(sign * t.figure for t in trials if t.defaults and t.figure is not None),
+        ]
+        edge = min([middle - WORST * (top - middle), *seen])
+        worst = max(edge, min(sign * t.figure for t in trials if t.figure is not None))
+        self.ticks = nice_ticks(min(sign * worst, sign * top), max(sign * worst, sign * top), 4)
 
     def up(self, figure: float, top: float, bottom: float) -> float:
         first, last = self.ticks[0], self.ticks[-1]
@@ -137,7 +139,7 @@ def _in_order(tuned: Tuned, trials: Sequence[Trial], scale: _Scale) -> str:
 
 def _of_parameter(tuned: Tuned, trials: Sequence[Trial], scale: _Scale, name: str) -> str:
     width, height = SMALL
-    left, right, top, bottom = 50, width - 12, 26, height - 26
+    left, right, top, bottom = 50, width - 12, 30, height - 26
     parameter = parse(name, tuned.definition.space[name])
     tried = [(t, (t.settings or {}).get(name)) for t in trials]
     if isinstance(parameter, Range):
@@ -149,9 +151,13 @@ def _of_parameter(tuned: Tuned, trials: Sequence[Trial], scale: _Scale, name: st
     out = [f'<text class="h" x="{left}" y="15">{escape(name)}</text>', *scale.lines(left, right, top, bottom)]
     for text, x, anchor in axis:
         out.append(f'<text class="t" text-anchor="{anchor}" x="{x:.1f}" y="{bottom + 16}">{escape(text)}</text>')
-    for trial, value in tried:
+    spread = 0 if isinstance(parameter, Range) else min(12.0, 60 / len(parameter.values))
+    for k, (trial, value) in enumerate(tried):
         assert trial.figure is not None
-        out += _mark(trial, across(value), scale.up(trial.figure, top, bottom), _told(tuned, trial), tuned.best)
+        beside = spread * (k * 5 % 11 - 5) / 5  # so that trials with the same value don't hide each other
+        out += _mark(
+            trial, across(value) + beside, scale.up(trial.figure, top, bottom), _told(tuned, trial), tuned.best
+        )
     return _svg(f"{name} and the validation {nice(tuned.definition.chosen_by)}", SMALL, out)
 
 

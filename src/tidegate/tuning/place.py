@@ -41,7 +41,7 @@ class Place:
     def __str__(self) -> str:
         """As a person finds it. The password of a URL is left out."""
         if self.url is not None:
-            return f"the study {self.name!r} in " + _PASSWORD.sub(r"\1:***@", self.url)
+            return f"the study {self.name!r} in {masked(self.url)}"
         return "the study in memory" if self.path is None else str(self.path)
 
     @property
@@ -90,6 +90,15 @@ class Place:
                 if not good:
                     return f"line {number:,}"
         return ""
+
+
+def masked(study: str) -> str:
+    """A file or URL without its password, for messages and pages.
+
+    >>> masked("postgresql://me:secret@host/base")
+    'postgresql://me:***@host/base'
+    """
+    return _PASSWORD.sub(r"\1:***@", study)
 
 
 def mend(path: Path) -> None:

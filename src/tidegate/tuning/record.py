@@ -256,11 +256,13 @@ class Tuned:
         rows = self.ranked[:most]
         if (first := self.defaults) is not None and first not in rows:
             rows[-1:] = [first]
-        head = ["trial", nice(about.chosen_by), *names, "epochs", "seconds"]
+        loss = [] if about.chosen_by == "loss" else ["loss"]  # it decides between equal figures
+        head = ["trial", nice(about.chosen_by), *loss, *names, "epochs", "seconds"]
         return head, [
             [
                 f"{t.number}{' (defaults)' if t.defaults else ''}",
                 number(t.figure if t.figure is not None else math.nan),
+                *(number(math.nan if t.loss is None else t.loss) for _ in loss),
                 *(text_of((t.settings or {}).get(name)) for name in names),
                 "" if t.epochs is None else str(t.epochs),
                 "" if t.seconds is None else f"{t.seconds:.0f}",

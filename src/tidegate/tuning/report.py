@@ -35,9 +35,10 @@ def write_report(tuned: Tuned, folder: str | Path | None = None) -> Path:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; the report needs a folder.")
     drawn = pictures(tuned)
-    for title, svg in drawn:
-        write_text(folder / f"{name}.{title.lower()}.svg", svg + "\n")
-    values = _values(tuned, drawn) | {"files": [f"{name}.{title.lower()}.svg" for title, _ in drawn]}
+    files = [f"{name}.pictures/{title.lower()}.svg" for title, _ in drawn]
+    for file, (_, svg) in zip(files, drawn, strict=True):
+        write_text(folder / file, svg + "\n")
+    values = _values(tuned, drawn) | {"files": files}
     for suffix in ("md", "html"):
         write_text(folder / f"{name}.{suffix}", render("tidegate.report", f"study.{suffix}", values))
     return folder / f"{name}.html"

@@ -27,7 +27,7 @@ from tidegate.trained.settings import RepeatSettings, TrainSettings, read_settin
 from tidegate.training.progress import Silent, make
 from tidegate.training.resolve import check_precision, class_weights, complete, find_device, model_spec
 from tidegate.tuning import trial as one_trial
-from tidegate.tuning.place import Place
+from tidegate.tuning.place import Place, masked
 from tidegate.tuning.progress import Bar, line
 from tidegate.tuning.record import FAILED, FINISHED, Definition, Trial, Tuned
 from tidegate.tuning.report import write_report
@@ -98,7 +98,9 @@ def tune(
         kept.begin(before, space)
         searching = _Search(kept, before, read, chosen, asked, shown_)
         searching.run()
-        tuned = Tuned(before, kept.trials(), None if place.path is None and place.url is None else place.argument)
+        tuned = Tuned(
+            before, kept.trials(), None if place.path is None and place.url is None else masked(place.argument)
+        )
     page = ""
     if report is not None or place.path is not None:
         page = f"\n\nReport: {write_report(tuned, report)}"
@@ -119,8 +121,10 @@ def open_study(study: str | Path, study_name: str | None = None) -> Tuned:
         kept = Study(place)
         definition = kept.definition()
         if definition is None:
-            raise RunError(f"{_nothing(place)} Begin one: tidegate tune TABLE --target COLUMN --study {place.argument}")
-        return Tuned(definition, kept.trials(), place.argument)
+            raise RunError(
+                f"{_nothing(place)} Begin one: tidegate tune TABLE --target COLUMN --study {masked(place.argument)}"
+            )
+        return Tuned(definition, kept.trials(), masked(place.argument))
 
 
 def check_optuna() -> None:
@@ -134,7 +138,7 @@ def check_optuna() -> None:
 
 
 def _nothing(place: Place) -> str:
-    return f"There is no study {place.name!r} in {place.argument}." if place.url else f"No such study: {place}."
+    return f"There is no study {place.name!r} in {masked(place.argument)}." if place.url else f"No such study: {place}."
 
 
 def seconds_of(limit: Any) -> float | None:
@@ -331,7 +335,7 @@ def _check_same(before: Definition, asked: Definition, place: Place) -> None:
     if differences:
         raise RunError(
             f"{place} is another search: it differs in {'; '.join(differences)}. Begin another study for this one, or go on with that "
-            f"one: tidegate tune --study {shlex.quote(place.argument)}"
+            f"one: tidegate tune --study {shlex.quote(masked(place.argument))}"
         )
 
 
@@ -431,5 +435,5 @@ class _Search:
             return f"Interrupted{lost}. The study was in memory alone; name a file (study) to keep the trials."
         table = "" if self.about.source else " TABLE ..."
         name = "" if place.url is None or place.name == Place.name else f" --study-name {shlex.quote(place.name)}"
-        again = f"tidegate tune{table} --study {shlex.quote(place.argument)}{name} --trials {self.trials}"
+        again = f"tidegate tune{table} --study {shlex.quote(masked(place.argument))}{name} --trials {self.trials}"
         return f"Interrupted{lost}; the others are kept in {place}. Go on with: {again}"

@@ -59,7 +59,7 @@ def _sentences(place: Place) -> Iterator[None]:
         raise
     except OSError as error:
         raise DiskError(
-            f"{place} could not be written or read ({error.strerror or error}). Its trials so far are kept."
+            f"{place} could not be written or read ({error.strerror or error}). What was written is kept."
         ) from error
     except ImportError as error:
         raise SettingsError(f"{place} can't be opened: {cut(str(error))}") from error
