@@ -137,10 +137,15 @@ def test_the_command_of_the_best_trial_trains_it_again_to_the_bit(table, tmp_pat
     assert again.history[-1]["valid_loss"] == run.history[-1]["valid_loss"]
 
 
-def test_a_default_outside_of_the_space_is_the_first_trial_all_the_same(table):
-    first, *others = search(table, trials=12).trials
-    assert first.settings["hidden_size"] == 128
+def test_a_default_outside_of_the_space_is_the_first_trial_all_the_same(table, tmp_path):
+    space = SPACE | {"init": ["orthogonal", "torch"], "num_layers": "2,3"}
+    first, *others = search(table, search=space, trials=12, study=tmp_path / "a.study").trials
+    assert (first.settings["hidden_size"], first.settings["num_layers"], first.settings["init"]) == (128, 1, "torch")
     assert all(4 <= t.settings["hidden_size"] <= 12 for t in others)
+    assert {t.settings["num_layers"] for t in others} == {2, 3}
+    learned = Study(Place.of(tmp_path / "a.study"))._all()[0].params  # what Optuna is told of it lies in the space
+    assert {"hidden_size", "num_layers"}.isdisjoint(learned)
+    assert learned["init"] == "torch"
 
 
 def test_all_trials_have_the_same_rows_whatever_their_seeds(table, monkeypatch):
@@ -356,6 +361,9 @@ def test_a_damaged_study_another_programs_and_none_have_sentences(table, tmp_pat
             with pytest.raises(RunError) as error:
                 act()
             assert where in str(error.value)
+    path.write_bytes(b"".join(lines).replace(b'"settings":{"hidden_size"', b'"settings":{"hidden_size":[1],"x"'))
+    with pytest.raises(RunError, match=r"settings\.hidden_size"):
+        open_study(path)
     other = tmp_path / "other.study"
     backend = optuna.storages.journal.JournalFileBackend(str(other))
     optuna.create_study(study_name="mine", storage=optuna.storages.JournalStorage(backend))
@@ -433,24 +441,19 @@ def test_ctrl_c_fails_the_running_trial_keeps_the_others_and_says_how_to_go_on(t
     assert len(open_study(path).of("finished")) == 3
 
 
-def test_the_time_limit_ends_the_search_and_the_running_trial(table, tmp_path):
+def test_after_the_time_limit_no_trial_begins(table, tmp_path):
     told = Told()
-    tuned = search(table, study=tmp_path / "a.study", time_limit=0.001, progress=told)
-    assert [(t.state, t.why) for t in tuned.trials] in ([("failed", "the time was over")], [])
+    tuned = search(table, study=tmp_path / "a.study", time_limit=1e-6, progress=told)
+    assert tuned.trials == []
     assert "The time is over." in told.lines
-    assert tuned.best is None
-    assert (tmp_path / "a.study.html").exists()
-    with pytest.raises(SettingsError):
-        search(table, time_limit="0s")
+    assert "No trial is finished yet." in (tmp_path / "a.study.html").read_text()
 
 
-def test_a_trial_that_runs_when_the_time_is_over_counts_as_failed(table):
-    settings = tidegate.TrainSettings.make(**(ROLES | SMALL | {"hidden_size": 4}))
-    with pytest.raises(trial.OutOfTime):
-        trial.run(
-            trainer.read_table(table), settings, report=lambda *_: False, may_stop=True, step=lambda *_: None,
-            until=time.monotonic(),
-        )  # fmt: skip
+def test_a_trial_that_runs_when_the_time_is_over_counts_as_failed(table, tmp_path):
+    path, told = tmp_path / "a.study", Told()
+    tuned = search(table, study=path, time_limit=0.5, epochs=4000, patience=0, progress=told)
+    assert [(t.state, t.why) for t in tuned.trials] == [("failed", "the time was over")]
+    assert "The time is over." in told.lines
 
 
 def start(table: Path, path: Path, trials: int, **more: Any) -> subprocess.Popen[str]:

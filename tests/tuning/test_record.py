@@ -141,6 +141,13 @@ def test_machines_may_differ_in_device_and_threads():
     assert study.differs(other) == []
 
 
+def test_a_study_of_an_earlier_version_may_lack_a_setting():
+    values = definition().to_dict()
+    del values["settings"]["categories"], values["settings"]["word_features"]
+    settings = Definition.from_dict(values, "x").settings
+    assert (settings["categories"], settings["word_features"]) == ([], "none")  # as it was before there was one
+
+
 def test_a_definition_survives_its_way_through_json():
     study = definition()
     assert Definition.from_dict(study.to_dict(), "x") == study
@@ -154,6 +161,9 @@ def test_a_definition_survives_its_way_through_json():
         ({"format": 2, "tidegate": "9.0"}, "x.study is of a later version of Tidegate ('9.0'). Update this one."),
         (definition().to_dict() | {"chosen_by": "beauty"}, "x.study is damaged (the figure 'beauty')"),
         (definition().to_dict() | {"space": 3}, "x.study is damaged (space: "),
+        (definition().to_dict() | {"space": {"lr": "1"}}, "x.study is damaged (search: lr=1 is a single value"),
+        (definition().to_dict() | {"defaults": {}}, "x.study is damaged (no default of reset)"),
+        (definition().to_dict() | {"settings": {"lrr": 1}}, "x.study is damaged (There is no setting 'lrr'"),
     ],
 )
 def test_a_damaged_definition_is_refused(values, message):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidegate.documents import Damaged, from_json
 from tidegate.errors import RunError, SettingsError
 
 NAME = "tidegate"  # of a study in a database, where nobody says; the one in a file is always called so
@@ -84,8 +84,8 @@ class Place:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    good = not line.endswith(b"\n") or "op_code" in json.loads(line)
-                except (ValueError, TypeError):
+                    good = not line.endswith(b"\n") or "op_code" in from_json(line)
+                except (Damaged, TypeError):
                     good = False
                 if not good:
                     return f"line {number:,}"

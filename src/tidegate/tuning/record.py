@@ -6,18 +6,18 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tidegate.data.texts import listed
 from tidegate.documents import Damaged, check, shown
-from tidegate.errors import RunError
+from tidegate.errors import RunError, SettingsError
 from tidegate.trained.comparison import nice, number
 from tidegate.trained.figures import KNOWN
-from tidegate.trained.settings import TrainSettings
+from tidegate.trained.settings import TrainSettings, with_earlier_defaults
 from tidegate.training.loop import tolerance
-from tidegate.tuning.space import text_of
+from tidegate.tuning.space import Value, parse, text_of
 
 FORMAT = 1
 HERE_OR_THERE = {"device", "threads"}  # settings in which the processes of a study may differ
@@ -67,10 +67,18 @@ class Definition:
             if not isinstance(values, dict):
                 raise Damaged("it doesn't say what it is of")
             check(Definition, values)
-            if values["chosen_by"] not in KNOWN:
-                raise Damaged(f"the figure {shown(values['chosen_by'])}")
-            return Definition(**values)
-        except (Damaged, KeyError, TypeError) as error:
+            about = Definition(**values)
+            if about.chosen_by not in KNOWN:
+                raise Damaged(f"the figure {shown(about.chosen_by)}")
+            for name, text in about.space.items():
+                parse(name, text)
+                if name not in about.defaults:
+                    raise Damaged(f"no default of {name}")
+            settings = TrainSettings.make(
+                **with_earlier_defaults(about.settings)
+            )  # of an earlier version, it may lack some
+            return replace(about, settings=settings.model_dump(mode="json"))
+        except (Damaged, SettingsError, TypeError) as error:
             raise RunError(f"{where} is damaged ({error}).") from None
 
     def differs(self, asked: Definition) -> list[str]:
@@ -108,7 +116,7 @@ class Trial:
     state: str
     figure: float | None = None
     loss: float | None = None
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, Value] | None = None
     seed: int = 0
     defaults: bool = False
     epochs: int | None = None

@@ -283,6 +283,8 @@ def _value(name: str, value: Any, kinds: list[Any]) -> Value:
     """One value of a list, as the type that the setting has; what that type doesn't know is left to the settings' own checks."""
     if not isinstance(value, str | int | float | NoneType):
         raise SettingsError(f"search: {name}: {shown(value)} is no single value.")
+    if isinstance(value, bool) and bool not in kinds:
+        raise SettingsError(f"search: {name}: {shown(value)} is neither a number nor a word of this setting.")
     if not isinstance(value, str):
         return (
             float(value)

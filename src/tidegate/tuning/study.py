@@ -7,12 +7,13 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from tidegate.documents import cut
+from tidegate.documents import check, cut
 from tidegate.errors import RunError, SettingsError, TidegateError
 from tidegate.files import DiskError
 from tidegate.tuning.optuna_parts import Lock, Sampler, draw, pruner
@@ -164,7 +165,9 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All trials, as they stand; but for those that were never needed (see `ask`)."""
-        return [record(t) for t in self._all() if not t.user_attrs.get("not_needed")]
+        there = self._all()
+        with _sentences(self.place):
+            return [record(t) for t in there if not t.user_attrs.get("not_needed")]
 
     def bury(self) -> list[int]:
         """Tell the trials whose process is gone as failed; their numbers."""
@@ -281,18 +284,15 @@ class Asked:
 
 
 def record(trial: Any) -> Trial:
-    """A trial of Optuna's as ours."""
+    """A trial of Optuna's as ours. Raises Damaged where it has what no trial has."""
     attrs = trial.user_attrs
     figure = trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
-    return Trial(
+    names = ("loss", "settings", "seed", "defaults", "epochs", "seconds", "why")
+    made = Trial(
         number=trial.number,
         state=STATES[trial.state],
-        figure=figure,
-        loss=attrs.get("loss"),
-        settings=attrs.get("settings"),
-        seed=int(attrs.get("seed", 0)),
-        defaults=bool(attrs.get("defaults")),
-        epochs=attrs.get("epochs"),
-        seconds=attrs.get("seconds"),
-        why=str(attrs.get("why", "")),
+        figure=figure if figure is not None and math.isfinite(figure) else None,
+        **{name: attrs[name] for name in names if name in attrs},
     )
+    check(Trial, asdict(made))
+    return made
