@@ -27,7 +27,7 @@ LONG_FILES = {"test_torch_module_suite.py", "test_c.py", "test_c_header.py", "te
 # that may not need them don't find them. (SciPy isn't among them: torchmetrics goes by the list of what is installed.)
 OF_OTHER_EXTRAS = (
     *("onnx", "onnxruntime", "onnxscript", "tensorflow", "keras", "jax", "openvino", "hoptorch", "torchrl", "seqeval"),
-    *("sklearn", "pandas", "pyarrow", "playwright", "mkdocs", "mypy"),
+    *("sklearn", "pandas", "pyarrow", "optuna", "playwright", "mkdocs", "mypy"),
 )
 
 

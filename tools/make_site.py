@@ -144,7 +144,7 @@ def commands_table() -> str:
         lines = [f"{level} tidegate {name}", "", re.sub(r"^Example: (.*?)$", r"    \1", text, flags=re.MULTILINE), ""]
         rows = []
         for parameter in command.params:
-            if parameter.name in TrainSettings.model_fields and name == "train":
+            if parameter.name in TrainSettings.model_fields and name in ("train", "tune"):
                 continue
             if parameter.param_type_name == "argument":
                 title, help_ = f"`{parameter.metavar or parameter.name.upper()}`", getattr(parameter, "help", "")
@@ -155,6 +155,11 @@ def commands_table() -> str:
             lines += ["| argument or option | what it does |", "| --- | --- |", *rows, ""]
         if name == "train":
             lines += ["Every [setting](settings.md) is an option too: `hidden_size` is `--hidden-size`.", ""]
+        if name == "tune":
+            lines += [
+                "So are the [settings](settings.md) of a single training that begins anew: what is given is fixed.",
+                "",
+            ]
         for below, sub in getattr(command, "commands", {}).items():
             lines += section(f"{name} {below}", sub, level + "#")
         return lines

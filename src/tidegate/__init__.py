@@ -27,6 +27,7 @@ __all__ = [
     "ops",
     "quantize",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tidegate.nn import GRU, GRUCell, MinGRU, quantize
     from tidegate.run import Run, load, train
     from tidegate.trained import TrainSettings
+    from tidegate.tuning import tune
 
 __getattr__, __dir__ = names_of(
     __name__,
@@ -46,6 +48,7 @@ __getattr__, __dir__ = names_of(
         "train": "tidegate.run",
         "load": "tidegate.run",
         "Run": "tidegate.run",
+        "tune": "tidegate.tuning",
         "load_keras_gru": "tidegate.keras_models",
         "TrainSettings": "tidegate.trained",
         "backends": None,

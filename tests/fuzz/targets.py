@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ import yaml
 
 from tests.fuzz import grammar
 from tests.fuzz.harness import Input, Target, Wrong
+from tests.helpers.tuning import definition
 from tidegate import convert
 from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.lines import RowLines
@@ -35,6 +37,7 @@ from tidegate.trained.settings import TrainSettings, read_settings_file
 from tidegate.trained.trained import read_settings
 from tidegate.training import train
 from tidegate.training.resolve import complete, model_spec
+from tidegate.tuning.space import check_space, parse, read_search
 
 OLD = Path(__file__).parents[1] / "trained" / "runs_of_version_1"
 TABLE = OLD / "table.csv"
@@ -334,6 +337,53 @@ def make_settings(rng: Random) -> Input:
 def read_yaml(given: Input, folder: Path) -> None:
     values = read_settings_file(put(given, folder))
     TrainSettings.make(**{k: v for k, v in values.items() if k not in {"table", "out"}})
+
+
+def make_search(rng: Random) -> Input:
+    """What a search varies, as the command line, YAML and Python have it."""
+    ends = [
+        "1",
+        "0",
+        "-1",
+        "8",
+        "256",
+        "0.001",
+        "1e-400",
+        "1e400",
+        "nan",
+        "inf",
+        "",
+        "a",
+        "1_0",
+        "٣",
+        "9" * 500,
+        "0x10",
+    ]
+
+    def values() -> Any:
+        if rng.random() < 0.5:
+            joined = rng.choice(["..", "..", "..", "...", ".", "…"])
+            return rng.choice(ends) + joined + rng.choice(ends) + rng.choice(["", "", ":log", ":", ":lin", ":log:log"])
+        if rng.random() < 0.5:
+            return ",".join(
+                rng.choice([*ends, "yes", "no", "none", "after", "gru", "lstm"]) for _ in range(rng.randint(0, 4))
+            )
+        return yaml.safe_load(
+            rng.choice(["[8, 16]", "[true, no]", "[[1]]", "{}", "[]", "[1, '1', 1.0]", "[.nan, .inf]", "7", "~"])
+        )
+
+    names = [*TrainSettings.model_fields, "default", "", "lrr", "hidden-size"]
+    space = {rng.choice(names): values() for _ in range(rng.randint(0, 4))}
+    texts = [f"{name}={value}" if rng.random() < 0.95 else name for name, value in space.items()]
+    return Input("search", json.dumps(rng.choice([space, texts, ";".join(texts)])).encode())
+
+
+def read_space(given: Input, folder: Path) -> None:
+    space, _ = read_search(json.loads(given.data))
+    check_space(space, {})
+    for name, parameter in space.items():
+        if parse(name, str(parameter)) != parameter:  # as a study keeps it
+            raise Wrong(f"{name}: {parameter!r} is read again as another one")
 
 
 def make_lists(rng: Random) -> Input:
@@ -726,6 +776,48 @@ def read_keras(given: Input, folder: Path) -> None:
     load_keras_gru(put(given, folder))
 
 
+# ------------------------------------------------------------------------------------------------ studies
+
+
+@functools.cache
+def study_file() -> bytes:
+    """Of a search with a finished trial, a pruned one and one that failed."""
+    from tidegate.tuning.place import Place
+    from tidegate.tuning.study import Study
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.study"
+        about, study = definition(), Study(Place.of(path))
+        study.create(about)
+        study.begin(about, read_search(about.space)[0])
+        for k, state in enumerate(("finished", "pruned", "failed", "finished")):
+            trial = study.ask(9)
+            assert trial is not None
+            trial.begin()
+            trial.report(3, 0.5 + k / 10)
+            trial.end(state, 0.5 + k / 10 if state == "finished" else None, loss=0.5, epochs=3, seconds=1.0)
+        return path.read_bytes()
+
+
+def make_study(rng: Random) -> Input:
+    lines = study_file().splitlines(keepends=True)
+    if rng.random() < 0.5:
+        at = rng.randrange(len(lines))
+        lines[at] = (grammar.json_text(rng, grammar.mutated(rng, json.loads(lines[at]))) + "\n").encode(
+            "utf-8", "surrogatepass"
+        )
+        return Input("a.study", b"".join(lines))
+    return Input("a.study", grammar.damaged(rng, b"".join(lines)))
+
+
+def read_study(given: Input, folder: Path) -> None:
+    from tidegate.tuning import open_study, write_report
+
+    tuned = open_study(put(given, folder))
+    str(tuned)
+    write_report(tuned)
+
+
 def has(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
@@ -740,6 +832,8 @@ TARGETS = {
         Target("memory", "mappings of columns in Python, the same way", make_memory, read_memory),
         Target("predict", "tables that a run is to predict or to score, and the table that comes out", make_prediction, read_prediction),
         Target("settings", "settings in YAML", make_settings, read_yaml),
+        Target("search", "what a search varies, as the command line, YAML and Python have it", make_search, read_space),
+        Target("study", "damaged study files: opened, told, and their report written", make_study, read_study, needs=("optuna",)),
         Target("lists", "lists and patterns of columns, class weights and fractions as the command line has them", make_lists, read_lists),
         Target("run", "run folders with one damaged file: opened, predicted with, scored", make_run, read_run),
         Target("quantised", "what a run's folder keeps of the cost of rounded weights: opened, and told", make_quantised, read_quantised),

@@ -20,7 +20,7 @@ from tidegate.data.tables import write_table
 from tidegate.errors import SettingsError
 from tidegate.training import Interrupted, load, loop, train
 from tidegate.training.checkpoint import load_checkpoint, save_checkpoint
-from tidegate.training.loop import _tolerance
+from tidegate.training.loop import tolerance
 
 STEADY = QUICK | {"group": "device", "time": "t", "epochs": 8, "patience": 0, "schedule": "constant", "lr": 0.03}
 
@@ -297,7 +297,7 @@ def test_the_best_epoch_alone_is_kept_where_accuracy_is_named_or_the_sequences_a
     [(7, 7, [7, 6], [5]), (6, 7, [5], [4]), (50, 100, [45], [44]), (998, 1000, [997], [996])],
 )
 def test_one_standard_error_and_at_least_one_sequence_is_no_difference(right, count, others, worse):
-    least = right / count - _tolerance(right / count, count)
+    least = right / count - tolerance(right / count, count)
     assert all(n / count >= least for n in others)
     assert all(n / count < least for n in worse)
 

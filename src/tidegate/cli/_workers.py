@@ -53,10 +53,14 @@ def shared_out(count: int | None) -> Iterator[bool]:
                 quiet.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore", DataWarning)
             yield group.leads
-    except TidegateError as error:
+    except (TidegateError, KeyboardInterrupt) as error:
         if group.leads or not group.first_speaks():
             raise
-        raise SystemExit(2 if isinstance(error, UserError) else 130 if isinstance(error, Interrupted) else 1) from error
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+        raise SystemExit(130 if interrupted else 2 if isinstance(error, UserError) else 1) from error
+    finally:
+        if not group.leads:  # one voice: Ctrl-C that comes late has nothing to end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _start(count: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
 from tidegate.cli._workers import Workers, shared_out
 from tidegate.trained.settings import RepeatSettings, TrainSettings
@@ -71,11 +73,11 @@ def _option_type(annotation: Any) -> tuple[Any, list[str], str | None]:
     return annotation, [], None
 
 
-def _with_settings(function: Any) -> Any:
-    """Give `function` an option for each field of TrainSettings and RepeatSettings in place of its **settings."""
+def with_settings(function: Any, settings: Mapping[str, FieldInfo]) -> Any:
+    """Give `function` an option for each of these fields of settings in place of its **settings."""
     signature = inspect.signature(function, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    for name, field in (TrainSettings.model_fields | RepeatSettings.model_fields).items():
+    for name, field in settings.items():
         kind, _, metavar = _option_type(field.annotation)
         flag = "--" + name.replace("_", "-")
         default = field.default
@@ -110,4 +112,4 @@ def _with_settings(function: Any) -> Any:
     return command
 
 
-app.command()(_with_settings(_command))
+app.command()(with_settings(_command, TrainSettings.model_fields | RepeatSettings.model_fields))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -394,8 +394,8 @@ class RepeatSettings(Settings):
         return self.keep if self.keep != "auto" else "refit" if self.folds else "best"
 
 
-def read_settings_file(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML file, `table` and `out` among them; a run's own config.yaml too.
+def read_settings_file(path: str | Path, more: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings in a YAML file, `table` and `out` among them; a run's own config.yaml too. more: other names that it may have.
 
     Raises SettingsError: no such file, not YAML, or an unknown setting (the nearest one is named).
     """
@@ -413,7 +413,7 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: expected lines such as 'target: label', found a {type(values).__name__}.")
     if values.pop("resolved", None) is not None:  # what a run worked out for itself; a new run works it out anew
         values = with_earlier_defaults(values)
-    known = [*TrainSettings.model_fields, *RepeatSettings.model_fields, "table", "out"]
+    known = [*TrainSettings.model_fields, *RepeatSettings.model_fields, "table", "out", *more]
     for name in values:
         if name not in known:
             raise SettingsError(f"{path}: there is no setting {shown(name)}.{nearest(cut(str(name)), known)}")

@@ -63,7 +63,7 @@ class FolderLock:
         me = {
             "process": os.getpid(),
             "host": platform.node(),
-            "boot": _boot(),
+            "boot": boot(),
             "since": time.strftime("%Y-%m-%d %H:%M"),
         }
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
@@ -98,7 +98,7 @@ class FolderLock:
             taken = False
         except OSError as error:
             # A disk that knows no locks: all there is to go by is the process that is named.
-            taken = error.errno in _TAKEN or (owner.get("boot") == _boot() and _runs_here(owner.get("process")))
+            taken = error.errno in _TAKEN or (owner.get("boot") == boot() and _runs_here(owner.get("process")))
         who = f" (process {owner.get('process')} on {owner.get('host')}, since {owner.get('since')})" if owner else ""
         if taken:
             raise RunError(
@@ -124,15 +124,15 @@ def _elsewhere(owner: dict[str, Any]) -> bool:
     """Whether that was another machine. A container may have another name on the same one; after a restart of the machine the
     name is the same.
     """
-    boot = _boot()
-    return (boot is None or owner.get("boot") != boot) and owner.get("host") != platform.node()
+    here = boot()
+    return (here is None or owner.get("boot") != here) and owner.get("host") != platform.node()
 
 
 def _runs_here(process: Any) -> bool:
     return isinstance(process, int) and process != os.getpid() and runs(process)
 
 
-def _boot() -> str | None:
+def boot() -> str | None:
     """What names this machine since it was last started."""
     with contextlib.suppress(OSError):
         return _BOOT.read_text().strip()

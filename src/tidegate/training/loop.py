@@ -61,7 +61,7 @@ class State:
     best_epoch: int = 0  # the one that is kept
     best: list[float] = field(default_factory=list)  # the best that `rank_of` gave
     chosen_by: str = ""  # the figure of the validation rows that `rank_of` reads
-    latest: bool = False  # of the epochs that these rows can't tell from the best one, the latest is kept: `_tolerance`
+    latest: bool = False  # of the epochs that these rows can't tell from the best one, the latest is kept: `tolerance`
     tolerance: float = 0.0  # how far below the best one that is
     factor: float = 1.0  # of the learning rate, schedule="plateau"
     rested: int = 0  # epochs since the last cut or the best one, schedule="plateau"
@@ -248,7 +248,7 @@ class Loop:
         state.epoch += 1
         if best:
             state.best, state.rested = rank, 0
-            state.tolerance = _tolerance(rank[0], self.judging) if state.latest else 0.0
+            state.tolerance = tolerance(rank[0], self.judging) if state.latest else 0.0
         else:
             state.rested += 1
             if settings.schedule == "plateau" and state.rested >= rests(settings):
@@ -353,7 +353,7 @@ def rests(settings: CompleteSettings) -> int:
     return max(2, (settings.patience or 30) // 5)
 
 
-def _tolerance(accuracy: float, count: int) -> float:
+def tolerance(accuracy: float, count: int) -> float:
     """How far below this one an accuracy over the same `count` sequences may lie without saying that a model is worse: a
     standard error, and at least one sequence (of two models that differ on one alone, neither is the better one).
 

@@ -189,12 +189,14 @@ def fit(
     journal: Journal | None = None,
     progress: bool | Silent = False,
     origin: Trained | Origin | None = None,
+    score: bool = True,
 ) -> Trained:
     """Train a model on a table, and score it beside its baselines.
 
     table: as `tidegate.train` takes it. settings: all of them, as one object. journal: what is written on the way, and from
     where an interrupted training goes on; None: nothing is written, and what comes back lives in memory. origin: the run to go on
-    from; None: the one that the settings name, where they do.
+    from; None: the one that the settings name, where they do. score: whether the test rows are scored at the end; without it nothing
+    looks at them, there are no `results` and nothing is finished: for a search over settings, in memory.
 
     Returns the model with the weights of the best epoch and all that belongs to it. Raises DataError and SettingsError before
     anything is written; Interrupted after Ctrl-C; TrainingFailed where the loss is no longer a number.
@@ -291,6 +293,8 @@ def fit(
             epochs_run=state.epoch,
             seconds=round(sum(r["seconds"] for r in state.history), 1),
         )
+        if not score:
+            return trained
         rows = Rows(data, batches, part, f"the {name} rows of {table.name}")
         evaluation, guesses = score_rows(trained, rows)
         trained._results, trained._predicted = evaluation, predicted(trained.preprocessing, table, rows, guesses)
