@@ -118,7 +118,9 @@ def main() -> None:
                     "case": case,
                     "kind": kind,
                     "us an update": round(us),
-                    "over 2 threads": round(statistics.median(a[0] / b for a, b in zip(answers, first, strict=True)), 2),
+                    "over 2 threads": round(
+                        statistics.median(a[0] / b for a, b in zip(answers, first, strict=True)), 2
+                    ),
                     "parameters": int(parameters),
                     "bytes sent an update": round(sent),
                     "us exchanging": round(exchange),

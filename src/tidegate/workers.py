@@ -327,7 +327,7 @@ def _as_tensor(data: bytes) -> Tensor:
 
 
 def _numbers_in(row: Tensor, count: int) -> np.ndarray:
-    return row[-2 * count :].clone().view(torch.float64).numpy()
+    return row[-2 * count :].cpu().clone().view(torch.float64).numpy()
 
 
 # --- taking part ----------------------------------------------------------------------------------------------------

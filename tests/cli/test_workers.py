@@ -148,7 +148,9 @@ def test_interrupted_on_two_workers_and_resumed_on_four_and_one_it_ends_in_the_s
     assert whole.returncode == 0, whole.stderr
     for workers in (2, 4):
         process = begun(folder, "stopped", "--workers", workers, resume=workers > 2)
-        for process_id in [worker_of(rank, "stopped") for rank in range(workers)]:  # as Ctrl-C on a terminal reaches all
+        for process_id in [
+            worker_of(rank, "stopped") for rank in range(workers)
+        ]:  # as Ctrl-C on a terminal reaches all
             os.kill(process_id, signal.SIGINT)
         said = process.communicate(timeout=60)[1]
         assert process.returncode == 130, said

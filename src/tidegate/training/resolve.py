@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from tidegate.ops.gru import native
 from tidegate.trained import Resolved
 from tidegate.trained.metrics import MOST_NAMED
 from tidegate.trained.settings import CompleteSettings, TrainSettings
+from tidegate.workers import asked
 
 LONG, WINDOW = 256, 128  # window=None: sequences above LONG rows are cut into WINDOW
 MOST_IN_BATCH, LEAST_IN_BATCH = 32, 4
@@ -225,7 +227,8 @@ def check_precision(precision: str, device: torch.device) -> None:
 def find_device(name: str) -> torch.device:
     """The device of that name. Raises SettingsError where it can't be used."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if asked() else "cuda"  # a GPU for each worker
+        return torch.device(own if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
