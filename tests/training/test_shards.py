@@ -10,6 +10,7 @@ from tests.helpers.runs import sensors, sentences
 from tests.helpers.training import same_weights, weights
 from tidegate import train
 from tidegate.errors import SettingsError
+from tidegate.training.updates import ByKernels, ByTorch
 from tidegate.workers import Partial, subtrees, tree_sum
 
 SENSORS = {
@@ -44,22 +45,13 @@ def test_whatever_workers_hold_the_tree_is_the_same(shards):
         assert torch.equal(tree_sum(0, shards, lambda *tree, sums=sums: sums.get(tree)).gradients, whole)
 
 
-def test_the_gradient_of_slices_is_that_of_the_whole_batch():
-    plain = {"dropout": 0.0, "word_dropout": 0.0, "lr": 1e-4}
+@pytest.mark.parametrize("options", [{}, {"carry_state": True, "window": 4}])
+def test_the_gradient_of_slices_is_that_of_the_whole_batch(options):
+    plain = {"dropout": 0.0, "word_dropout": 0.0, "lr": 1e-4} | options
     one, four = (trained(sensors(), **SENSORS, **plain, shards=shards) for shards in (1, 4))
     for name, weight in weights(one).items():
         assert torch.allclose(weight, weights(four)[name], atol=2e-6), name
     assert one.history[0]["train_loss"] == pytest.approx(four.history[0]["train_loss"], rel=1e-5)
-
-
-@pytest.mark.parametrize("road", ["kernels", "torch"])
-def test_words_have_gradients_in_any_slice(road, monkeypatch):
-    if road == "torch":
-        monkeypatch.setattr("tidegate.ops.update.available", lambda *tensors: False)
-    plain = {"dropout": 0.0, "word_dropout": 0.0, "lr": 1e-4}
-    one, three = (trained(sentences(), **WORDS, **plain, shards=shards) for shards in (1, 3))
-    for name, weight in weights(one).items():
-        assert torch.allclose(weight, weights(three)[name], atol=2e-6), name
 
 
 @pytest.mark.parametrize(
@@ -83,6 +75,56 @@ def test_what_is_random_differs_from_slice_to_slice_and_repeats():
     runs = [trained(sensors(), **SENSORS, shards=shards) for shards in (2, 2, 3)]
     assert same_weights(runs[0], runs[1])
     assert not same_weights(runs[0], runs[2])
+
+
+@pytest.fixture(params=[ByKernels, ByTorch])
+def road(request, monkeypatch):
+    """One of them; the other one isn't taken."""
+    if request.param is ByTorch:
+        monkeypatch.setattr("tidegate.ops.update.available", lambda *tensors: False)
+    return request.param
+
+
+def test_all_that_slices_learn_arrives_words_that_were_read_as_unknown_too(road, monkeypatch):
+    of_slices, keys, updates = [], [], []
+    gradients_of, apply = road.gradients_of, road.apply
+
+    def spied(self, arguments, lanes, key):
+        loss, count, gradients = gradients_of(self, arguments, lanes, key)
+        of_slices.append((count, [g.clone() for g in gradients]))
+        keys.append(key)
+        return loss, count, gradients
+
+    def received(self, gradients, lr):
+        count = sum(n for n, _ in of_slices)
+        for parts, whole in zip(zip(*(g for _, g in of_slices), strict=True), gradients, strict=True):
+            assert torch.allclose(sum(parts) / count, whole, atol=1e-6)
+        updates.append(len(of_slices))
+        of_slices.clear()
+        apply(self, gradients, lr)
+
+    monkeypatch.setattr(road, "gradients_of", spied)
+    monkeypatch.setattr(road, "apply", received)
+    trained(sentences(), **WORDS, word_dropout=3.0, shards=3)
+    assert updates.count(3) > len(updates) / 2  # the last batch of an epoch has fewer sequences
+    assert len({*keys}) == len(keys)
+
+
+@pytest.mark.parametrize("options", [{"noise": 0.3}, {"zoneout": 0.3}, {"dropout": 0.4, "num_layers": 2}])
+def test_a_slice_is_the_same_whatever_was_drawn_before_it(road, options, monkeypatch):
+    seen, gradients_of = [], road.gradients_of
+
+    def twice(self, arguments, lanes, key):
+        first = gradients_of(self, arguments, lanes, key)
+        seen.append([None if g is None else g.clone() for g in first[2]])
+        torch.rand(3)
+        again = gradients_of(self, arguments, lanes, key)
+        assert all(a is b or torch.equal(a, b) for a, b in zip(seen[-1], again[2], strict=True))
+        return again
+
+    monkeypatch.setattr(road, "gradients_of", twice)
+    trained(sensors(), **SENSORS | {"epochs": 1}, **options, shards=2)
+    assert seen
 
 
 def test_more_slices_than_a_batch_has_sequences_are_refused():
