@@ -295,7 +295,9 @@ class Sliced:
                 zeros = self.road.parameters[0].new_zeros(sum(s.numel() for s in shapes))
                 return Partial(zeros, np.zeros(2))
             of_rows = lanes.rows(rows.start, rows.stop)
-            loss, count, gradients = self.road.gradients_of(tuple(a[rows] for a in arguments), of_rows, key_of(key, k))
+            loss, count, gradients = self.road.gradients_of(
+                tuple(a[rows] for a in arguments), of_rows, key ^ (k + 1) * _SLICE & _LONG
+            )
             some = [
                 p.new_zeros(shape.numel()) if g is None else (g[words[i]] if i in words else g).ravel()
                 for i, (p, g, shape) in enumerate(zip(self.road.parameters, gradients, shapes, strict=True))
@@ -349,6 +351,7 @@ class Sliced:
 
 
 _HEAD = 0x5851F42D4C957F2D  # what tells the head's dropout from the encoder's
+_SLICE = 0xD1342543DE82EF95  # ... and slices from each other, and from those of the next update
 
 
 def key_of(epoch: int, number: int) -> int:
