@@ -69,13 +69,13 @@ def test_two_workers_predict_and_score_what_one_process_does(folder, alone):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("workers", [3, 4])
-def test_more_workers_train_the_same(folder, workers):
-    options = [*SENSORS[:-2], "--shards", "12", "--batch-size", "12"]
-    for name, more in (("one", []), (f"many{workers}", ["--workers", workers])):
-        done = tidegate("train", "sensors.csv", *options, *more, "--out", f"{name}-12", "--overwrite", cwd=folder)
+@pytest.mark.parametrize(("workers", "more"), [(4, []), (3, ["--carry-state", "--window", 4])])
+def test_more_workers_train_the_same(folder, workers, more):
+    options = ["train", "sensors.csv", *SENSORS, "--shards", 12, "--batch-size", 12, *more, "--out"]
+    for name, shared in (("one", []), ("many", ["--workers", workers])):
+        done = tidegate(*options, f"{name}{workers}", *shared, cwd=folder)
         assert done.returncode == 0, done.stderr
-    assert same_run(folder, "one-12", f"many{workers}-12")
+    assert same_run(folder, f"one{workers}", f"many{workers}")
 
 
 @pytest.mark.long
