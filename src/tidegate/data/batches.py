@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from tidegate.data.sequences import MISSING_CLASS, Sequences
 
 BUCKET = 50  # batches that are sorted by length together: similar lengths share a batch, yet the order stays random
 EVALUATION_STEPS = 65_536  # most steps in memory at once while evaluating
+MOST_TOUCHED = 2**27  # bytes of arrays on disk that stay in memory
+READ_AROUND = 2**16  # bytes that the system maps around an address that is touched
 MOST_PADDING = 65_536  # steps of a batch that are padding: where it is more, and more than half, the batch is divided
 
 
@@ -44,12 +47,23 @@ class BatchSource:
 
     def __init__(self, data: Sequences, *, per_sequence: bool, horizon: int, device: torch.device | str = "cpu"):
         self.data, self.per_sequence, self.horizon = data, per_sequence, horizon
-        self.numbers = torch.from_numpy(data.numbers).to(device)
-        self.codes = torch.from_numpy(data.codes).to(device)
-        self.y = None if data.y is None else torch.from_numpy(data.y).to(device)
-        self.part = torch.from_numpy(data.part).to(device)
-        self.stretch = None if data.stretch is None else torch.from_numpy(data.stretch).to(device)
         self.device = torch.device(device)
+        self.home = self.device if data.mapped is None else torch.device("cpu")  # where the tensors are
+        self.numbers = _tensor(data.numbers).to(self.home)
+        self.codes = _tensor(data.codes).to(self.home)
+        self.y = None if data.y is None else _tensor(data.y).to(self.home)
+        self.part = _tensor(data.part).to(self.home)
+        self.stretch = None if data.stretch is None else _tensor(data.stretch).to(self.home)
+        self._row_bytes = sum(a.itemsize * int(np.prod(a.shape[1:])) for a in (data.numbers, data.codes)) + 8
+        self._touched = 0
+
+    def touched(self, pieces: int, rows: int) -> None:
+        """So many rows, in so many pieces, were read: of arrays on disk only some may stay in memory."""
+        if self.data.mapped is not None:
+            self._touched += 3 * pieces * READ_AROUND + rows * self._row_bytes
+            if self._touched > MOST_TOUCHED:
+                self.data.release()
+                self._touched = 0
 
     def to(self, device: torch.device | str) -> BatchSource:
         """The same on another device."""
@@ -75,16 +89,21 @@ class BatchSource:
         offset = torch.arange(longest)[:, None]
         inside = offset < lengths
         # Padding repeats a sequence's last step: always a valid index, never read.
-        steps = (starts + torch.minimum(offset, lengths - 1)).to(self.device)
-        inside = inside.to(self.device)
+        steps = (starts + torch.minimum(offset, lengths - 1)).to(self.home)
+        inside = inside.to(self.home)
         y = None
         if self.y is not None:
             if self.per_sequence:
                 assert sequences is not None
-                y = self.y[sequences.to(self.device)].unsqueeze(1)
+                y = self.y[sequences.to(self.home)].unsqueeze(1)
             else:
-                y = self._targets(steps, inside, limits.to(self.device), part)
-        return Batch(self.numbers[steps], self.codes[steps], lengths, steps, inside, y, sequences)
+                y = self._targets(steps, inside, limits.to(self.home), part)
+        numbers, codes = self.numbers[steps], self.codes[steps]
+        self.touched(len(lengths), steps.numel())
+        if self.home != self.device:
+            numbers, codes, steps, inside = (t.to(self.device) for t in (numbers, codes, steps, inside))
+            y = None if y is None else y.to(self.device)
+        return Batch(numbers, codes, lengths, steps, inside, y, sequences)
 
     def _targets(self, steps: Tensor, inside: Tensor, limits: Tensor, part: int | None) -> Tensor:
         assert self.y is not None
@@ -111,17 +130,23 @@ class BatchSource:
         if self.per_sequence:
             blank = MISSING_CLASS if self.y.dtype == torch.int64 else float("nan")
             y = torch.full_like(self.y, blank)
-            chosen = torch.from_numpy(self.data.containing(part)).to(self.device)
+            chosen = torch.from_numpy(self.data.containing(part)).to(self.home)
             y[chosen] = self.y[chosen]
             return y.unsqueeze(1)
-        steps = torch.arange(len(self.data.rows), device=self.device)[:, None]
-        limits = torch.from_numpy(np.repeat(self.data.offsets[1:], self.data.lengths)).to(self.device)[:, None]
-        return self._targets(steps, torch.ones_like(steps, dtype=torch.bool), limits, part).squeeze(1)
+        return self.targets_between(0, len(self.data.part), part)
+
+    def targets_between(self, first: int, end: int, part: int | None) -> Tensor:
+        """What is to be predicted at the steps first:end, [n, K, ...], missing outside `part`."""
+        _, limits = self.data.bounds(first, end)
+        steps = torch.arange(first, end, device=self.home)[:, None]
+        inside = torch.ones_like(steps, dtype=torch.bool)
+        return self._targets(steps, inside, torch.from_numpy(limits).to(self.home)[:, None], part).squeeze(1)
 
     def has_targets(self, part: int | None) -> bool:
         """Whether anything in a part can be scored: a target that is there and, of classes, one that training saw."""
-        y = self.all_targets(part)
-        return bool((y >= 0).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
+        if self.per_sequence:
+            return _any_known(self.all_targets(part))
+        return any(_any_known(self.targets_between(first, end, part)) for first, end in self.data.blocks())
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -221,6 +246,19 @@ class BatchSource:
                 blank = MISSING_CLASS if batch.y.dtype == torch.int64 else float("nan")
                 batch.y[:, dead] = blank
         return batch
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """An array as a tensor that shares its memory; one on disk may only be read, of which torch would warn."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def _any_known(y: Tensor) -> bool:
+    return bool((y >= 0).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
 
 
 def _divided(batch: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

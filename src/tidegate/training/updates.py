@@ -55,12 +55,14 @@ def _in_range(model: SequenceModel, source: BatchSource) -> bool:
     """Whether all codes and classes are numbers of a row or a score that is there: kernels don't look."""
     codes, y = source.codes, source.y
     sizes = torch.tensor(model.spec.vocabularies, dtype=torch.int64)
-    good = bool(((codes >= 0) & (codes < sizes)).all())
+    blocks = source.data.blocks
+    good = all(bool(((some >= 0) & (some < sizes)).all()) for some in (codes[a:b] for a, b in blocks()))
+    classes = [] if y is None else [y] if source.per_sequence else (y[a:b] for a, b in blocks())
     return (
         good
         and y is not None
         and update.available(y)
-        and (y.dtype is not torch.int64 or bool((y < model.spec.outputs).all()))
+        and (y.dtype is not torch.int64 or all(bool((some < model.spec.outputs).all()) for some in classes))
     )
 
 
@@ -129,6 +131,7 @@ class ByKernels:
         """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
         source, (starts, lengths, limits, owners) = self.source, arguments
         assert source.y is not None
+        source.touched(len(starts), int(lengths.sum()))
         return update.cut(
             source.numbers, source.codes, source.y, source.stretch, starts, lengths, limits,
             owners if source.per_sequence else None, source.horizon, MISSING_CLASS,
