@@ -18,7 +18,11 @@ _RUN = "The run"
 
 def _command(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="CSV, Parquet, JSON lines or Arrow file.")
+        str | None,
+        typer.Argument(
+            metavar="TABLE",
+            help="CSV, Parquet, JSON lines or Arrow file; a folder of such files, or a pattern ('data/*.parquet'); or a store of tidegate prepare.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -68,11 +72,11 @@ def _option_type(annotation: Any) -> tuple[Any, list[str], str | None]:
     return annotation, [], None
 
 
-def _with_settings(function: Any) -> Any:
-    """Give `function` an option for each field of TrainSettings and RepeatSettings in place of its **settings."""
+def with_settings(function: Any, known: dict[str, Any]) -> Any:
+    """Give `function` an option for each of these fields of settings in place of its **settings."""
     signature = inspect.signature(function, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    for name, field in (TrainSettings.model_fields | RepeatSettings.model_fields).items():
+    for name, field in known.items():
         kind, _, metavar = _option_type(field.annotation)
         flag = "--" + name.replace("_", "-")
         default = field.default
@@ -107,4 +111,4 @@ def _with_settings(function: Any) -> Any:
     return command
 
 
-app.command()(_with_settings(_command))
+app.command()(with_settings(_command, TrainSettings.model_fields | RepeatSettings.model_fields))
