@@ -35,6 +35,9 @@ def test_files_are_one_table_in_the_order_of_their_names(tmp_path, kind, as_patt
     folder = divided(frame, tmp_path / "data", kind, (100, 101))
     (folder / "_SUCCESS").touch()
     (folder / "notes.md").touch()
+    (folder / f".part-0.{kind}").touch()
+    if not as_pattern:
+        (folder / f"_part-0.{kind}").touch()
     table = read_table(folder / f"*.{kind}" if as_pattern else folder)
     assert table.frame.equals(frame)
     assert table.name == (f"data/*.{kind}" if as_pattern else "data")

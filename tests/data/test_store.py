@@ -46,17 +46,28 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def table() -> pl.DataFrame:
+    """Of the classes of `colour` that training doesn't see, the first that occurs is the rarest."""
     frame = sensors().with_columns(nothing=pl.lit(None, dtype=pl.Float64))
-    x = frame["x"].to_list()
-    frame = frame.with_columns(far=pl.when(pl.col("t") == 3).then(None).otherwise(pl.col("far")))
-    parts = [{"valid": "train"}.get(p, p) if k % 2 else p for k, p in enumerate(frame["split"].to_list())]
-    assert None in x
-    assert parts
-    return frame.with_columns(part=pl.when(pl.col("device") == "d3").then(pl.lit("test")).otherwise(pl.lit("train")))
+    device = pl.col("device")
+    return frame.with_columns(
+        far=pl.when(pl.col("t") == 3).then(None).otherwise(pl.col("far")),
+        part=pl.when(device == "d3").then(pl.lit("test")).otherwise(pl.lit("train")),
+        colour=pl.when((device == "d20") & (pl.col("t") == 0)).then(pl.lit("teal"))
+        .when(device == "d20").then(pl.lit("cyan"))
+        .when(device.is_in(["d21", "d22"])).then(pl.lit("violet"))
+        .otherwise(pl.col("colour")),
+    )  # fmt: skip
 
 
 def shuffled(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.sample(fraction=1, shuffle=True, seed=5)
+
+
+ORDERS = {
+    "in order": lambda frame: frame,
+    "shuffled": shuffled,
+    "sorted by time": lambda frame: frame.sort("t", maintain_order=True),
+}
 
 
 def both(source: Path, tmp_path: Path, store_memory: str = TINY, **settings: Any) -> tuple[Run, Run]:
@@ -67,10 +78,10 @@ def both(source: Path, tmp_path: Path, store_memory: str = TINY, **settings: Any
     )
 
 
-@pytest.mark.parametrize("order", ["in order", "shuffled"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_table_on_disk_trains_to_the_weights_of_the_same_table_in_memory(tmp_path, case, order):
-    frame = table() if order == "in order" else shuffled(table())
+    frame = ORDERS[order](table())
     frame.write_parquet(tmp_path / "t.parquet", row_group_size=20)
     memory, disk = both(tmp_path / "t.parquet", tmp_path, **CASES[case])
     assert disk.preprocessing.to_json() == memory.preprocessing.to_json()
@@ -364,6 +375,16 @@ def test_lists_texts_of_numbers_and_uneven_times_say_so(tmp_path):
             prepare(tmp_path / "t.parquet", tmp_path / "s", "label", memory=TINY, progress=False, **ROLES, **more)
 
 
+def test_an_uneven_step_between_two_chunks_is_seen(tmp_path):
+    frame = one_sequence()[:60]
+    for place in range(15, 26):
+        frame.with_columns(t=pl.col("t") + (pl.col("t") >= place)).write_parquet(tmp_path / "t.parquet")
+        with pytest.raises(DataError, match="the times are not evenly spaced"):
+            prepare(tmp_path / "t.parquet", tmp_path / "s", "y", horizon=1, time="t", memory="4kB", progress=False)
+    frame.write_parquet(tmp_path / "t.parquet")
+    prepare(tmp_path / "t.parquet", tmp_path / "s", "y", horizon=1, time="t", memory="4kB", progress=False)
+
+
 def test_seeds_folds_and_a_warm_start_say_that_they_need_the_table_in_memory(tmp_path, stored):
     run = train(stored, out=tmp_path / "run", **QUICK)
     for more in ({"seeds": [1, 2]}, {"folds": 3}, {"from_run": run.folder}):
@@ -389,3 +410,86 @@ def test_a_truncated_file_is_named_and_nothing_is_left(tmp_path):
     with pytest.raises(DataError, match=r"t\.parquet is not a whole Parquet file"):
         prepare(tmp_path / "t.parquet", tmp_path / "s", "label", memory=TINY, progress=False, **ROLES)
     assert os.listdir(tmp_path) == ["t.parquet"]
+
+
+def test_pages_that_were_read_are_given_back_and_nothing_can_be_written(tmp_path, stored, monkeypatch, recwarn):
+    from tidegate.data import batches
+    from tidegate.data.sequences import Mapped
+
+    released = []
+    monkeypatch.setattr(batches, "MOST_TOUCHED", 10 * batches.READ_AROUND)
+    monkeypatch.setattr(Mapped, "release", lambda self: released.append(1))
+    data = open_store(stored).data
+    assert not data.numbers.flags.writeable
+    source = batches.BatchSource(data, per_sequence=False, horizon=0)
+    before = len(released)
+    for arguments in source.training_batches(0, 2, None, np.random.default_rng(0)):
+        source.training_batch(arguments)
+    assert len(released) > before + 2
+    train(stored, out=False, **QUICK)
+    assert not [w for w in recwarn if "not writable" in str(w.message)]
+
+
+def test_a_store_that_is_made_anew_takes_the_place_of_the_old_one(tmp_path, stored):
+    table()[:100].write_parquet(tmp_path / "t.parquet")
+    asked = ROLES | {"memory": TINY, "progress": False}
+    with pytest.raises(DataError, match="has changed since"):
+        prepare(tmp_path / "t.parquet", stored, "label", **asked)
+    prepare(tmp_path / "t.parquet", stored, "label", overwrite=True, **asked)
+    assert len(open_store(stored).data.part) == 100
+    assert sorted(os.listdir(tmp_path)) == ["s", "t.parquet"]
+
+
+def test_an_input_that_changes_while_it_is_read_is_told(tmp_path, monkeypatch):
+    from tidegate.data.store import prepare as passes
+
+    table().write_parquet(tmp_path / "t.parquet")
+    write = passes._Passes._write
+
+    def changed(self, *arguments):
+        write(self, *arguments)
+        os.utime(tmp_path / "t.parquet", (1, 1))
+
+    monkeypatch.setattr(passes._Passes, "_write", changed)
+    with pytest.raises(DataError, match=r"t\.parquet has changed while it was read"):
+        prepare(tmp_path / "t.parquet", tmp_path / "s", "label", memory=TINY, progress=False, **ROLES)
+    assert os.listdir(tmp_path) == ["t.parquet"]
+
+
+def test_what_a_killed_preparation_left_is_removed_by_the_next_one(tmp_path, stored):
+    import subprocess
+    import sys
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".s.{gone.pid}-0123abcd.tmp"
+    left.mkdir()
+    (left / "numbers.npy").touch()
+    os.utime(left, (1, 1))
+    prepare(tmp_path / "t.parquet", stored, "label", overwrite=True, memory=TINY, progress=False, **ROLES)
+    assert sorted(os.listdir(tmp_path)) == ["s", "t.parquet"]
+
+
+def test_on_another_device_batches_are_cut_where_the_arrays_lie_and_then_moved(stored):
+    from tidegate.data.batches import BatchSource
+
+    source = BatchSource(open_store(stored).data, per_sequence=False, horizon=1, device="meta")
+    assert source.numbers.device.type == "cpu"
+    (arguments, *_) = source.training_batches(0, 4, None, np.random.default_rng(0))
+    batch = source.training_batch(arguments)
+    assert {t.device.type for t in (batch.numbers, batch.codes, batch.steps, batch.inside, batch.y)} == {"meta"}
+
+
+def test_where_a_new_store_cant_take_its_place_the_old_one_stays(tmp_path, stored, monkeypatch):
+    rename = Path.rename
+
+    def refused(path: Path, to: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(DiskError, match=r"s could not be written \(Permission denied\)"):
+        prepare(tmp_path / "t.parquet", stored, "label", overwrite=True, memory=TINY, progress=False, **ROLES)
+    assert len(open_store(stored).data.part) == table().height
+    assert sorted(os.listdir(tmp_path)) == ["s", "t.parquet"]

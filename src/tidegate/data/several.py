@@ -55,7 +55,7 @@ def files_of(path: Path, kind_of: Callable[[Path], str], kinds: Collection[str])
                 f"folders a pattern: '{path}/**/*.parquet'."
             )
     else:
-        found = [p for p in _found(path) if p.is_file()]
+        found = [p for p in _found(path) if p.is_file() and p.name[0] != "."]
         if not found:
             raise DataError(f"No file fits {path}.")
     found.sort()

@@ -171,7 +171,7 @@ def _read_several(path: Path, how: _CsvOptions) -> Table:
     for one in paths:
         check_kind(one)
     names = names_of_files(paths, base_of(path))
-    tables = [replace(_read_path(one, how), name=name) for one, name in zip(paths, names, strict=True)]
+    tables = [_read_path(one, how) for one in paths]
     types = common_types(
         names,
         [t.frame.schema for t in tables],

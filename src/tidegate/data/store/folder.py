@@ -139,6 +139,8 @@ def read_manifest(folder: Path) -> Manifest:
             for name, one in values.pop("arrays").items()
         }
         values |= {name: tuple(values[name]) for name in ("notes", "unseen")}
+        if {*arrays} != {*NAMES}:
+            raise Damaged("an array is missing, or one too many")
         manifest = Manifest(**values, inputs=inputs, arrays=arrays)
         settings_of(manifest)
     except (Damaged, KeyError, TypeError, OSError, SettingsError) as error:
@@ -154,13 +156,40 @@ def open_store(folder: Path, *, verify: bool = True) -> Store:
     version, or damaged.
     """
     manifest = read_manifest(folder)
-    text = (folder / PREPROCESSING).read_text(encoding="utf-8") if (folder / PREPROCESSING).is_file() else ""
+    path = folder / PREPROCESSING
+    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
     pre = Preprocessing.from_json(text, str(folder / PREPROCESSING))
     for name, array in manifest.arrays.items():
         path = _path(folder, name)
         if not path.is_file() or (verify and _crc32(path) != array.crc32):
             raise RunError(f"{path} is damaged or cut off: it isn't what was written. {AGAIN}")
-    return Store(folder, manifest, pre, sequences_of(folder, manifest))
+    data = sequences_of(folder, manifest)
+    if not _belong(pre, data):
+        raise RunError(f"{folder}: {STORE}, {PREPROCESSING} and the arrays don't belong together. {AGAIN}")
+    return Store(folder, manifest, pre, data)
+
+
+def _belong(pre: Preprocessing, data: Sequences) -> bool:
+    """Whether the arrays are such as the preprocessing makes. (Kernels read them without looking.)"""
+    steps, sequences = len(data.part), len(data.offsets) - 1
+    assert data.y is not None
+    of_class = pre.target.task == "class"
+    targets = (sequences if pre.per == "sequence" else steps, *(() if of_class else (len(pre.target.names),)))
+    wanted: tuple[tuple[np.ndarray, tuple[int, ...], Any], ...] = (
+        (data.numbers, (steps, pre.number_width), np.float32),
+        (data.codes, (steps, len(pre.tokens)), np.int64),
+        (data.y, targets, np.int64 if of_class else np.float32),
+        (data.part, (steps,), np.uint8),
+        (data.rows, (steps,), np.int64),
+        (data.offsets, (sequences + 1,), np.int64),
+    )
+    return (
+        all(array.shape == shape and array.dtype == dtype for array, shape, dtype in wanted)
+        and steps > 0
+        and data.offsets[0] == 0
+        and data.offsets[-1] == steps
+        and bool((np.diff(data.offsets) >= 0).all())
+    )
 
 
 def sequences_of(folder: Path, manifest: Manifest) -> Sequences:
@@ -181,15 +210,17 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def _mapped(path: Path, array: ArrayFile, maps: list[mmap.mmap]) -> np.ndarray:
-    count = int(np.prod(array.shape))
-    if not count:  # an empty file can't be mapped
-        return np.empty(array.shape, dtype=array.dtype)
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-        if shape != array.shape or dtype != np.dtype(array.dtype):
+        try:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({cut(str(error))}). {AGAIN}") from None
+        count = int(np.prod(shape))
+        if shape != array.shape or dtype.str != array.dtype:
             raise RunError(f"{path} is not the array that {STORE} tells of. {AGAIN}")
+        if not count:  # nothing to map
+            return np.empty(shape, dtype=dtype)
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         maps.append(whole)
         return np.frombuffer(whole, dtype=dtype, count=count, offset=file.tell()).reshape(shape)
