@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import errno
 import json
 import os
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tests.helpers.runs import FEATURES, ROLES, sensors
 from tests.helpers.tables import QUICK, signal_table
@@ -91,6 +94,24 @@ def test_a_table_on_disk_trains_to_the_weights_of_the_same_table_in_memory(tmp_p
     data = open_store(tmp_path / "store").data
     assert len(data.part) == frame.height
     assert frame["device"].gather(data.rows).rle_id().n_unique() == frame["device"].n_unique()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_two_group_columns_times_as_dates_and_categorical_columns_train_the_same(tmp_path, order):
+    frame = table()
+    day = dt.date(2026, 1, 1)
+    frame = frame.with_columns(
+        day=pl.lit(day) + pl.duration(days=pl.col("device").str.slice(1).cast(pl.Int32) // 3),
+        site=(pl.col("device").str.slice(1).cast(pl.Int32) % 3).cast(pl.String).cast(pl.Categorical),
+        t=pl.lit(dt.datetime(2026, 1, 1)) + pl.duration(hours=pl.col("t")),
+        kind=pl.col("kind").cast(pl.Categorical),
+        label=pl.col("label").cast(pl.Enum(["up", "down"])),
+    )
+    ORDERS[order](frame).write_parquet(tmp_path / "t.parquet", row_group_size=20)
+    asked = {"group": ["day", "site"], "target": "label", "features": ["x", "kind", "label"], "horizon": 1}
+    memory, disk = both(tmp_path / "t.parquet", tmp_path, **asked)
+    assert disk.fingerprint == memory.fingerprint
+    assert disk.results.to_dict() == memory.results.to_dict()
 
 
 def test_many_pieces_are_read_and_many_buckets_are_made(tmp_path, monkeypatch):
@@ -412,20 +433,49 @@ def test_a_truncated_file_is_named_and_nothing_is_left(tmp_path):
     assert os.listdir(tmp_path) == ["t.parquet"]
 
 
-def test_pages_that_were_read_are_given_back_and_nothing_can_be_written(tmp_path, stored, monkeypatch, recwarn):
-    from tidegate.data import batches
-    from tidegate.data.sequences import Mapped
+@pytest.mark.parametrize("horizon", [0, 3])
+@pytest.mark.parametrize("part", [None, 2])
+def test_batches_that_are_read_from_files_are_those_of_the_arrays(tmp_path, horizon, part):
+    from tidegate.data.batches import BatchSource
+
+    table().write_parquet(tmp_path / "t.parquet")
+    asked = ROLES | {"memory": TINY, "progress": False, "horizon": horizon, "split_by": "time"}
+    data = open_store(prepare(tmp_path / "t.parquet", tmp_path / "s", "y", **asked)).data
+    files = BatchSource(data, per_sequence=False, horizon=horizon)
+    arrays = BatchSource(dataclasses.replace(data, mapped=None), per_sequence=False, horizon=horizon)
+    batches = [
+        (s.training_batch(a) for a in s.training_batches(0, 4, 5, np.random.default_rng(0))) for s in (files, arrays)
+    ]
+    chunks = [(b for some in s.whole_sequences(part, None, 4) for b in some) for s in (files, arrays)]
+    for one, other in [*zip(*batches, strict=True), *zip(*chunks, strict=True)]:
+        for name in ("numbers", "codes", "steps", "inside", "y"):
+            assert torch.equal(*(getattr(b, name).nan_to_num(nan=-1e9) for b in (one, other))), name
+
+
+def test_pages_of_mapped_arrays_are_given_back_block_by_block(stored, monkeypatch):
+    from tidegate.data import sequences
 
     released = []
-    monkeypatch.setattr(batches, "MOST_TOUCHED", 10 * batches.READ_AROUND)
-    monkeypatch.setattr(Mapped, "release", lambda self: released.append(1))
-    data = open_store(stored).data
-    assert not data.numbers.flags.writeable
-    source = batches.BatchSource(data, per_sequence=False, horizon=0)
-    before = len(released)
-    for arguments in source.training_batches(0, 2, None, np.random.default_rng(0)):
-        source.training_batch(arguments)
-    assert len(released) > before + 2
+    monkeypatch.setattr(sequences, "BLOCK", 50)
+    monkeypatch.setattr(sequences.Mapped, "release", lambda self: released.append(1))
+    open_store(stored).data.segments(0)
+    assert len(released) == -(-table().height // 50)
+
+
+def test_a_store_that_is_cut_off_while_it_trains_is_told(stored):
+    from tidegate.data.batches import BatchSource
+
+    source = BatchSource(open_store(stored).data, per_sequence=False, horizon=0)
+    arguments = source.training_batches(0, 4, None, np.random.default_rng(0))
+    with (stored / "numbers.npy").open("rb+") as file:
+        file.truncate(200)
+    with pytest.raises(DataError, match=r"was cut off while it was in use: numbers ends too early"):
+        for some in arguments:
+            source.training_batch(some)
+
+
+def test_the_arrays_of_a_store_cant_be_written_and_torch_doesnt_warn_of_that(stored, recwarn):
+    assert not open_store(stored).data.numbers.flags.writeable
     train(stored, out=False, **QUICK)
     assert not [w for w in recwarn if "not writable" in str(w.message)]
 

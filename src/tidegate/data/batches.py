@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,6 @@ from tidegate.data.sequences import MISSING_CLASS, Sequences
 
 BUCKET = 50  # batches that are sorted by length together: similar lengths share a batch, yet the order stays random
 EVALUATION_STEPS = 65_536  # most steps in memory at once while evaluating
-MOST_TOUCHED = 2**27  # bytes of arrays on disk that stay in memory
-READ_AROUND = 2**16  # bytes that the system maps around an address that is touched
 MOST_PADDING = 65_536  # steps of a batch that are padding: where it is more, and more than half, the batch is divided
 
 
@@ -38,6 +37,21 @@ class Batch:
     sequences: Tensor | None = None
 
 
+class Readable(NamedTuple):
+    """Rows of the arrays of a `BatchSource`: all of them, or copies of some. starts, limits: where a batch's pieces begin there, and
+    before which row their targets end. moved [B]: what makes its rows steps of all; None: they are.
+    """
+
+    numbers: Tensor
+    codes: Tensor
+    y: Tensor | None
+    part: Tensor | None
+    stretch: Tensor | None
+    starts: Tensor
+    limits: Tensor
+    moved: Tensor | None = None
+
+
 class BatchSource:
     """The tensors of some `Sequences` on a device, and how to cut batches out of them.
 
@@ -51,19 +65,40 @@ class BatchSource:
         self.home = self.device if data.mapped is None else torch.device("cpu")  # where the tensors are
         self.numbers = _tensor(data.numbers).to(self.home)
         self.codes = _tensor(data.codes).to(self.home)
-        self.y = None if data.y is None else _tensor(data.y).to(self.home)
+        y = (
+            data.y.copy() if data.y is not None and data.mapped is not None and per_sequence else data.y
+        )  # (it is small then)
+        self.y = None if y is None else _tensor(y).to(self.home)
         self.part = _tensor(data.part).to(self.home)
         self.stretch = None if data.stretch is None else _tensor(data.stretch).to(self.home)
-        self._row_bytes = sum(a.itemsize * int(np.prod(a.shape[1:])) for a in (data.numbers, data.codes)) + 8
-        self._touched = 0
 
-    def touched(self, pieces: int, rows: int) -> None:
-        """So many rows, in so many pieces, were read: of arrays on disk only some may stay in memory."""
-        if self.data.mapped is not None:
-            self._touched += 3 * pieces * READ_AROUND + rows * self._row_bytes
-            if self._touched > MOST_TOUCHED:
-                self.data.release()
-                self._touched = 0
+    def readable(self, starts: Tensor, lengths: Tensor, limits: Tensor, *, parts: bool = False) -> Readable:
+        """Where the steps starts[b] : starts[b] + lengths[b] and the targets after them, before limits[b], can be read: in the arrays
+        themselves, or, of arrays on disk, in copies of these pieces. parts: whether their parts are asked for, too.
+        """
+        mapped = self.data.mapped
+        if mapped is None:
+            return Readable(self.numbers, self.codes, self.y, self.part, self.stretch, starts, limits)
+        firsts = starts.numpy()
+        ends = np.maximum(np.minimum(firsts + lengths.numpy() + self.horizon, limits.numpy()), firsts + lengths.numpy())
+        counts = ends - firsts
+        here = np.cumsum(counts) - counts
+
+        def read(name: str) -> Tensor:
+            return torch.from_numpy(mapped.read(name, getattr(self.data, name), firsts, ends))
+
+        y = self.y if self.per_sequence or self.y is None else read("y")
+        moved = torch.from_numpy(firsts - here)
+        return Readable(
+            read("numbers"),
+            read("codes"),
+            y,
+            read("part") if parts else None,
+            None,
+            starts - moved,
+            limits - moved,
+            moved,
+        )
 
     def to(self, device: torch.device | str) -> BatchSource:
         """The same on another device."""
@@ -89,7 +124,8 @@ class BatchSource:
         offset = torch.arange(longest)[:, None]
         inside = offset < lengths
         # Padding repeats a sequence's last step: always a valid index, never read.
-        steps = (starts + torch.minimum(offset, lengths - 1)).to(self.home)
+        read = self.readable(starts, lengths, limits, parts=part is not None)
+        steps = (read.starts + torch.minimum(offset, lengths - 1)).to(self.home)
         inside = inside.to(self.home)
         y = None
         if self.y is not None:
@@ -97,30 +133,32 @@ class BatchSource:
                 assert sequences is not None
                 y = self.y[sequences.to(self.home)].unsqueeze(1)
             else:
-                y = self._targets(steps, inside, limits.to(self.home), part)
-        numbers, codes = self.numbers[steps], self.codes[steps]
-        self.touched(len(lengths), steps.numel())
+                y = self._targets(read, steps, inside, read.limits.to(self.home), part)
+        numbers, codes = read.numbers[steps], read.codes[steps]
+        steps = steps if read.moved is None else steps + read.moved
         if self.home != self.device:
             numbers, codes, steps, inside = (t.to(self.device) for t in (numbers, codes, steps, inside))
             y = None if y is None else y.to(self.device)
         return Batch(numbers, codes, lengths, steps, inside, y, sequences)
 
-    def _targets(self, steps: Tensor, inside: Tensor, limits: Tensor, part: int | None) -> Tensor:
-        assert self.y is not None
-        blank = MISSING_CLASS if self.y.dtype == torch.int64 else float("nan")
+    def _targets(self, read: Readable, steps: Tensor, inside: Tensor, limits: Tensor, part: int | None) -> Tensor:
+        """The targets of steps that can be read there."""
+        assert read.y is not None
+        blank = MISSING_CLASS if read.y.dtype == torch.int64 else float("nan")
         if part is not None:
-            inside = inside & (self.part[steps] == part)
+            assert read.part is not None
+            inside = inside & (read.part[steps] == part)
         shifts = range(1, self.horizon + 1) if self.horizon else (0,)
         out = []
         for shift in shifts:
             at = steps + shift
             known = inside & (at < limits)
             at = torch.minimum(at, limits - 1)
-            if part is not None:
-                known = known & (self.part[at] == part)
-            if self.stretch is not None:
-                known = known & (self.stretch[at] == self.stretch[steps])
-            y = self.y[at]
+            if read.part is not None and part is not None:
+                known = known & (read.part[at] == part)
+            if read.stretch is not None:
+                known = known & (read.stretch[at] == read.stretch[steps])
+            y = read.y[at]
             out.append(torch.where(known if y.ndim == 2 else known[..., None], y, blank))
         return torch.stack(out, dim=2)  # [T, B, max(horizon, 1), ...]
 
@@ -140,7 +178,9 @@ class BatchSource:
         _, limits = self.data.bounds(first, end)
         steps = torch.arange(first, end, device=self.home)[:, None]
         inside = torch.ones_like(steps, dtype=torch.bool)
-        return self._targets(steps, inside, torch.from_numpy(limits).to(self.home)[:, None], part).squeeze(1)
+        ends = torch.from_numpy(limits).to(self.home)[:, None]
+        whole = Readable(self.numbers, self.codes, self.y, self.part, self.stretch, steps, ends)
+        return self._targets(whole, steps, inside, ends, part).squeeze(1)
 
     def has_targets(self, part: int | None) -> bool:
         """Whether anything in a part can be scored: a target that is there and, of classes, one that training saw."""
@@ -158,14 +198,15 @@ class BatchSource:
         Long sequences are cut into windows from a random first cut, so that the cuts move from epoch to epoch.
         """
         starts, ends, limits, owners = self._windows(part, window, rng)
+        lengths = ends - starts  # once: there may be millions
         order = rng.permutation(len(starts))
         batches = []
         for bucket in np.array_split(order, max(1, round(len(order) / (BUCKET * batch_size)))):
-            bucket = bucket[np.argsort((ends - starts)[bucket], kind="stable")]
+            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
             for i in range(0, len(bucket), batch_size):
-                batches += _divided(bucket[i : i + batch_size], ends - starts)
+                batches += _divided(bucket[i : i + batch_size], lengths)
         return [
-            tuple(torch.from_numpy(a[batches[i]]) for a in (starts, ends - starts, limits, owners))
+            tuple(torch.from_numpy(a[batches[i]]) for a in (starts, lengths, limits, owners))
             for i in rng.permutation(len(batches))
         ]
 

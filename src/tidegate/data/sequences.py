@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tidegate.errors import DataError
 
 TRAIN, VALID, TEST, NOWHERE = 0, 1, 2, 255
 PART_NAMES = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -21,10 +26,41 @@ BLOCK = (
 
 
 class Mapped:
-    """Arrays that lie on disk and are read where they are touched."""
+    """Arrays that lie on disk: mapped, to go through all of them, and as files, for pieces from anywhere."""
 
     def __init__(self, maps: Sequence[mmap.mmap]) -> None:
         self._maps = maps
+        self._files: dict[str, tuple[int, int]] = {}  # of each array its file, and where in it the first row is
+
+    def open(self, name: str, path: Path, where: int) -> None:
+        """The file of an array, which stays open as long as this is there. where: the byte at which its first row is."""
+        file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        self._files[name] = file, where
+
+    def read(self, name: str, array: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """The rows starts[k]:ends[k] of an array, one piece behind the other.
+
+        They are read, not touched where they are mapped: each address that is touched brings up to 2 MB of the file into the process's
+        memory, and a batch has dozens of pieces.
+        """
+        out = np.empty((int((ends - starts).sum()), *array.shape[1:]), dtype=array.dtype)
+        row = array.dtype.itemsize * int(np.prod(array.shape[1:]))
+        at = 0
+        if not row:
+            return out
+        to = out.reshape(-1).view(np.uint8).data
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            size = (end - start) * row
+            if not hasattr(os, "preadv"):  # Windows
+                to[at : at + size] = array[start:end].reshape(-1).view(np.uint8).data
+            elif (
+                size
+                and os.preadv(self._files[name][0], [to[at : at + size]], self._files[name][1] + start * row) < size
+            ):
+                raise DataError(f"The store of this training was cut off while it was in use: {name} ends too early.")
+            at += size
+        return out
 
     def release(self) -> None:
         """Give the pages that were touched back to the system, which reads them again where they are needed. Without this they would

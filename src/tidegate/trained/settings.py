@@ -254,7 +254,7 @@ class TrainSettings(DataSettings):
     store: str | None = setting(
         None,
         SCALE,
-        "Folder in which a table is arranged that doesn't fit the memory, or was before. None: beside the run, RUN.store.",
+        "Folder in which a table that doesn't fit the memory is arranged; one that is there already is used. None: beside the run, RUN.store.",
         metavar="DIR",
     )
 

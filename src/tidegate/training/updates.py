@@ -130,10 +130,10 @@ class ByKernels:
     def cut(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
         source, (starts, lengths, limits, owners) = self.source, arguments
-        assert source.y is not None
-        source.touched(len(starts), int(lengths.sum()))
+        read = source.readable(starts, lengths, limits)
+        assert read.y is not None
         return update.cut(
-            source.numbers, source.codes, source.y, source.stretch, starts, lengths, limits,
+            read.numbers, read.codes, read.y, read.stretch, read.starts, lengths, read.limits,
             owners if source.per_sequence else None, source.horizon, MISSING_CLASS,
         )  # fmt: skip
 

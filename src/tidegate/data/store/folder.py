@@ -196,12 +196,14 @@ def sequences_of(folder: Path, manifest: Manifest) -> Sequences:
     """The arrays as they lie on disk."""
     arrays: dict[str, np.ndarray] = {}
     maps: list[mmap.mmap] = []
+    mapped = Mapped(maps)
     for name, array in manifest.arrays.items():
-        arrays[name] = _mapped(_path(folder, name), array, maps)
+        arrays[name], where = _mapped(_path(folder, name), array, maps)
+        mapped.open(name, _path(folder, name), where)
     offsets = arrays["offsets"].copy()  # a few bytes a sequence, and read all the time
     return Sequences(
         arrays["numbers"], arrays["codes"], arrays["y"], offsets, arrays["part"], arrays["rows"], list(manifest.notes), manifest.unseen,
-        mapped=Mapped(maps),
+        mapped=mapped,
     )  # fmt: skip
 
 
@@ -209,7 +211,8 @@ def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.npy"
 
 
-def _mapped(path: Path, array: ArrayFile, maps: list[mmap.mmap]) -> np.ndarray:
+def _mapped(path: Path, array: ArrayFile, maps: list[mmap.mmap]) -> tuple[np.ndarray, int]:
+    """The array, and at which byte of the file its first row is."""
     with path.open("rb") as file:
         try:
             np.lib.format.read_magic(file)
@@ -220,10 +223,10 @@ def _mapped(path: Path, array: ArrayFile, maps: list[mmap.mmap]) -> np.ndarray:
         if shape != array.shape or dtype.str != array.dtype:
             raise RunError(f"{path} is not the array that {STORE} tells of. {AGAIN}")
         if not count:  # nothing to map
-            return np.empty(shape, dtype=dtype)
+            return np.empty(shape, dtype=dtype), file.tell()
         whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         maps.append(whole)
-        return np.frombuffer(whole, dtype=dtype, count=count, offset=file.tell()).reshape(shape)
+        return np.frombuffer(whole, dtype=dtype, count=count, offset=file.tell()).reshape(shape), file.tell()
 
 
 def _crc32(path: Path) -> int:
