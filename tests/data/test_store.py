@@ -302,6 +302,14 @@ def test_a_store_of_another_version_and_a_damaged_manifest_are_told(stored):
         train(stored, out=False, **QUICK)
 
 
+def test_files_that_do_not_belong_to_one_store_are_told(tmp_path, stored):
+    asked = ROLES | {"memory": TINY, "progress": False, "features": ["x"]}
+    other = prepare(tmp_path / "t.parquet", tmp_path / "other", "label", **asked)
+    shutil.copy(other / "preprocessing.json", stored / "preprocessing.json")
+    with pytest.raises(RunError, match=r"store\.json, preprocessing\.json and the arrays don't belong together"):
+        train(stored, out=False, **QUICK)
+
+
 @pytest.mark.parametrize("how", ["full", "ctrl-c"])
 @pytest.mark.parametrize("at", ["first", "middle", "last"])
 def test_a_full_disk_and_ctrl_c_leave_nothing(tmp_path, monkeypatch, how, at):
