@@ -39,7 +39,7 @@ from tidegate.data.tables import (
 from tidegate.default_memory import told
 from tidegate.errors import DataError
 
-CHUNKS = 8  # of a table's rows that fit the memory at once: they are there several times on the way, as read, in order and as arrays
+CHUNKS = 12  # of a table's rows that fit the memory at once: they are there several times on the way, as read, in order and as arrays
 SAMPLED = 10_000  # rows by which the size of a row is estimated
 OF_TEXT = 3  # times the size of a CSV file that reading it takes (docs/decisions/046)
 LINE = "\0line"  # the column of a CSV file's line numbers
