@@ -404,6 +404,16 @@ def c_step() -> str:
     return "\n".join(lines + [f"| {' | '.join(row.values())} |" for row in read("c_step")[1]])
 
 
+def scale() -> str:
+    """A table larger than the memory allowed, beside a smaller one in memory."""
+    lines = [
+        "| | rows | memory allowed | seconds | thousand rows/s | peak, MB | of it anonymous, MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [f"| {' | '.join(row.values())} |" for row in read("scale")[1]]
+    return "\n".join(lines)
+
+
 def fuzz() -> str:
     """For each reader: how many inputs it was given, and what came of them."""
     sums: dict[str, dict[str, int]] = {}
@@ -474,6 +484,7 @@ if __name__ == "__main__":
         stream_speed,
         stream_memory,
         c_step,
+        scale,
         fuzz,
         carry_state,
     )

@@ -25,6 +25,7 @@ __all__ = [
     "load_keras_gru",
     "nn",
     "ops",
+    "prepare",
     "quantize",
     "train",
     "tune",
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tidegate import backends, convert, datasets, errors, nn, ops
     from tidegate.keras_models import load_keras_gru
     from tidegate.nn import GRU, GRUCell, MinGRU, quantize
-    from tidegate.run import Run, load, train
+    from tidegate.run import Run, load, prepare, train
     from tidegate.trained import TrainSettings
     from tidegate.tuning import tune
 
@@ -45,6 +46,7 @@ __getattr__, __dir__ = names_of(
         "GRUCell": "tidegate.nn",
         "MinGRU": "tidegate.nn",
         "quantize": "tidegate.nn",
+        "prepare": "tidegate.run",
         "train": "tidegate.run",
         "load": "tidegate.run",
         "Run": "tidegate.run",

@@ -16,7 +16,7 @@ ASKED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # in the order in which PyTorch 
 # Where they are usually mounted, should /proc/self/mountinfo not say.
 _USUAL = {
     "cgroup2": ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"),
-    "cgroup": ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"),
+    "cgroup": ("/sys/fs/cgroup/{controller}", "/sys/fs/cgroup/cpu,cpuacct"),
 }
 
 
@@ -102,20 +102,20 @@ def cpu_quota(root: Path | None = None) -> tuple[float | None, str]:
     """
     root = root or ROOT
     found: list[tuple[float, str]] = []
-    for kind, folder in _groups(root):
+    for kind, folder in control_groups(root, "cpu"):
         path = root / folder.relative_to("/")
         if kind == "cgroup2":
-            quota, period = _words(path / "cpu.max", 2)
+            quota, period = first_words(path / "cpu.max", 2)
             name = "cpu.max"
         else:
             name = "cpu.cfs_quota_us"
-            (quota,), (period,) = _words(path / name, 1), _words(path / "cpu.cfs_period_us", 1)
+            (quota,), (period,) = first_words(path / name, 1), first_words(path / "cpu.cfs_period_us", 1)
         if quota.isdigit() and period.isdigit() and int(quota) and int(period):  # else max or -1: no limit
             found.append((int(quota) / int(period), str(folder / name)))
     return min(found, default=(None, ""))
 
 
-def _words(path: Path, count: int) -> list[str]:
+def first_words(path: Path, count: int) -> list[str]:
     """What a file holds, as so many words; empty ones where it isn't there or holds less."""
     try:
         words = path.read_text(encoding="ascii").split()[:count]
@@ -124,13 +124,17 @@ def _words(path: Path, count: int) -> list[str]:
     return words + [""] * (count - len(words))
 
 
-def _groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
-    """The folders of the groups that this process is in, from its own up to the outermost one, with the kind of their file system."""
-    mounts = _mounts(root)
+def control_groups(root: Path, controller: str) -> Iterator[tuple[str, PurePosixPath]]:
+    """The folders of the groups that this process is in, from its own up to the outermost one, with the kind of their file system:
+    cgroup2, or cgroup, of which there is one for each controller ("cpu", "memory").
+    """
+    mounts = _mounts(root, controller)
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, own = rest.partition(":")
-        kind = "cgroup2" if number == "0" and not controllers else "cgroup" if "cpu" in controllers.split(",") else ""
+        kind = (
+            "cgroup2" if number == "0" and not controllers else "cgroup" if controller in controllers.split(",") else ""
+        )
         for mounted, top in mounts.get(kind, []):
             # In a container, what is mounted may be the container's own group, and its path the one of the machine: /docker/1a2b.
             inside = PurePosixPath(own)
@@ -140,15 +144,18 @@ def _groups(root: Path) -> Iterator[tuple[str, PurePosixPath]]:
                 yield kind, top.joinpath(*parts[:depth])
 
 
-def _mounts(root: Path) -> dict[str, list[tuple[str, PurePosixPath]]]:
+def _mounts(root: Path, controller: str) -> dict[str, list[tuple[str, PurePosixPath]]]:
     """By the kind of file system: which group is mounted, and where."""
     found: dict[str, list[tuple[str, PurePosixPath]]] = {}
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
-        if len(fields) > 4 and (kind[0] == "cgroup2" or (kind[0] == "cgroup" and "cpu" in kind[-1].split(","))):
+        if len(fields) > 4 and (kind[0] == "cgroup2" or (kind[0] == "cgroup" and controller in kind[-1].split(","))):
             found.setdefault(kind[0], []).append((fields[3], PurePosixPath(fields[4])))
-    return found or {kind: [("/", PurePosixPath(path)) for path in paths] for kind, paths in _USUAL.items()}
+    return found or {
+        kind: [("/", PurePosixPath(path.format(controller=controller))) for path in paths]
+        for kind, paths in _USUAL.items()
+    }
 
 
 def _lines(path: Path) -> list[str]:

@@ -81,6 +81,41 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
             remove(temporary)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; when the block ends well it takes the place of `path`, which was not there, or is removed
+    just before.
+
+    If the block fails, or the disk is full, the temporary folder is removed. Raises DiskError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    old = temporary.with_suffix(".old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    except BaseException as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise DiskError(f"{path} could not be written{reason}") from error
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _reason(error: BaseException) -> str | None:
     """Why a file could not be written; None where it isn't the disk's fault."""
     full = isinstance(error, OSError) and error.errno in _FULL
@@ -135,7 +170,10 @@ def _remove_leftovers(path: Path) -> None:
     for old, name, process in temporaries_in(path.parent):
         with contextlib.suppress(OSError):  # somebody else may be removing them
             if name == path.name and not runs(process) and time.time() - old.stat().st_mtime > STILL:
-                remove(old)
+                if old.is_dir():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    remove(old)
 
 
 def runs(process: int) -> bool:

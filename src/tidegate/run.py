@@ -416,3 +416,26 @@ def train(
         table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
     )
     return Run.of(trained)
+
+
+def prepare(
+    table: str | Path,
+    store: str | Path,
+    target: str | list[str] | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool | Silent = True,
+    **settings: Any,
+) -> Path:
+    """Arrange a table that is larger than memory on disk, so that `tidegate.train(store)` reads it from there. See docs/scale.md.
+
+    table: a file, a folder of files or a pattern such as data/*.parquet. store: the folder to make; where it is there already, made of
+        these files under these settings, nothing is done.
+    target, **settings: see `tidegate prepare --help` or `PrepareSettings`.
+    overwrite: replace a store that is there.
+
+    Returns the store's path. Raises DataError, SettingsError, RunError or DiskError; then nothing half-made is left.
+    """
+    from tidegate.training.prepared import prepare as arrange_on_disk
+
+    return arrange_on_disk(table, store, target, overwrite=overwrite, progress=progress, **settings)

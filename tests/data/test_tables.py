@@ -140,8 +140,9 @@ def test_the_original_occupancy_layout_is_recognised_and_its_way_out_works(tmp_p
 
 def test_an_unknown_encoding_and_a_folder_are_refused(tmp_path):
     assert "encoding='klingon' is unknown" in bad(tmp_path, "t.csv", b"a\n1\n", encoding="klingon")
-    with pytest.raises(DataError, match="is a folder, not a table"):
-        read_table(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is a folder, not a table, and no table lies in it"):
+        read_table(tmp_path / "empty")
 
 
 def test_a_list_becomes_words_in_a_csv_cell_and_nothing_half_written_stays(tmp_path):

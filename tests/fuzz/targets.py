@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime as dt
 import functools
@@ -29,7 +30,7 @@ from tidegate.data.lines import RowLines
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.tables import read_table, write_table
 from tidegate.errors import TidegateError
-from tidegate.run import Run, load
+from tidegate.run import Run, load, prepare
 from tidegate.streaming.answers import Answers
 from tidegate.streaming.state import StreamState
 from tidegate.trained.rows import batch_source
@@ -516,6 +517,32 @@ def read_quantised(given: Input, folder: Path) -> None:
     str(load(_copy("gru", given, folder)).quantized("int8").cost())
 
 
+@functools.cache
+def _store() -> Path:
+    """A store of the table that runs are trained on."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    read_table(TABLE).frame.write_parquet(folder / "t.parquet")
+    return prepare(folder / "t.parquet", folder / "store", "label", group="device", memory="8kB", progress=False)
+
+
+def make_store(rng: Random) -> Input:
+    name = rng.choice(["store.json"] * 3 + ["preprocessing.json", "numbers.npy", "offsets.npy", "codes.npy"])
+    data = (_store() / name).read_bytes()
+    if name == "store.json" and rng.random() < 0.8:
+        tree = json.loads(data)
+        data = grammar.as_bytes(grammar.json_text(rng, grammar.mutated(rng, tree, rng.choice([1, 1, 2, 5]))))
+        return Input(name, data)
+    return Input(name, grammar.damaged(rng, data))
+
+
+def read_store(given: Input, folder: Path) -> None:
+    copy = folder / "store"
+    shutil.copytree(_store(), copy)
+    (copy / given.name).write_bytes(given.data)
+    train(copy, out=False, epochs=1, hidden_size=4, baselines=False, progress=False)
+
+
 def make_checkpoint(rng: Random) -> Input:
     name = rng.choice(["checkpoints/last.safetensors"] * 3 + ["config.yaml", "preprocessing.json"])
     return Input(name, damaged_file(rng, OLD / "interrupted" / name))
@@ -837,6 +864,7 @@ TARGETS = {
         Target("lists", "lists and patterns of columns, class weights and fractions as the command line has them", make_lists, read_lists),
         Target("run", "run folders with one damaged file: opened, predicted with, scored", make_run, read_run),
         Target("quantised", "what a run's folder keeps of the cost of rounded weights: opened, and told", make_quantised, read_quantised),
+        Target("store", "stores of `tidegate prepare` with one damaged file: opened, and trained from", make_store, read_store),
         Target("resume", "interrupted trainings with a damaged checkpoint, config or preprocessing: resumed", make_checkpoint, read_checkpoint),
         Target("states", "state files of streams, and states as bytes", make_states, read_state),
         Target("lines", "lines of `tidegate stream`, CSV and JSON", make_lines, read_lines),

@@ -18,7 +18,9 @@ ROOMS = [
     "export", "run", "bench", "cli",
 ]  # fmt: skip
 HOMES = {
-    **dict.fromkeys(["", "default_threads", "documents", "errors", "files", "pages", "_lazy"], "base"),
+    **dict.fromkeys(
+        ["", "default_memory", "default_threads", "documents", "errors", "files", "pages", "_lazy"], "base"
+    ),
     "backends": "ops",
     "datasets": "data",
     "keras_models": "convert",

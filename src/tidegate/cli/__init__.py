@@ -12,6 +12,7 @@ import sys
 # name -> what it does, in one line; the file is tidegate/cli/NAME.py, but for those in FILES
 COMMANDS = {
     "train": "Train a GRU on a table of sequences and write a run folder.",
+    "prepare": "Arrange a table that is larger than memory on disk, for train.",
     "tune": "Search for settings: many trials, compared by their validation rows.",
     "evaluate": "Score a run on a table, beside the naive baselines.",
     "predict": "Add a run's predictions to the rows of a table.",

@@ -21,7 +21,11 @@ _RUN = "The run"
 
 def _command(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="CSV, Parquet, JSON lines or Arrow file.")
+        str | None,
+        typer.Argument(
+            metavar="TABLE",
+            help="CSV, Parquet, JSON lines or Arrow file; a folder of such files, or a pattern ('data/*.parquet'); or a store of tidegate prepare.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

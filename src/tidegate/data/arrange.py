@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -114,9 +115,9 @@ def arrange(
     if lists:
         columns, rows = _unroll(table, columns, lists)
     if time is not None:
-        columns[time] = _comparable_time(table, columns[time], time, rows)
+        columns[time] = comparable_time(table, columns[time], time, rows)
     for name in group:
-        _no_missing(table, columns[name], name, "group", rows)
+        no_missing(table, columns[name], name, "group", rows)
     order = None
     if group:
         keys = [f"group {k}" for k in range(len(group))]
@@ -182,7 +183,7 @@ def _unroll(
     return unrolled, rows
 
 
-def _no_missing(table: Table, column: pl.Series, name: str, role: str, rows: np.ndarray) -> None:
+def no_missing(table: Table, column: pl.Series, name: str, role: str, rows: np.ndarray) -> None:
     missing = column.is_null().arg_true()
     if len(missing):
         raise DataError(
@@ -191,12 +192,12 @@ def _no_missing(table: Table, column: pl.Series, name: str, role: str, rows: np.
         )
 
 
-def _comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarray) -> pl.Series:
+def comparable_time(table: Table, column: pl.Series, name: str, rows: np.ndarray) -> pl.Series:
     if column.dtype.is_nested() or column.dtype == pl.Binary:
         raise DataError(
             f"{table.name}: column {name!r} holds {column.dtype}; as time numbers, dates or times are expected."
         )
-    _no_missing(table, column, name, "time", rows)
+    no_missing(table, column, name, "time", rows)
     if column.dtype.is_float() and not column.is_finite().all():
         bad = int((~column.is_finite()).arg_true()[0])
         raise DataError(f"{table.where(int(rows[bad]))}, column {name!r}: {column[bad]} is not a time.")
@@ -227,10 +228,16 @@ def _no_repeated_time(arranged: Arranged, time: str, grouped: bool) -> None:
     repeated = np.flatnonzero(same)
     if repeated.size:
         step = int(repeated[0])
-        first, second = arranged.where(step - 1), arranged.table.where(int(arranged.rows[step])).split(", ")[-1]
-        who = f" of {arranged.sequence_of(step)}" if grouped else ""
-        more = "the group" if grouped else "a group"
-        raise DataError(
-            f"{first} and {second}, column {time!r}: the time {column[step]}{who} occurs twice. Name {more} column that tells "
-            "these rows apart, remove one, or leave time out to keep the order of the file."
-        )
+        first = arranged.where(step - 1)
+        second = arranged.table.also_where(int(arranged.rows[step - 1]), int(arranged.rows[step]))
+        who = arranged.sequence_of(step) if grouped else ""
+        raise repeated_time(f"{first} and {second}", time, column[step], who)
+
+
+def repeated_time(where: str, time: str, value: Any, who: str) -> DataError:
+    """The error for a time that two rows share. who: of which group; "" where none is named."""
+    of, more = (f" of {who}", "the group") if who else ("", "a group")
+    return DataError(
+        f"{where}, column {time!r}: the time {value}{of} occurs twice. Name {more} column that tells "
+        "these rows apart, remove one, or leave time out to keep the order of the file."
+    )

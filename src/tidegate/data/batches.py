@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +38,21 @@ class Batch:
     sequences: Tensor | None = None
 
 
+class Readable(NamedTuple):
+    """Rows of the arrays of a `BatchSource`: all of them, or copies of some. starts, limits: where a batch's pieces begin there, and
+    before which row their targets end. moved [B]: what makes its rows steps of all; None: they are.
+    """
+
+    numbers: Tensor
+    codes: Tensor
+    y: Tensor | None
+    part: Tensor | None
+    stretch: Tensor | None
+    starts: Tensor
+    limits: Tensor
+    moved: Tensor | None = None
+
+
 class BatchSource:
     """The tensors of some `Sequences` on a device, and how to cut batches out of them.
 
@@ -45,12 +62,44 @@ class BatchSource:
 
     def __init__(self, data: Sequences, *, per_sequence: bool, horizon: int, device: torch.device | str = "cpu"):
         self.data, self.per_sequence, self.horizon = data, per_sequence, horizon
-        self.numbers = torch.from_numpy(data.numbers).to(device)
-        self.codes = torch.from_numpy(data.codes).to(device)
-        self.y = None if data.y is None else torch.from_numpy(data.y).to(device)
-        self.part = torch.from_numpy(data.part).to(device)
-        self.stretch = None if data.stretch is None else torch.from_numpy(data.stretch).to(device)
         self.device = torch.device(device)
+        self.home = self.device if data.mapped is None else torch.device("cpu")  # where the tensors are
+        self.numbers = _tensor(data.numbers).to(self.home)
+        self.codes = _tensor(data.codes).to(self.home)
+        y = (
+            data.y.copy() if data.y is not None and data.mapped is not None and per_sequence else data.y
+        )  # (it is small then)
+        self.y = None if y is None else _tensor(y).to(self.home)
+        self.part = _tensor(data.part).to(self.home)
+        self.stretch = None if data.stretch is None else _tensor(data.stretch).to(self.home)
+
+    def readable(self, starts: Tensor, lengths: Tensor, limits: Tensor, *, parts: bool = False) -> Readable:
+        """Where the steps starts[b] : starts[b] + lengths[b] and the targets after them, before limits[b], can be read: in the arrays
+        themselves, or, of arrays on disk, in copies of these pieces. parts: whether their parts are asked for, too.
+        """
+        mapped = self.data.mapped
+        if mapped is None:
+            return Readable(self.numbers, self.codes, self.y, self.part, self.stretch, starts, limits)
+        firsts = starts.numpy()
+        ends = np.maximum(np.minimum(firsts + lengths.numpy() + self.horizon, limits.numpy()), firsts + lengths.numpy())
+        counts = ends - firsts
+        here = np.cumsum(counts) - counts
+
+        def read(name: str) -> Tensor:
+            return torch.from_numpy(mapped.read(name, getattr(self.data, name), firsts, ends))
+
+        y = self.y if self.per_sequence or self.y is None else read("y")
+        moved = torch.from_numpy(firsts - here)
+        return Readable(
+            read("numbers"),
+            read("codes"),
+            y,
+            read("part") if parts else None,
+            None,
+            starts - moved,
+            limits - moved,
+            moved,
+        )
 
     def to(self, device: torch.device | str) -> BatchSource:
         """The same on another device."""
@@ -76,33 +125,41 @@ class BatchSource:
         offset = torch.arange(longest)[:, None]
         inside = offset < lengths
         # Padding repeats a sequence's last step: always a valid index, never read.
-        steps = (starts + torch.minimum(offset, lengths - 1)).to(self.device)
-        inside = inside.to(self.device)
+        read = self.readable(starts, lengths, limits, parts=part is not None)
+        steps = (read.starts + torch.minimum(offset, lengths - 1)).to(self.home)
+        inside = inside.to(self.home)
         y = None
         if self.y is not None:
             if self.per_sequence:
                 assert sequences is not None
-                y = self.y[sequences.to(self.device)].unsqueeze(1)
+                y = self.y[sequences.to(self.home)].unsqueeze(1)
             else:
-                y = self._targets(steps, inside, limits.to(self.device), part)
-        return Batch(self.numbers[steps], self.codes[steps], lengths, steps, inside, y, sequences)
+                y = self._targets(read, steps, inside, read.limits.to(self.home), part)
+        numbers, codes = read.numbers[steps], read.codes[steps]
+        steps = steps if read.moved is None else steps + read.moved
+        if self.home != self.device:
+            numbers, codes, steps, inside = (t.to(self.device) for t in (numbers, codes, steps, inside))
+            y = None if y is None else y.to(self.device)
+        return Batch(numbers, codes, lengths, steps, inside, y, sequences)
 
-    def _targets(self, steps: Tensor, inside: Tensor, limits: Tensor, part: int | None) -> Tensor:
-        assert self.y is not None
-        blank = MISSING_CLASS if self.y.dtype == torch.int64 else float("nan")
+    def _targets(self, read: Readable, steps: Tensor, inside: Tensor, limits: Tensor, part: int | None) -> Tensor:
+        """The targets of steps that can be read there."""
+        assert read.y is not None
+        blank = MISSING_CLASS if read.y.dtype == torch.int64 else float("nan")
         if part is not None:
-            inside = inside & (self.part[steps] == part)
+            assert read.part is not None
+            inside = inside & (read.part[steps] == part)
         shifts = range(1, self.horizon + 1) if self.horizon else (0,)
         out = []
         for shift in shifts:
             at = steps + shift
             known = inside & (at < limits)
             at = torch.minimum(at, limits - 1)
-            if part is not None:
-                known = known & (self.part[at] == part)
-            if self.stretch is not None:
-                known = known & (self.stretch[at] == self.stretch[steps])
-            y = self.y[at]
+            if read.part is not None and part is not None:
+                known = known & (read.part[at] == part)
+            if read.stretch is not None:
+                known = known & (read.stretch[at] == read.stretch[steps])
+            y = read.y[at]
             out.append(torch.where(known if y.ndim == 2 else known[..., None], y, blank))
         return torch.stack(out, dim=2)  # [T, B, max(horizon, 1), ...]
 
@@ -112,17 +169,25 @@ class BatchSource:
         if self.per_sequence:
             blank = MISSING_CLASS if self.y.dtype == torch.int64 else float("nan")
             y = torch.full_like(self.y, blank)
-            chosen = torch.from_numpy(self.data.containing(part)).to(self.device)
+            chosen = torch.from_numpy(self.data.containing(part)).to(self.home)
             y[chosen] = self.y[chosen]
             return y.unsqueeze(1)
-        steps = torch.arange(len(self.data.rows), device=self.device)[:, None]
-        limits = torch.from_numpy(np.repeat(self.data.offsets[1:], self.data.lengths)).to(self.device)[:, None]
-        return self._targets(steps, torch.ones_like(steps, dtype=torch.bool), limits, part).squeeze(1)
+        return self.targets_between(0, len(self.data.part), part)
+
+    def targets_between(self, first: int, end: int, part: int | None) -> Tensor:
+        """What is to be predicted at the steps first:end, [n, K, ...], missing outside `part`."""
+        _, limits = self.data.bounds(first, end)
+        steps = torch.arange(first, end, device=self.home)[:, None]
+        inside = torch.ones_like(steps, dtype=torch.bool)
+        ends = torch.from_numpy(limits).to(self.home)[:, None]
+        whole = Readable(self.numbers, self.codes, self.y, self.part, self.stretch, steps, ends)
+        return self._targets(whole, steps, inside, ends, part).squeeze(1)
 
     def has_targets(self, part: int | None) -> bool:
         """Whether anything in a part can be scored: a target that is there and, of classes, one that training saw."""
-        y = self.all_targets(part)
-        return bool((y >= 0).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
+        if self.per_sequence:
+            return _any_known(self.all_targets(part))
+        return any(_any_known(self.targets_between(first, end, part)) for first, end in self.data.blocks())
 
     # --- training -------------------------------------------------------------------------------------------
 
@@ -134,14 +199,15 @@ class BatchSource:
         Long sequences are cut into windows from a random first cut, so that the cuts move from epoch to epoch.
         """
         starts, ends, limits, owners = self._windows(part, window, rng)
+        lengths = ends - starts  # once: there may be millions
         order = rng.permutation(len(starts))
         batches = []
         for bucket in np.array_split(order, max(1, round(len(order) / (BUCKET * batch_size)))):
-            bucket = bucket[np.argsort((ends - starts)[bucket], kind="stable")]
+            bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
             for i in range(0, len(bucket), batch_size):
-                batches += _divided(bucket[i : i + batch_size], ends - starts)
+                batches += _divided(bucket[i : i + batch_size], lengths)
         return [
-            tuple(torch.from_numpy(a[batches[i]]) for a in (starts, ends - starts, limits, owners))
+            tuple(torch.from_numpy(a[batches[i]]) for a in (starts, lengths, limits, owners))
             for i in rng.permutation(len(batches))
         ]
 
@@ -247,6 +313,19 @@ class BatchSource:
                 blank = MISSING_CLASS if batch.y.dtype == torch.int64 else float("nan")
                 batch.y[:, dead] = blank
         return batch
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """An array as a tensor that shares its memory; one on disk may only be read, of which torch would warn."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def _any_known(y: Tensor) -> bool:
+    return bool((y >= 0).any() if y.dtype == torch.int64 else (~torch.isnan(y)).any())
 
 
 def _divided(batch: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from tidegate.data.arrange import Arranged, arrange, require
 from tidegate.data.dates import has_dates, read_time
 from tidegate.data.folds import parts_of
 from tidegate.data.gaps import Gaps, find_gaps, rows_before
-from tidegate.data.hints import constant, hints, no_features
+from tidegate.data.gathering import FeatureRows, TargetRows
+from tidegate.data.hints import constant, empty, hints, nameless
 from tidegate.data.names import name_columns
+from tidegate.data.numerals import NumberFormat
 from tidegate.data.preprocessing import (
     NumberColumn,
     Preprocessing,
@@ -21,19 +24,15 @@ from tidegate.data.preprocessing import (
     TokenColumn,
     encode_features,
     encode_target,
-    finite_numbers,
     is_text,
     named,
     readable,
-    token_values,
-    whole_numbers,
-    zero_or_one,
 )
 from tidegate.data.sequences import PART_NAMES, TRAIN, UNSEEN_CLASS, Sequences
 from tidegate.data.settings import DataSettings
 from tidegate.data.tables import Table
 from tidegate.data.texts import find_numbers, listed
-from tidegate.data.word_features import FEATURES, UNSEEN, unseen_share
+from tidegate.data.word_features import FEATURES
 from tidegate.errors import DataError, SettingsError
 
 MANY_INTEGER_CLASSES = 100  # beyond it whole numbers are as likely amounts as classes: ask
@@ -44,35 +43,11 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
 
     Raises DataError and SettingsError in the words of a user: see tests/data/test_bad_input.py for all of them.
     """
-    if not settings.target:
-        known = ", ".join(table.frame.columns[:12])
-        raise SettingsError(
-            f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
-        )
-    given, settings = settings.target, name_columns(settings, table)
-    if not settings.target:
-        raise DataError(
-            f"{table.name}: target={', '.join(given)!r} fits only columns that are the group, time or split column. Name the column to predict."
-        )
-    require(table, settings.target, "target")
-    require(table, settings.group, "group")
-    require(table, [settings.time] if settings.time is not None else [], "time")
-    require(table, settings.exclude, "left-out")
-    require(table, settings.categories, "category")
-    require(table, settings.text, "text")
+    settings = settings_for(table, settings)
     split = settings.split if isinstance(settings.split, str) else None
-    if split is not None:
-        require(table, [split], "split")
     notes: list[str] = [*table.notes]
-    names = _choose_features(table, settings, split, notes)
-    for role in ("text", "categories"):
-        for name in getattr(settings, role):
-            if name not in names and name not in settings.target:
-                raise SettingsError(
-                    f"{role} names the column {name!r}, which isn't read: it is left out, not among the features, or it "
-                    "is the group, time or split column."
-                )
-    table, formats = find_numbers(table, _maybe_numbers(names, settings), settings, notes)
+    names = choose_features(table, settings, split, notes)
+    table, formats = find_numbers(table, maybe_numbers(names, settings), settings, notes)
     table, date_order, told = read_time(table, settings.time, settings.date_order)
     notes += [told] if told else []
     used = list(dict.fromkeys([*names, *settings.target, *([split] if split is not None else [])]))
@@ -89,9 +64,17 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
     part, how = parts_of(arranged, settings, seed)
     notes += how
     gaps = None if settings.time is None else find_gaps(arranged, settings.time)
-    target = _fit_target(arranged, settings, part, notes)
+    dtypes = {name: arranged.columns[name].dtype for name in settings.target}
+    task = task_of(table, settings, dtypes, lambda name: arranged.column(name).drop_nulls().unique(), notes)
+    of_target = TargetRows(settings.target, task, settings.non_finite)
+    of_target.take(arranged, part)
+    target, unseen = of_target.target(table)
     same: dict[str, str] = {}
-    features = tuple(c for name in names for c in _fit_feature(arranged, name, settings, part, same))
+    features: list[NumberColumn | TokenColumn] = []
+    for name in names:
+        rows = FeatureRows(name, settings)
+        rows.take(arranged, part)
+        features += rows.fitted(table, same)
     of_words = list(dict.fromkeys(c.name for c in features if c.kind in FEATURES))
     if of_words:
         notes.append(
@@ -99,33 +82,76 @@ def fit_preprocessing(table: Table, settings: DataSettings, seed: int) -> tuple[
             "that training never saw (word_features='none', --word-features none: the word alone)."
         )
     notes += [*hints(table, names, settings, notes), *constant(same)]
-    pre = Preprocessing(
+    pre = preprocessing_of(
+        settings, features, target, lists=bool(arranged.lists), formats=formats, date_order=date_order
+    )
+    numbers, codes = encode_features(arranged, pre.features, settings.non_finite)
+    y, unseen = encode_target(arranged, target, settings.per, settings.non_finite, unseen)
+    stretch = gaps.stretches() if gaps and gaps.told and settings.horizon and not settings.across_gaps else None
+    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen, stretch)
+    if gaps:
+        notes += _gaps(gaps, arranged, settings, target)
+    return counted(pre, sequences), sequences
+
+
+def settings_for(table: Table, settings: DataSettings) -> DataSettings:
+    """The settings with the columns of this table that they mean. Raises DataError and SettingsError where one isn't there."""
+    if not settings.target:
+        known = ", ".join(table.frame.columns[:12])
+        raise SettingsError(
+            f"No target: name the column to predict with target=... (--target). {table.name} has: {known}."
+        )
+    given, settings = settings.target, name_columns(settings, table)
+    if not settings.target:
+        raise DataError(
+            f"{table.name}: target={', '.join(given)!r} fits only columns that are the group, time or split column. Name the column to predict."
+        )
+    require(table, settings.target, "target")
+    require(table, settings.group, "group")
+    require(table, [settings.time] if settings.time is not None else [], "time")
+    require(table, settings.exclude, "left-out")
+    require(table, settings.categories, "category")
+    require(table, settings.text, "text")
+    if isinstance(settings.split, str):
+        require(table, [settings.split], "split")
+    return settings
+
+
+def preprocessing_of(
+    settings: DataSettings,
+    features: Sequence[NumberColumn | TokenColumn],
+    target: Target,
+    *,
+    lists: bool = False,
+    formats: Mapping[str, NumberFormat] | None = None,
+    date_order: str = "",
+) -> Preprocessing:
+    return Preprocessing(
         group=settings.group,
         time=settings.time,
         per=settings.per,
         horizon=settings.horizon,
         text=settings.text,
         non_finite=settings.non_finite,
-        lists=bool(arranged.lists),
-        features=features,
+        lists=lists,
+        features=tuple(features),
         target=target,
-        formats=formats,
+        formats=formats or {},
         date_order=date_order,
         missing=settings.missing,
     )
-    numbers, codes = encode_features(arranged, features, settings.non_finite)
-    y, unseen = encode_target(arranged, target, settings.per, settings.non_finite)
-    stretch = gaps.stretches() if gaps and gaps.told and settings.horizon and not settings.across_gaps else None
-    sequences = Sequences(numbers, codes, y, arranged.offsets, part, arranged.rows, notes, unseen, stretch)
-    if gaps:
-        notes += _gaps(gaps, arranged, settings, target)
-    notes += unseen_classes(sequences, target, settings.per)
-    if target.task == "class":
-        pre = replace(pre, target=replace(target, counts=count_classes(sequences, target, settings.per)))
-    return pre, sequences
 
 
-def _maybe_numbers(names: list[str], settings: DataSettings) -> list[str]:
+def counted(pre: Preprocessing, sequences: Sequences) -> Preprocessing:
+    """The same with the numbers of its classes; the sequences get a note on those that training never saw."""
+    target = pre.target
+    sequences.notes += unseen_classes(sequences, target, pre.per)
+    if target.task != "class":
+        return pre
+    return replace(pre, target=replace(target, counts=count_classes(sequences, target, pre.per)))
+
+
+def maybe_numbers(names: list[str], settings: DataSettings) -> list[str]:
     """The columns whose text may turn out to be numbers: not those of which the user has said what they are."""
     targets = settings.target if settings.task in ("auto", "number") else ()
     time = [settings.time] if settings.time is not None else []
@@ -133,7 +159,10 @@ def _maybe_numbers(names: list[str], settings: DataSettings) -> list[str]:
     return [name for name in dict.fromkeys([*names, *targets, *time]) if name not in said]
 
 
-def _choose_features(table: Table, settings: DataSettings, split: str | None, notes: list[str]) -> list[str]:
+def choose_features(
+    table: Table, settings: DataSettings, split: str | None, notes: list[str], *, whole: bool = True
+) -> list[str]:
+    """The columns to read. whole: the table holds all rows, so that a column without a value is empty and is left out."""
     roles = {**dict.fromkeys(settings.group, "group"), **({settings.time: "time"} if settings.time is not None else {})}
     if split is not None:
         roles[split] = "split"
@@ -165,7 +194,9 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
                     f"No time is named, so rows are in the order of the table. If {times[0]} says when they were, name it: time={times[0]!r} "
                     f"(--time {times[0]})."
                 )
-        unread += no_features(table, [n for n in names if n not in unread], notes)
+        rest = [n for n in names if n not in unread]
+        unread += nameless(table, rest, notes)
+        unread += empty(table, [n for n in rest if n not in unread], notes) if whole else []
         names = [n for n in names if n not in unread]
     names = [n for n in names if n not in settings.exclude]
     if not names:
@@ -173,6 +204,13 @@ def _choose_features(table: Table, settings: DataSettings, split: str | None, no
             f"{table.name}: no column is left to read beside the {', '.join(sorted(set(roles.values())))} column(s)."
             + " ".join(["", *notes])
         )
+    for role in ("text", "categories"):
+        for name in getattr(settings, role):
+            if name not in names and name not in settings.target:
+                raise SettingsError(
+                    f"{role} names the column {name!r}, which isn't read: it is left out, not among the features, or it "
+                    "is the group, time or split column."
+                )
     return names
 
 
@@ -207,9 +245,19 @@ def sequences_of_one_row(arranged: Arranged, settings: DataSettings, notes: list
         )
 
 
-def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, notes: list[str]) -> Target:
-    table, names = arranged.table, settings.target
-    dtypes = {name: arranged.columns[name].dtype for name in names}
+def task_of(
+    table: Table,
+    settings: DataSettings,
+    dtypes: Mapping[str, Any],
+    different: Callable[[str], pl.Series],
+    notes: list[str],
+) -> str:
+    """What kind of target it is. dtypes: of the target's columns. different: the different values of one of them, without the missing
+    one.
+
+    Raises DataError and SettingsError where these columns can't be predicted, or not as the task says.
+    """
+    names = settings.target
     for name, dtype in dtypes.items():
         if dtype == pl.String and (kind := _unreadable(table, name)):
             raise DataError(
@@ -219,75 +267,41 @@ def _fit_target(arranged: Arranged, settings: DataSettings, part: np.ndarray, no
             raise DataError(
                 f"{table.name}: the target {name!r} holds {dtype}. Text, whole numbers, yes/no or floats can be predicted."
             )
-    task = settings.task if settings.task != "auto" else _infer_task(arranged, settings, dtypes, notes)
-    train = part == TRAIN
-    if task == "class":
-        if len(names) > 1:
-            raise SettingsError(
-                f"task='class' predicts one column; target names {len(names)}. Use task='labels' for several 0/1 columns."
-            )
-        column = arranged.column(names[0])
-        if column.dtype.is_float() or column.dtype.is_decimal():
-            column = whole_numbers(arranged, names[0])
-        seen = column.filter(pl.Series(train)).drop_nulls()
-        if not len(seen):
-            raise DataError(f"{table.name}: no training row has a value in the target column {names[0]!r}.")
-        classes = tuple(
-            seen.cast(pl.String).unique().sort().to_list() if is_text(seen.dtype) else seen.unique().sort().to_list()
+    task = settings.task if settings.task != "auto" else _infer_task(table, settings, dtypes, different, notes)
+    if task == "class" and len(names) > 1:
+        raise SettingsError(
+            f"task='class' predicts one column; target names {len(names)}. Use task='labels' for several 0/1 columns."
         )
-        if len(classes) == 1:
-            every = column.drop_nulls().n_unique()
-            where = "the training rows hold" if every > 1 else "it holds"
+    for name, dtype in dtypes.items():
+        if task == "labels" and is_text(dtype):
             raise DataError(
-                f"{table.name}: the target {names[0]!r} has one class: {where} only {classes[0]!r}. There is nothing to tell apart."
+                f"{table.name}: the target {name!r} holds text; task='labels' needs columns of 0 and 1 or of yes/no values."
             )
-        return Target(names, task, classes)
-    if task == "labels":
-        shares = []
-        for name in names:
-            if is_text(dtypes[name]):
-                raise DataError(
-                    f"{table.name}: the target {name!r} holds text; task='labels' needs columns of 0 and 1 or of yes/no values."
-                )
-            zero_or_one(arranged, name)
-            seen = arranged.column(name).cast(pl.Float64).filter(pl.Series(train)).drop_nulls().to_numpy()
-            if not len(seen):
-                raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
-            shares.append(float(seen.mean()))
-        return Target(names, task, means=tuple(shares))
-    means, stds = [], []
-    for name in names:
-        if not (dtypes[name].is_numeric() or dtypes[name] == pl.Boolean):
-            raise DataError(f"{table.name}: the target {name!r} holds {dtypes[name]}; task='number' needs numbers.")
-        values = finite_numbers(arranged, name, settings.non_finite).filter(pl.Series(train)).drop_nulls()
-        if not len(values):
-            raise DataError(f"{table.name}: no training row has a value in the target column {name!r}.")
-        mean, std = _mean_std(values)
-        if not np.isfinite(std):
-            raise DataError(f"{table.name}: {too_large(name)}")
-        if std == 0:
-            raise DataError(
-                f"{table.name}: the target {name!r} is {mean:g} in every training row. There is nothing to predict."
-            )
-        means.append(mean)
-        stds.append(std)
-    return Target(names, "number", means=tuple(means), stds=tuple(stds))
+        if task == "number" and not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise DataError(f"{table.name}: the target {name!r} holds {dtype}; task='number' needs numbers.")
+    return task
 
 
-def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, Any], notes: list[str]) -> str:
-    names, table = settings.target, arranged.table
+def _infer_task(
+    table: Table,
+    settings: DataSettings,
+    dtypes: Mapping[str, Any],
+    different: Callable[[str], pl.Series],
+    notes: list[str],
+) -> str:
+    names = settings.target
     kinds = {name: "number" if d.is_float() or d.is_decimal() else "class" for name, d in dtypes.items()}
     if len(names) == 1:
-        name, column = names[0], arranged.column(names[0])
+        name, dtype = names[0], dtypes[names[0]]
         if kinds[name] == "number":
-            distinct = column.drop_nulls().unique()
+            distinct = different(name)
             if len(distinct) <= 10 and bool((distinct == distinct.round()).all()):
                 notes.append(
                     f"The target {name!r} is taken as a number; if its values {sorted(distinct.to_list())} are classes, say task='class'."
                 )
             return "number"
-        if column.dtype.is_integer():
-            count = column.drop_nulls().n_unique()
+        if dtype.is_integer():
+            count = len(different(name))
             # Codes that are to be read as such are named as categories; 0 and 1 are rather a state than an amount.
             ahead = settings.horizon if count > 2 and name not in settings.categories else 0
             if ahead > 1:  # several values ahead are a forecast; the next one alone can be the next item of a session
@@ -305,7 +319,7 @@ def _infer_task(arranged: Arranged, settings: DataSettings, dtypes: dict[str, An
     if all(kind == "number" for kind in kinds.values()):
         return "number"
     if all(dtypes[n].is_integer() or dtypes[n] == pl.Boolean for n in names):
-        if all(arranged.column(n).cast(pl.Int64).drop_nulls().is_in([0, 1]).all() for n in names):
+        if all(different(n).cast(pl.Int64).is_in([0, 1]).all() for n in names):
             return "labels"
         return "number"
     if any(is_text(d) for d in dtypes.values()):
@@ -344,9 +358,8 @@ def unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]:
     if not sequences.unseen:
         return []
     assert sequences.y is not None
-    of_unseen = sequences.y <= UNSEEN_CLASS
     counts = {
-        name: int(of_unseen[sequences.containing(part) if per == "sequence" else sequences.part == part].sum())
+        name: sum(int((y <= UNSEEN_CLASS).sum()) for y in _classes_of(sequences, part, per))
         for name, part in PART_NAMES.items()
     }
     total = sum(counts.values())
@@ -366,54 +379,17 @@ def unseen_classes(sequences: Sequences, target: Target, per: str) -> list[str]:
 
 
 def count_classes(sequences: Sequences, target: Target, per: str) -> tuple[int, ...]:
+    counts = np.zeros(len(target.classes), dtype=np.int64)
+    for y in _classes_of(sequences, TRAIN, per):
+        counts += np.bincount(y[y >= 0], minlength=len(counts))
+    return tuple(int(n) for n in counts)
+
+
+def _classes_of(sequences: Sequences, part: int, per: str) -> Iterator[np.ndarray]:
+    """The classes of a part, some at a time."""
     assert sequences.y is not None
-    y = sequences.y[sequences.containing(TRAIN)] if per == "sequence" else sequences.y[sequences.part == TRAIN]
-    return tuple(int(n) for n in np.bincount(y[y >= 0], minlength=len(target.classes)))
-
-
-def _fit_feature(
-    arranged: Arranged, name: str, settings: DataSettings, part: np.ndarray, same: dict[str, str]
-) -> list[NumberColumn | TokenColumn]:
-    """What is read of a column. same: takes the columns that are the same in every training row, with their value."""
-    column = arranged.column(name)
-    train = pl.Series(part == TRAIN)
-    if is_text(column.dtype) or name in settings.categories:
-        words = name in settings.text or (name in arranged.lists and is_text(column.dtype))
-        seen = column.filter(train)
-        fitted = _vocabulary(name, "words" if words else "category", seen)
-        if fitted.size == 2 and not words and not seen.null_count():
-            same[name] = repr(fitted.vocabulary[0])
-        featured = words and settings.word_features == "auto" and unseen_share(fitted.counts) >= UNSEEN
-        return [fitted, *(_vocabulary(name, kind, seen) for kind in FEATURES if featured)]
-    values = finite_numbers(arranged, name, settings.non_finite).filter(train)
-    present = values.drop_nulls()
-    if not len(present):
-        raise DataError(
-            f"{arranged.table.name}: column {name!r} is empty in every training row. Leave it out with exclude={name!r}."
-        )
-    mean, std = _mean_std(present)
-    if not np.isfinite(std):
-        raise DataError(f"{arranged.table.name}: {too_large(name)}")
-    if std == 0:
-        same[name] = f"{mean:g}"
-    return [NumberColumn(name, mean, std or 1.0, mask=len(present) < len(values))]
-
-
-def _vocabulary(name: str, kind: str, seen: pl.Series) -> TokenColumn:
-    """The values of a column's training rows, the most frequent first."""
-    values = token_values(seen, kind).drop_nulls().alias("value")
-    counted = values.value_counts().sort(["count", "value"], descending=[True, False])
-    return TokenColumn(name, kind, tuple(counted["value"].to_list()), tuple(counted["count"].to_list()))
-
-
-def _mean_std(values: pl.Series) -> tuple[float, float]:
-    array = values.to_numpy()
-    mean = float(array.mean())
-    with np.errstate(over="ignore"):
-        std = float(array.std())
-    # A constant column has a tiny std from rounding; dividing by it would make noise of it.
-    return mean, std if std > 1e-12 * float(np.abs(array).max()) else 0.0
-
-
-def too_large(name: str) -> str:
-    return f"the values of column {name!r} are too large to take their mean and spread. Divide them, or leave them out."
+    if per == "sequence":
+        yield sequences.y[sequences.containing(part)]
+        return
+    for first, end in sequences.blocks():
+        yield sequences.y[first:end][sequences.part[first:end] == part]

@@ -19,20 +19,29 @@ _ALMOST_ALL = 0.9
 _WORDS = 4.0  # so many words a cell make sentences
 
 
-def no_features(table: Table, names: Sequence[str], notes: list[str]) -> list[str]:
-    """Those of `names` that are left out where the user hasn't named the features; notes say so."""
+def nameless(table: Table, names: Sequence[str], notes: list[str]) -> list[str]:
+    """Those of `names` that are a row number without a name, which are left out where the user hasn't named the features."""
     index = [name for name in names if _NAMELESS.fullmatch(name) or (name == "" and table.lines is not None)]
-    empty = [name for name in names if name not in index and _is_empty(table.frame[name])]
     if index:
         notes.append(
             f"Left out, as a row number without a name (pandas writes its index so): {listed([repr(n) for n in index])}."
         )
-    if empty:
-        notes.append(f"Left out, as no row has a value: {listed(empty)}.")
-    return [*index, *empty]
+    return index
 
 
-def _is_empty(column: pl.Series) -> bool:
+def empty(table: Table, names: Sequence[str], notes: list[str]) -> list[str]:
+    """Those of `names` in which no row has a value."""
+    found = [name for name in names if is_empty(table.frame[name])]
+    if found:
+        notes.append(left_out_as_empty(found))
+    return found
+
+
+def left_out_as_empty(names: Sequence[str]) -> str:
+    return f"Left out, as no row has a value: {listed(names)}."
+
+
+def is_empty(column: pl.Series) -> bool:
     column = column.alias("")
     if column.null_count() == len(column):
         return True

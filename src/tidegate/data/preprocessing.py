@@ -366,15 +366,20 @@ def zero_or_one(arranged: Arranged, name: str) -> None:
         )
 
 
-def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """The target of each step, or of each sequence, as `Sequences.y` has it; and the classes that are not among `target`'s."""
+def encode_target(
+    arranged: Arranged, target: Target, per: str, non_finite: str, unseen: tuple[Any, ...] | None = None
+) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """The target of each step, or of each sequence, as `Sequences.y` has it; and the classes that are not among `target`'s.
+
+    unseen: these, where they are known; None: those that occur, the most frequent first.
+    """
     if per == "sequence":
         for name in target.names:
             _constant(arranged, name)
-    unseen: tuple[Any, ...] = ()
     if target.task == "class":
-        y, unseen = _encode_classes(arranged, target)
+        y, unseen = _encode_classes(arranged, target, unseen)
     else:
+        unseen = ()
         y = np.empty((arranged.height, len(target.names)), dtype=np.float32)
         for k, name in enumerate(target.names):
             if target.task == "labels":
@@ -397,7 +402,9 @@ def encode_target(arranged: Arranged, target: Target, per: str, non_finite: str)
     return out, unseen
 
 
-def _encode_classes(arranged: Arranged, target: Target) -> tuple[np.ndarray, tuple[Any, ...]]:
+def _encode_classes(
+    arranged: Arranged, target: Target, known: tuple[Any, ...] | None
+) -> tuple[np.ndarray, tuple[Any, ...]]:
     name, classes = target.names[0], target.classes
     column = arranged.column(name)
     if column.dtype.is_float() or column.dtype.is_decimal():
@@ -417,8 +424,11 @@ def _encode_classes(arranged: Arranged, target: Target) -> tuple[np.ndarray, tup
         column = column.cast(pl.Int128)
     codes = pl.Series(range(len(classes)), dtype=pl.Int64)
     y = column.replace_strict(pl.Series(classes, dtype=column.dtype), codes, default=None, return_dtype=pl.Int64)
-    counted = column.filter(y.is_null()).drop_nulls().alias("class").value_counts(name="rows")
-    unseen = counted.sort("rows", "class", descending=[True, False])["class"]
+    if known is None:
+        counted = column.filter(y.is_null()).drop_nulls().alias("class").value_counts(name="rows")
+        unseen = counted.sort("rows", "class", descending=[True, False])["class"]
+    else:
+        unseen = pl.Series(known, dtype=column.dtype)
     if len(unseen):
         codes = pl.Series(UNSEEN_CLASS - np.arange(len(unseen)))
         y = y.fill_null(column.replace_strict(unseen, codes, default=None, return_dtype=pl.Int64))

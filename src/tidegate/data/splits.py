@@ -67,7 +67,15 @@ def _assign(
         if not (part == TRAIN).any():
             raise DataError(f"{arranged.table.name}: too few rows ({arranged.height}) to leave any to train on.")
         return part, f"Split: {how} ({_shares(split)})."
-    part, cut = _by_column(arranged, split, time, per)
+    part, cut = by_column(arranged, split, time, per)
+    return completed(arranged, part, cut, split, split_by=split_by, seed=seed, time=time, per=per)
+
+
+def completed(
+    arranged: Arranged, part: np.ndarray, cut: int, split: str, *, split_by: str, seed: int, time: str | None, per: str
+) -> tuple[np.ndarray, str]:
+    """The parts that the column `split` names, which cuts so many sequences by time, with rows to validate on where it names none."""
+    lengths = arranged.lengths
     if not (part == TRAIN).any():
         raise DataError(f"{arranged.table.name}: no row of the split column {split!r} says train.")
     told = f"Split: as column {split!r} says"
@@ -202,7 +210,7 @@ def _older_than_training(arranged: Arranged, part: np.ndarray, time: str) -> lis
     ]
 
 
-def _by_column(arranged: Arranged, name: str, time: str | None, per: str) -> tuple[np.ndarray, int]:
+def by_column(arranged: Arranged, name: str, time: str | None, per: str) -> tuple[np.ndarray, int]:
     """The parts that a column names, and how many groups it cuts by time."""
     column = arranged.column(name)
     try:

@@ -1,4 +1,4 @@
-"""Reading a table: CSV, Parquet, JSON lines, Arrow, or a data frame that is there already.
+"""Reading a table: CSV, Parquet, JSON lines, Arrow, several such files, or a data frame that is there already.
 
 polars does the reading. What this file adds are the sentences that a person gets when a table is not what
 its name promises: which line, what was found, what to do.
@@ -26,6 +26,18 @@ import polars as pl
 from tidegate.data.csv_text import BLOCK, CsvText, end_of_line, look, names_totals
 from tidegate.data.numerals import NUMBER
 from tidegate.data.pandas_frames import from_pandas
+from tidegate.data.several import (
+    Files,
+    SomeRows,
+    base_of,
+    common_types,
+    empty_columns,
+    files_of,
+    is_pattern,
+    names_of_files,
+    short_name,
+    with_types,
+)
 from tidegate.documents import Damaged, from_json, shown
 from tidegate.errors import DataError
 
@@ -65,11 +77,23 @@ class Table:
     grouped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    files: Files | SomeRows | None = None
+
+    @property
+    def height(self) -> int:
+        return self.frame.height
 
     def where(self, row: int) -> str:
+        name, within = (self.name, row) if self.files is None else self.files.find(row)
         if self.lines is not None:
-            return f"{self.name}, line {self.lines[row]}"
-        return f"{self.name}, row {row + 1}"
+            return f"{name}, line {self.lines[row]}"
+        return f"{name}, row {within + 1}"
+
+    def also_where(self, first: int, row: int) -> str:
+        """Where a row is, said behind where another one is: the file only if it is another one."""
+        here = self.where(row)
+        name = here.rsplit(", ", 1)[0]
+        return here.removeprefix(f"{name}, ") if self.where(first).startswith(f"{name}, ") else here
 
 
 def read_table(
@@ -86,8 +110,8 @@ def read_table(
 ) -> Table:
     """Read `source` into a `Table`.
 
-    source: a path (CSV/TSV, Parquet, JSON lines, Arrow by its suffix), a polars, pandas or pyarrow table,
-        a mapping of columns, or a `Table`.
+    source: a path (CSV/TSV, Parquet, JSON lines, Arrow by its suffix), a folder of such files or a pattern (data/*.parquet), which
+        are one table in the order of their names, a polars, pandas or pyarrow table, a mapping of columns, or a `Table`.
     encoding: of a text file; "utf-8" (a byte order mark is skipped), "latin-1", "cp1252", ...
     header: the first line of a CSV file holds the names of the columns; else they are column_1, column_2, ...
     row_names: the first field of each CSV row is an unnamed row number (as R writes it) and is left out.
@@ -105,35 +129,94 @@ def read_table(
     if isinstance(source, Table):
         return source
     if not isinstance(source, str | Path):
-        return _without_missing(_from_memory(source), missing)
+        return without_missing(_from_memory(source), missing)
+    kept = frozenset(n for n in as_named if n != n.strip())
+    how = _CsvOptions(encoding, header, row_names, decimal_comma, tuple(missing), dots, frozenset(as_text), kept)
     path = Path(source)
+    several = path.is_dir() or is_pattern(path)
+    table = _read_several(path, how) if several else _read_path(path, how)
+    if table.frame.height == 0:
+        raise DataError(f"{table.name} has a header but no rows.")
+    return table
+
+
+def _read_path(path: Path, how: _CsvOptions) -> Table:
     name = path.name
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, not a table. Name a file in it ({', '.join(SUFFIXES)}).")
+    suffix = check_kind(path)
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{name} is empty. A table needs a header and at least one row.")
+        return without_missing(_read_file(path, suffix, how), how.missing)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
+
+
+def check_kind(path: Path) -> str:
+    """The suffix that says of which kind a table is. Raises DataError: there is no such file, or none of these kinds."""
     if not path.exists():
         raise DataError(f"No such file: {path}.{_nearby(path)}")
     suffix = kind_of(path)
     if suffix not in SUFFIXES:
-        _packing(_begin_of(path), name)
+        packing_of_file(path)
         raise DataError(
-            f"{name}: unknown kind of table {suffix or '(no suffix)'!r}. Tidegate reads {', '.join(SUFFIXES)}, and these with "
+            f"{path.name}: unknown kind of table {suffix or '(no suffix)'!r}. Tidegate reads {', '.join(SUFFIXES)}, and these with "
             f"{', '.join(PACKED)} behind them."
         )
-    try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{name} is empty. A table needs a header and at least one row.")
-        kept = frozenset(n for n in as_named if n != n.strip())
-        how = _CsvOptions(header, row_names, decimal_comma, tuple(missing), dots, frozenset(as_text), kept)
-        table = _without_missing(_read_file(path, suffix, encoding, how), missing)
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error}).") from error
-    if table.frame.height == 0:
-        raise DataError(f"{name} has a header but no rows.")
-    return table
+    return suffix
+
+
+def _read_several(path: Path, how: _CsvOptions) -> Table:
+    """The files of a folder or a pattern as one table."""
+    paths = files_of(path, kind_of, SUFFIXES)
+    for one in paths:
+        check_kind(one)
+    names = names_of_files(paths, base_of(path))
+    tables = [_read_path(one, how) for one in paths]
+    types = common_types(
+        names,
+        [t.frame.schema for t in tables],
+        [empty_columns(t.frame) for t in tables],
+        guessed=not is_typed(paths[0]),
+    )
+    starts = np.cumsum([0, *(t.frame.height for t in tables)])
+    frame = pl.concat([with_types(t.frame, types) for t in tables], rechunk=False)
+    nan: dict[str, int] = {}
+    grouped: dict[str, tuple[int, str]] = {}
+    for first, table in zip(starts.tolist(), tables, strict=False):
+        for name, count in table.nan.items():
+            nan[name] = nan.get(name, 0) + count
+        for name, (row, cell) in table.grouped.items():
+            grouped.setdefault(name, (first + row, cell))
+    lines = None if tables[0].lines is None else np.concatenate([np.asarray(t.lines) for t in tables])
+    return Table(
+        frame,
+        short_name(path),
+        path,
+        hash_of(names, [str(t.sha256) for t in tables]),
+        lines,
+        tables[0].separator,
+        nan,
+        grouped,
+        notes=tuple(note for t in tables for note in t.notes),
+        lost=tuple(note for t in tables for note in t.lost),
+        files=Files(names, starts),
+    )
+
+
+def hash_of(names: Sequence[str], hashes: Sequence[str]) -> str:
+    """One SHA-256 for several files, from their names and their own."""
+    text = "".join(f"{name}\0{digest}\n" for name, digest in zip(names, hashes, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_typed(path: Path) -> bool:
+    """Whether files of this kind say of which type their columns are."""
+    return kind_of(path) in PARQUET_SUFFIXES | ARROW_SUFFIXES
 
 
 @dataclass(frozen=True)
 class _CsvOptions:
+    encoding: str
     header: bool
     row_names: bool
     decimal_comma: bool
@@ -154,20 +237,18 @@ class _CsvOptions:
         )
 
 
-def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Table:
-    name = path.name
-    packed = _packing(_begin_of(path), name)
+def _read_file(path: Path, suffix: str, how: _CsvOptions) -> Table:
+    name, encoding = path.name, how.encoding
+    packed = packing_of_file(path)
     if suffix in PARQUET_SUFFIXES | ARROW_SUFFIXES:
         kind, read = ("Parquet", pl.read_parquet) if suffix in PARQUET_SUFFIXES else ("Arrow", pl.read_ipc)
         source = io.BytesIO(_unpacked(path.read_bytes(), packed, name)) if packed else path
         try:
-            return Table(read(source), name, path, _sha256(path))
+            return Table(read(source), name, path, sha256_of(path))
         except PermissionError:
             raise
         except (Exception, pl.exceptions.PanicException) as error:  # all of them mean the same to a user
-            raise DataError(
-                f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
-            ) from error
+            raise not_whole(name, kind, error) from error
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     data = _in_utf8(_unpacked(data, packed, name), name, encoding)
@@ -184,6 +265,12 @@ def _read_file(path: Path, suffix: str, encoding: str, how: _CsvOptions) -> Tabl
     return Table(_read_json_lines(data, name), name, path, sha256)
 
 
+def not_whole(name: str, kind: str, error: BaseException) -> DataError:
+    return DataError(
+        f"{name} is not a whole {kind} file ({_first_line(error)}). Was it cut off, or is it another format?"
+    )
+
+
 def kind_of(path: Path) -> str:
     """The suffix that says what kind of table a file is: of sales.csv.gz it is .csv."""
     suffix = path.suffix.lower()
@@ -198,6 +285,11 @@ def stem_of(path: Path) -> str:
 def packing_of(begins: bytes) -> str:
     """With what a file that begins so is packed; "" for none that is known."""
     return next((what for mark, what in _MARKS.items() if begins.startswith(mark)), "")
+
+
+def packing_of_file(path: Path) -> str:
+    """With what a file is packed. Raises DataError for what isn't read."""
+    return _packing(_begin_of(path), path.name)
 
 
 def _begin_of(path: Path) -> bytes:
@@ -234,7 +326,7 @@ def _not_csv(data: bytes, name: str, error: csv.Error) -> DataError:
     return DataError(f"{name} can't be read as CSV: {error}.")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -545,7 +637,7 @@ def _grouped(frame: pl.DataFrame, data: bytes, separator: str, how: _CsvOptions)
     return found
 
 
-def _without_missing(table: Table, missing: Sequence[str]) -> Table:
+def without_missing(table: Table, missing: Sequence[str]) -> Table:
     """The table with nothing in the cells that hold one of these spellings, or that number."""
     if not missing:
         return table

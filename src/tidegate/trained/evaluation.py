@@ -18,7 +18,7 @@ from tidegate.model import SequenceModel
 from tidegate.model.pooling import POOLINGS
 from tidegate.model.tasks import TASKS, Chances
 from tidegate.trained.comparison import Evaluation
-from tidegate.trained.metrics import Scores, chooser, primary, score
+from tidegate.trained.metrics import TALLIES, Scores, chooser, is_bio, primary, score
 from tidegate.trained.rows import Rows, rows_to_score, warn_of
 from tidegate.trained.trained import Trained
 from tidegate.workers import Alone, here
@@ -59,20 +59,22 @@ def evaluate_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -
 @dataclass(frozen=True)
 class Guesses:
     """What the figures are of. values: by name, the model's first and then those of the baselines, in the layout of
-    `Outcome.values`; truth: the same of the targets; chances: of the model, as `Outcome.chances`.
+    `Outcome.values`; truth: the same of the targets; chances: of the model, as `Outcome.chances`. steps: all these are of the steps
+    first:end alone, where there are too many to keep all; None: of all.
     """
 
     values: dict[str, np.ndarray]
     truth: np.ndarray
     chances: Chances | None
+    steps: tuple[int, int] | None = None
 
 
 def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> tuple[Evaluation, Guesses]:
-    """What `evaluate_rows` returns and raises, and the predictions that it counted."""
+    """What `evaluate_rows` returns and raises, and the predictions that it counted: all of them, or those of `Guesses.steps`."""
     pre, settings, source, part = trained.preprocessing, trained.settings, rows.source, rows.part
-    outcome = run_model(trained.model, pre, source, part, batch_size=batch_size, chances=True)
-    scores = judge(pre, source, part, outcome.values, outcome.chances)
-    if not scores.count:
+    steps = steps_to_keep(pre, source, part)
+    own = figures(trained.model, pre, source, part, batch_size=batch_size, chances=True, keep=steps)
+    if not own.scores.count:
         raise DataError(f"Nothing to score: {rows.what} hold no target value.")
     if not source.has_targets(part):
         raise DataError(
@@ -81,24 +83,30 @@ def score_rows(trained: Trained, rows: Rows, batch_size: int | None = None) -> t
         )
     metric, more = primary(pre.target, pre.horizon, settings.choose_by)
     count = trained.resolved.parts["train"]["sequences" if pre.per == "sequence" else "rows"]
-    guesses = rules_of_thumb(pre, source, settings.season)
-    baselines = judged_rules(pre, source, part, guesses, count)
+    if steps is None:
+        guesses = rules_of_thumb(pre, source, settings.season)
+        baselines = judged_rules(pre, source, part, guesses, count)
+        truth = truth_of(pre, source, part)
+    else:
+        guesses = rules_between(pre, source, settings.season, *steps)
+        baselines = _tallied_rules(pre, source, part, settings.season, count)
+        truth = truth_between(pre, source, part, *steps)
     if trained.no_memory is not None:
         bare = trained.no_memory.model.to(source.device)
-        own = trained.no_memory.preprocessing  # its labels have thresholds of their own
-        other = run_model(bare, own, source, part, batch_size=batch_size, chances=True)
+        theirs = trained.no_memory.preprocessing  # its labels have thresholds of their own
+        other = figures(bare, theirs, source, part, batch_size=batch_size, chances=True, keep=steps)
         guesses[NO_RECURRENCE] = other.values
-        baselines[NO_RECURRENCE] = judge(pre, source, part, other.values, other.chances)
+        baselines[NO_RECURRENCE] = other.scores
     before = None
     if trained.before is not None:
         then = _as_it_began(trained)
-        first = run_model(trained.before.to(source.device), then, source, part, batch_size=batch_size, chances=True)
-        before = judge(then, source, part, first.values, first.chances)
+        first = trained.before.to(source.device)
+        before = figures(first, then, source, part, batch_size=batch_size, chances=True, keep=steps).scores
     notes = _notes(pre, part)
     evaluation = Evaluation(
-        settings.cell, rows.what, metric, more, scores, outcome.loss, baselines, before=before, notes=notes
+        settings.cell, rows.what, metric, more, own.scores, own.loss, baselines, before=before, notes=notes
     )
-    return evaluation, Guesses({settings.cell: outcome.values} | guesses, truth_of(pre, source, part), outcome.chances)
+    return evaluation, Guesses({settings.cell: own.values} | guesses, truth, own.chances, steps)
 
 
 def _as_it_began(trained: Trained) -> Preprocessing:
@@ -176,11 +184,19 @@ def run_model(
 
 
 class Gathered:
-    """An `Outcome` that is put together of pieces."""
+    """An `Outcome` that is put together of pieces. steps: of these alone, first:end; None: of all."""
 
-    def __init__(self, pre: Preprocessing, source: BatchSource, *, probabilities: bool = False, chances: bool = False):
-        self._task, self._target = TASKS[pre.target.task], pre.target
-        self._values, self._proba = blank_of(pre, source, probabilities)
+    def __init__(
+        self,
+        pre: Preprocessing,
+        source: BatchSource,
+        *,
+        probabilities: bool = False,
+        chances: bool = False,
+        steps: tuple[int, int] | None = None,
+    ):
+        self._task, self._target, self._steps = TASKS[pre.target.task], pre.target, steps
+        self._values, self._proba = blank_of(pre, source, probabilities, steps)
         self._worth = no_chances(self._values) if chances and self._task.has_probabilities else None
         self._losses: list[tuple[float, float, float]] = []  # the batch, its summed loss, how many targets
         self._at: list[np.ndarray] = []
@@ -189,16 +205,24 @@ class Gathered:
         task = self._task
         if scored.y is not None:
             self._losses.append((scored.batch, scored.loss, scored.known))
-        self._at.append(scored.at)
-        self._values[scored.at] = task.decide(scored.scores, self._target)
+        at, scores, y = scored.at, scored.scores, scored.y
+        if self._steps is not None:
+            first, end = self._steps
+            inside = np.flatnonzero((at >= first) & (at < end))
+            if not len(inside):
+                return
+            at, scores = at[inside] - first, scores[inside]
+            y = None if y is None else y[inside]
+        self._at.append(at)
+        self._values[at] = task.decide(scores, self._target)
         if self._proba is not None:
-            self._proba[scored.at] = task.probabilities(scored.scores).numpy()
+            self._proba[at] = task.probabilities(scores).numpy()
         if self._worth is not None:
-            assert scored.y is not None
-            here = task.chances(scored.scores, scored.y)
-            self._worth.nll[scored.at] = here.nll
+            assert y is not None
+            here = task.chances(scores, y)
+            self._worth.nll[at] = here.nll
             if self._worth.ones is not None:
-                self._worth.ones[scored.at] = here.ones
+                self._worth.ones[at] = here.ones
 
     def exchange(self, workers: Alone) -> None:
         """Take what other workers have done."""
@@ -220,6 +244,76 @@ class Gathered:
             total, count = total + loss, count + known
         loss = total / count if count else float("nan")
         return Outcome(self._values, self._proba, loss, self._worth)
+
+
+MOST_KEPT = 2**22
+"""Rows up to which all predictions are kept while they are scored. Of more, figures are added up piece by piece."""
+MOST_DRAWN = 2**18  # rows whose predictions are kept for the report's pictures then
+
+
+def steps_to_keep(pre: Preprocessing, source: BatchSource, part: int | None) -> tuple[int, int] | None:
+    """The steps first:end whose predictions are kept where there are more than MOST_KEPT: from the first one of the part on. None: all
+    are kept, as there are fewer, or as the figures need them all.
+
+    It goes by the number of rows, not by where they lie, so that a table in memory has the figures of one on disk.
+    """
+    if len(source.data.part) <= MOST_KEPT or not can_be_tallied(pre):
+        return None
+    first = 0
+    if part is not None:
+        first = next(
+            (
+                a + int(at[0])
+                for a, b in source.data.blocks()
+                if len(at := np.flatnonzero(source.data.part[a:b] == part))
+            ),
+            0,
+        )
+    return first, min(first + MOST_DRAWN, len(source.data.part))
+
+
+def can_be_tallied(pre: Preprocessing) -> bool:
+    """Whether the figures can be added up piece by piece."""
+    return pre.per == "step" and pre.target.task in TALLIES and not is_bio(pre.target.seen)
+
+
+@dataclass
+class Figured:
+    """A model's figures on a part, its loss, and predictions as `Outcome` has them: all, or of the steps that were to be kept."""
+
+    scores: Scores
+    loss: float
+    values: np.ndarray
+    chances: Chances | None
+
+
+@torch.no_grad()
+def figures(
+    model: SequenceModel,
+    pre: Preprocessing,
+    source: BatchSource,
+    part: int | None,
+    *,
+    batch_size: int | None = None,
+    chances: bool = False,
+    keep: tuple[int, int] | None = None,
+) -> Figured:
+    """Predict a part as `run_model` does, and judge that. keep: what `steps_to_keep` says of this part."""
+    if keep is None:
+        outcome = run_model(model, pre, source, part, batch_size=batch_size, chances=chances)
+        scores = judge(pre, source, part, outcome.values, outcome.chances)
+        return Figured(scores, outcome.loss, outcome.values, outcome.chances)
+    task, target = TASKS[pre.target.task], pre.target
+    tally = TALLIES[target.task](target.with_unseen(source.data.unseen))
+    kept = Gathered(pre, source, chances=chances, steps=keep)
+    for scored in scored_pieces(model, pre, source, part, batch_size=batch_size):
+        assert scored.y is not None
+        worth = task.chances(scored.scores, scored.y) if chances and task.has_probabilities else None
+        tally.take(task.decide(scored.scores, target), task.truth(scored.y.numpy(), target), worth)
+        kept.take(scored)
+        del scored
+    outcome = kept.outcome()
+    return Figured(tally.scores(), outcome.loss, outcome.values, outcome.chances)
 
 
 class Piece(NamedTuple):
@@ -319,13 +413,20 @@ def _chances_of_shares(pre: Preprocessing, source: BatchSource, part: int | None
     return task.chances_of_shares(truth_of(pre, source, part), pre.target, rows) if task.has_probabilities else None
 
 
-def blank_of(pre: Preprocessing, source: BatchSource, probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values and, where asked for, probabilities as in `Outcome`, where nothing is predicted yet."""
-    rows = len(source.data) if pre.per == "sequence" else len(source.data.rows)
+def blank_of(
+    pre: Preprocessing, source: BatchSource, probabilities: bool, steps: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values and, where asked for, probabilities as in `Outcome`, where nothing is predicted yet. steps: of these alone."""
+    rows = _count(pre, source) if steps is None else steps[1] - steps[0]
     task, ahead, width = TASKS[pre.target.task], max(pre.horizon, 1), pre.target.width
     wanted = probabilities and task.has_probabilities
     values = task.blank((rows, ahead), width)
     return values, np.full((rows, ahead, width), np.nan, dtype=np.float32) if wanted else None
+
+
+def _count(pre: Preprocessing, source: BatchSource) -> int:
+    """How many predictions there are: one a sequence, or one a step."""
+    return len(source.data) if pre.per == "sequence" else len(source.data.part)
 
 
 def truth_of(pre: Preprocessing, source: BatchSource, part: int | None) -> np.ndarray:
@@ -333,6 +434,11 @@ def truth_of(pre: Preprocessing, source: BatchSource, part: int | None) -> np.nd
     never saw count on from those of the target.
     """
     return TASKS[pre.target.task].truth(source.all_targets(part).cpu().numpy(), pre.target)
+
+
+def truth_between(pre: Preprocessing, source: BatchSource, part: int | None, first: int, end: int) -> np.ndarray:
+    """The same of the steps first:end."""
+    return TASKS[pre.target.task].truth(source.targets_between(first, end, part).cpu().numpy(), pre.target)
 
 
 def owners(pre: Preprocessing, source: BatchSource) -> np.ndarray:
@@ -359,12 +465,19 @@ def check_choice(pre: Preprocessing, source: BatchSource, choose_by: str) -> Non
     }
     if name not in needs or not source.has_targets(VALID):
         return
-    guess = next(iter(rules_of_thumb(pre, source, None).values()))
-    scores = judge(pre, source, VALID, guess, _chances_of_shares(pre, source, VALID, 1))
-    if np.isnan(scores.summary[name]):
+    if steps_to_keep(pre, source, VALID) is not None:
+        summary = next(iter(_tallied_rules(pre, source, VALID, None, 1).values())).summary
+    else:
+        summary = _judged_first_rule(pre, source).summary
+    if np.isnan(summary[name]):
         raise SettingsError(
             f"choose_by={choose_by!r} needs {needs[name]}, and there is none. Choose by another figure (loss), or split otherwise."
         )
+
+
+def _judged_first_rule(pre: Preprocessing, source: BatchSource) -> Scores:
+    guess = next(iter(rules_of_thumb(pre, source, None).values()))
+    return judge(pre, source, VALID, guess, _chances_of_shares(pre, source, VALID, 1))
 
 
 def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) -> dict[str, np.ndarray]:
@@ -373,15 +486,37 @@ def rules_of_thumb(pre: Preprocessing, source: BatchSource, season: int | None) 
     The majority class, the majority of each label or the training mean; for a forecast also the last value and,
     with `season`, the value one season before the one to predict.
     """
-    values, _ = blank_of(pre, source, False)
+    return rules_between(pre, source, season, 0, _count(pre, source))
+
+
+def rules_between(
+    pre: Preprocessing, source: BatchSource, season: int | None, first: int, end: int
+) -> dict[str, np.ndarray]:
+    """The same of the steps (or sequences) first:end."""
+    values, _ = blank_of(pre, source, False, (first, end))
     name, value = TASKS[pre.target.task].rule_of_thumb(pre.target)
     constant = np.broadcast_to(value, values.shape).astype(values.dtype)
     out = {name: constant}
     if pre.horizon:
-        out["last value"] = _shifted(pre, source, constant, season=None)
+        out["last value"] = _shifted(pre, source, constant, first, season=None)
         if season:
-            out[f"last season ({season} rows)"] = _shifted(pre, source, out["last value"], season=season)
+            out[f"last season ({season} rows)"] = _shifted(pre, source, out["last value"], first, season=season)
     return out
+
+
+def _tallied_rules(
+    pre: Preprocessing, source: BatchSource, part: int | None, season: int | None, count: int
+) -> dict[str, Scores]:
+    """What `judged_rules` gives, a block of steps at a time."""
+    task, tallies = TASKS[pre.target.task], {}
+    for first, end in source.data.blocks():
+        truth = truth_between(pre, source, part, first, end)
+        by_shares = task.chances_of_shares(truth, pre.target, count) if task.has_probabilities else None
+        for k, (name, values) in enumerate(rules_between(pre, source, season, first, end).items()):
+            if name not in tallies:
+                tallies[name] = TALLIES[pre.target.task](pre.target.with_unseen(source.data.unseen))
+            tallies[name].take(values, truth, by_shares if k == 0 else None)
+    return {name: tally.scores() for name, tally in tallies.items()}
 
 
 def judged_rules(
@@ -396,18 +531,21 @@ def judged_rules(
     }
 
 
-def _shifted(pre: Preprocessing, source: BatchSource, otherwise: np.ndarray, season: int | None) -> np.ndarray:
-    assert source.data.y is not None
-    y = TASKS[pre.target.task].truth(source.data.y, pre.target)
-    first = np.repeat(source.data.offsets[:-1], source.data.lengths)
-    step = np.arange(len(y))
+def _shifted(
+    pre: Preprocessing, source: BatchSource, otherwise: np.ndarray, begin: int, season: int | None
+) -> np.ndarray:
+    """otherwise: what is guessed where no such value is there, for the steps from `begin` on."""
+    data = source.data
+    assert data.y is not None
+    first, _ = data.bounds(begin, begin + len(otherwise))
+    step = np.arange(begin, begin + len(otherwise))
     out: np.ndarray = otherwise.copy()
     for ahead in range(1, pre.horizon + 1):
         at = step if season is None else step + ahead - season * -(-ahead // season)
         there = at >= first
-        if source.data.stretch is not None:  # a season ago is as many rows back only where none are missing
-            there &= source.data.stretch[np.where(there, at, step)] == source.data.stretch
-        guess = y[np.where(there, at, step)]
+        if data.stretch is not None:  # a season ago is as many rows back only where none are missing
+            there &= data.stretch[np.where(there, at, step)] == data.stretch[step]
+        guess = TASKS[pre.target.task].truth(data.y[np.where(there, at, step)], pre.target)
         there = there & (guess != MISSING_CLASS if guess.ndim == 1 else ~np.isnan(guess).any(axis=1))
         out[there, ahead - 1] = guess[there]
     return out

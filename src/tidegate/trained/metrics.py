@@ -102,40 +102,65 @@ def _choices_of_classes(target: Target, horizon: int) -> dict[str, str]:
 def _score_classes(
     target: Target, predicted: np.ndarray, truth: np.ndarray, sequence: np.ndarray, chances: Chances | None
 ) -> Scores:
-    known = truth != MISSING_CLASS
-    count = int(known.sum())
-    if not count:
-        return Scores({"accuracy": float("nan")})
-    p, t = predicted[known], truth[known]
-    summary = {"accuracy": float((p == t).mean())}
-    rows: list[dict[str, Any]] = []
-    # torchmetrics counts all pairs of classes, which may be many more than training saw.
-    right, found, there = (np.bincount(c, minlength=len(target.classes)) for c in (t[p == t], p, t))
-    missed = _missed(target.classes, right, there)
-    if len(target.seen) <= MANY_CLASSES:
-        tp, support = torch.from_numpy(right).double(), torch.from_numpy(there).double()
-        fp, fn = torch.from_numpy(found).double() - tp, support - tp
-        f1 = 2 * tp / (2 * tp + fp + fn)
-        summary["macro_f1"] = float(f1[(tp + fp + fn) > 0].mean())
-        for k, name in enumerate(target.classes[:MANY_CLASSES]):
-            rows.append(
-                {
-                    "class": name,
-                    "precision": _ratio(tp[k], tp[k] + fp[k]),
-                    "recall": _ratio(tp[k], support[k]),
-                    "f1": _ratio(2 * tp[k], 2 * tp[k] + fp[k] + fn[k]),
-                    "count": int(support[k]),
-                }
-            )
+    tally = ClassTally(target)
+    tally.take(predicted, truth, chances)
+    scores = tally.scores()
+    if not scores.count:
+        return scores
     if is_bio(target.seen) and truth.shape[1] == 1:
-        spans, by_kind = span_scores(target.classes, predicted[:, 0], truth[:, 0], sequence)
-        summary = {**spans, **summary}
-        rows = by_kind
+        spans, rows = span_scores(target.classes, predicted[:, 0], truth[:, 0], sequence)
         missed = _missed([r["class"] for r in rows], [r["recall"] for r in rows], [r["count"] for r in rows])
-    if chances is not None:
-        likely = known & (truth < len(target.seen))  # as the loss: what can't be predicted would make it infinite
-        summary["nll"] = float(chances.nll[likely].mean()) if likely.any() else float("nan")
-    return Scores(summary, rows, count, *missed)
+        return Scores({**spans, **scores.summary}, rows, scores.count, *missed)
+    return scores
+
+
+class ClassTally:
+    """Figures of classes, from predictions that come in pieces."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        # torchmetrics counts all pairs of classes, which may be many more than training saw.
+        self.right, self.found, self.there = (np.zeros(len(target.classes), dtype=np.int64) for _ in range(3))
+        self.nll, self.likely, self.has_chances = 0.0, 0, False
+
+    def take(self, predicted: np.ndarray, truth: np.ndarray, chances: Chances | None = None) -> None:
+        known = truth != MISSING_CLASS
+        p, t = predicted[known], truth[known]
+        for counts, classes in ((self.right, t[p == t]), (self.found, p), (self.there, t)):
+            counts += np.bincount(classes, minlength=len(counts))
+        if chances is not None:
+            self.has_chances = True
+            likely = known & (
+                truth < len(self.target.seen)
+            )  # as the loss: what can't be predicted would make it infinite
+            self.nll += float(chances.nll[likely].sum(dtype=np.float64))
+            self.likely += int(likely.sum())
+
+    def scores(self) -> Scores:
+        target, right, there = self.target, self.right, self.there
+        count = int(there.sum())
+        if not count:
+            return Scores({"accuracy": float("nan")})
+        summary = {"accuracy": int(right.sum()) / count}
+        rows: list[dict[str, Any]] = []
+        if len(target.seen) <= MANY_CLASSES:
+            tp, support = torch.from_numpy(right).double(), torch.from_numpy(there).double()
+            fp, fn = torch.from_numpy(self.found).double() - tp, support - tp
+            f1 = 2 * tp / (2 * tp + fp + fn)
+            summary["macro_f1"] = float(f1[(tp + fp + fn) > 0].mean())
+            for k, name in enumerate(target.classes[:MANY_CLASSES]):
+                rows.append(
+                    {
+                        "class": name,
+                        "precision": _ratio(tp[k], tp[k] + fp[k]),
+                        "recall": _ratio(tp[k], support[k]),
+                        "f1": _ratio(2 * tp[k], 2 * tp[k] + fp[k] + fn[k]),
+                        "count": int(support[k]),
+                    }
+                )
+        if self.has_chances:
+            summary["nll"] = self.nll / self.likely if self.likely else float("nan")
+        return Scores(summary, rows, count, *_missed(target.classes, right, there))
 
 
 def _missed(names: Sequence[Any], right: Any, there: Any) -> tuple[list[Any], int]:
@@ -277,32 +302,88 @@ def _score_numbers(
 ) -> Scores:
     from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
-    rows, errors = [], []
+    rows = []
     for k, name in enumerate(target.names):
         known = ~np.isnan(truth[..., k])
         if not known.any():
             continue
         p = torch.from_numpy(predicted[..., k][known]).double()
         t = torch.from_numpy(truth[..., k][known]).double()
-        mse = float(mean_squared_error(p, t))
-        r2 = _r2(p, t)
         rows.append(
-            {
-                "class": name,
-                "rmse": mse**0.5,
-                "mae": float(mean_absolute_error(p, t)),
-                "r2": r2,
-                "count": int(known.sum()),
-            }
+            OfNumber(
+                k, name, float(mean_squared_error(p, t)), float(mean_absolute_error(p, t)), _r2(p, t), int(known.sum())
+            )
         )
-        errors.append((mse, rows[-1]["mae"], rows[-1]["rmse"] / target.stds[k], rows[-1]["mae"] / target.stds[k]))
-    if not errors:
+    return _scores_of_numbers(target, rows, int((~np.isnan(truth)).any(axis=-1).sum()))
+
+
+class OfNumber(NamedTuple):
+    """The figures of one target, the one of number k."""
+
+    k: int
+    name: str
+    mse: float
+    mae: float
+    r2: float
+    scored: int
+
+
+def _scores_of_numbers(target: Target, of_each: Sequence[OfNumber], count: int) -> Scores:
+    if not of_each:
         return Scores({"rmse": float("nan")})
+    rows: list[dict[str, Any]] = [
+        {"class": one.name, "rmse": one.mse**0.5, "mae": one.mae, "r2": one.r2, "count": one.scored} for one in of_each
+    ]
+    errors = [(one.mse, one.mae, one.mse**0.5 / target.stds[one.k], one.mae / target.stds[one.k]) for one in of_each]
     mse, mae, scaled_rmse, scaled_mae = (float(v) for v in np.mean(errors, axis=0))
-    summary = {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": _mean([r["r2"] for r in rows])}
+    summary = {"rmse": mse**0.5, "mse": mse, "mae": mae, "r2": _mean([one.r2 for one in of_each])}
     if len(target.names) > 1:
         summary = {"scaled_rmse": scaled_rmse, "scaled_mae": scaled_mae} | summary
-    return Scores(summary, rows, int((~np.isnan(truth)).any(axis=-1).sum()))
+    return Scores(summary, rows, count)
+
+
+class NumberTally:
+    """Figures of numbers, from predictions that come in pieces."""
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.count = target, 0
+        width = len(target.names)
+        # Of each target: how many, the sums of squared and of absolute errors; of the truth its mean, squared distances from that,
+        # and least and largest value.
+        self.counts = np.zeros(width, dtype=np.int64)
+        self.squares, self.absolutes, self.means, self.spreads = (np.zeros(width) for _ in range(4))
+        self.least, self.largest = np.full(width, np.inf), np.full(width, -np.inf)
+
+    def take(self, predicted: np.ndarray, truth: np.ndarray, chances: Chances | None = None) -> None:
+        there = ~np.isnan(truth)
+        self.count += int(there.any(axis=-1).sum())
+        for k in range(len(self.target.names)):
+            t, p = truth[..., k][there[..., k]], predicted[..., k][there[..., k]]
+            if not len(t):
+                continue
+            away = p - t
+            self.squares[k] += float((away * away).sum())
+            self.absolutes[k] += float(np.abs(away).sum())
+            mean, before, both = float(t.mean()), self.counts[k], self.counts[k] + len(t)
+            apart = mean - self.means[k]  # Chan, Golub and LeVeque 1983
+            self.spreads[k] += float(((t - mean) ** 2).sum()) + apart * apart * before * len(t) / both
+            self.means[k] += apart * len(t) / both
+            self.counts[k] = both
+            self.least[k], self.largest[k] = min(self.least[k], t.min()), max(self.largest[k], t.max())
+
+    def scores(self) -> Scores:
+        of_each = []
+        for k, name in enumerate(self.target.names):
+            n = int(self.counts[k])
+            if n:
+                alike = n < 2 or self.least[k] == self.largest[k]
+                r2 = float("nan") if alike else 1 - float(self.squares[k]) / float(self.spreads[k])
+                of_each.append(OfNumber(k, name, float(self.squares[k]) / n, float(self.absolutes[k]) / n, r2, n))
+        return _scores_of_numbers(self.target, of_each, self.count)
+
+
+TALLIES: dict[str, Callable[[Target], ClassTally | NumberTally]] = {"class": ClassTally, "number": NumberTally}
+"""By the task, what gathers its figures piece by piece. Areas under curves and spans need all predictions at once: not there."""
 
 
 def _r2(p: torch.Tensor, t: torch.Tensor) -> float:

@@ -247,7 +247,7 @@ def _stretch(
     inside = slice(seen[0], seen[-1] + 1)
     steps = np.arange(T + last)[inside] + first - data.offsets[sequence] + 1
     times = None
-    if pre.time is not None and not pre.lists:
+    if pre.time is not None and not pre.lists and pre.time in table.frame.columns:  # (a store has no times)
         column = table.frame[pre.time]
         ends = (data.offsets[sequence] + steps[[0, -1]] - 1).tolist()
         begins, stops = (str(column[int(data.rows[k])]) for k in ends)

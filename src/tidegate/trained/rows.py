@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tidegate.data.batches import BatchSource
 from tidegate.data.extending import divide
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import PART_NAMES, Sequences
+from tidegate.data.several import is_store, is_there
+from tidegate.data.store.prepare import estimated_size
 from tidegate.data.tables import Table
+from tidegate.default_memory import memory_of_machine, told
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.trained.trained import Trained
 
@@ -102,8 +104,13 @@ def training_table(trained: Trained) -> tuple[Table | None, str]:
     """The table of the training, or None and why it isn't to be had, as a sentence without its full stop."""
     if trained.source is None:
         return None, "The run was trained on a table in memory"
-    if not Path(trained.source).is_file():
+    if is_store(trained.source):
+        return None, f"The run was trained on a store, {trained.source}, which isn't a table"
+    if not is_there(trained.source):
         return None, f"{trained.source} is not there any more"
+    size, memory = estimated_size(trained.source, trained.settings.reading), memory_of_machine()
+    if memory is not None and size > memory:
+        return None, f"{trained.source} takes about {told(size)}, more than the memory of this machine"
     table = trained.read(trained.source)
     if table.sha256 != trained.resolved.table_sha256:
         return None, f"{trained.source} has changed since the training"

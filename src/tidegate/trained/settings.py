@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, model_validator
 
-from tidegate.data.settings import MODEL, TRAINING, DataSettings, Settings, setting
+from tidegate.data.settings import MODEL, SPLIT, TRAINING, DataSettings, Settings, setting
+from tidegate.default_memory import bytes_of
 from tidegate.documents import Damaged, cut, from_yaml, shown
 from tidegate.errors import SettingsError, nearest
 from tidegate.model.cells import CELLS, gated
@@ -19,6 +20,7 @@ from tidegate.trained.figures import CHOICES
 RECURRENCE = "The recurrence, beyond torch.nn.GRU"
 WARM_START = "A warm start"
 REPEATS = "Several runs"
+SCALE = "More rows than memory"
 
 
 def _pair(value: Any) -> Any:
@@ -70,7 +72,24 @@ def _parts(value: Any) -> Any:
     return tuple(part for part in PARTS if part in names)
 
 
+def _size(value: Any) -> Any:
+    """2GB, 512 MiB or a number of bytes, as text."""
+    if value is not None:
+        bytes_of(value)
+    return None if value is None else str(value)
+
+
+Memory = Annotated[str | None, BeforeValidator(_size)]
+_MEMORY = "The most memory that the process may take. None: four fifths of what the machine, or its container, has. A table for which that isn't enough is arranged on disk, and read from there."
+
 Kind = TypeVar("Kind", bound="TrainSettings")
+
+
+class PrepareSettings(DataSettings):
+    """How `tidegate prepare` arranges a table on disk."""
+
+    seed: int = setting(0, SPLIT, "Draws the split, as the seed of a run does.", ge=0, lt=2**31)
+    memory: Memory = setting(None, SCALE, _MEMORY, metavar="SIZE")
 
 
 class TrainSettings(DataSettings):
@@ -241,6 +260,13 @@ class TrainSettings(DataSettings):
         TRAINING,
         "The most CPU threads; an update of a training takes fewer where that is faster. None: as torch chooses, and in a command no more than the CPU quota of a container grants (see tidegate doctor).",
         ge=1,
+    )
+    memory: Memory = setting(None, SCALE, _MEMORY, metavar="SIZE")
+    store: str | None = setting(
+        None,
+        SCALE,
+        "Folder in which a table that doesn't fit the memory is arranged; one that is there already is used. None: beside the run, RUN.store.",
+        metavar="DIR",
     )
 
     @model_validator(mode="after")

@@ -25,9 +25,9 @@ class GateLog:
     """
 
     def __init__(self, source: BatchSource, seed: int):
-        part = VALID if (source.data.part == VALID).any() else TRAIN
+        part = VALID if source.data.count(VALID) else TRAIN
         segments = source.data.segments(part)
-        steps = int((source.data.part == TRAIN).sum())
+        steps = source.data.count(TRAIN)
         budget = max(FEWEST_STEPS, min(MOST_STEPS, int(SHARE * steps)))
         chosen: list[tuple[int, int]] = []
         for i in np.random.default_rng([seed, 4]).permutation(len(segments)):

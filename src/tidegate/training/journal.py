@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tidegate.data.several import name_for_runs
 from tidegate.data.tables import stem_of
 from tidegate.errors import RunError
 from tidegate.files import remove, temporaries_in, write_text
@@ -264,7 +265,7 @@ def _go_on_with(folder: Any) -> str:
 def choose(out: str | Path | None, source: Any, overwrite: bool) -> Path:
     """Where a new run goes. Raises RunError where something is there that may not be replaced."""
     if out is None:
-        stem = stem_of(Path(source)) if isinstance(source, str | Path) else "run"
+        stem = name_for_runs(source) or (stem_of(Path(source)) if isinstance(source, str | Path) else "run")
         folder, number = Path("runs") / stem, 2
         while folder.exists():
             folder, number = Path("runs") / f"{stem}-{number}", number + 1

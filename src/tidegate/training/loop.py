@@ -27,7 +27,7 @@ from tidegate.errors import Interrupted, RunError, TrainingFailed
 from tidegate.model import SequenceModel
 from tidegate.model.cells import CELLS
 from tidegate.model.tasks import TASKS
-from tidegate.trained.evaluation import judge, run_model
+from tidegate.trained.evaluation import figures, steps_to_keep
 from tidegate.trained.figures import KNOWN
 from tidegate.trained.metrics import chooser, primary
 from tidegate.trained.settings import CompleteSettings
@@ -280,10 +280,10 @@ class Loop:
         if self.validated:
             # Of classes the loss is all that probabilities would add; numbers have none.
             chances = self.task.kind == "label"
-            outcome = run_model(self.model, self.pre, self.source, VALID, chances=chances)
-            row["valid_loss"] = outcome.loss
-            scores = judge(self.pre, self.source, VALID, outcome.values, outcome.chances)
-            row |= {f"valid_{k}": v for k, v in scores.summary.items()}
+            keep = steps_to_keep(self.pre, self.source, VALID)
+            figured = figures(self.model, self.pre, self.source, VALID, chances=chances, keep=keep)
+            row["valid_loss"] = figured.loss
+            row |= {f"valid_{k}": v for k, v in figured.scores.summary.items()}
             rank = rank_of(state.chosen_by, row)
         else:
             rank = [row["epoch"], 0.0]  # nothing to choose by: the last epoch is taken

@@ -13,14 +13,14 @@ from tidegate.training.journal import CHECKPOINTS, LAST
 from tidegate.training.loop import State, factor, rests
 from tidegate.training.resolve import patience_for
 
-GROW = ("epochs", "patience")  # what may change beside threads, which `trainer` looks at
+GROW = ("epochs", "patience")  # what may change beside threads, which `trainer` looks at, and where the rows lie
 
 
 def check_changes(chosen: TrainSettings, asked: TrainSettings, resolved: Resolved) -> None:
     """Raises SettingsError where a setting that can't change was given, or where epochs or patience would shrink."""
     changed = [name for name in TrainSettings.model_fields if getattr(asked, name) != getattr(chosen, name)]
     for name in changed:
-        if name not in ("threads", *GROW):
+        if name not in ("threads", "memory", "store", *GROW):
             raise SettingsError(
                 f"{name} can't change on resume (the run began with {getattr(chosen, name)!r}). Leave it out, or start a new run."
             )

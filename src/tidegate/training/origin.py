@@ -36,7 +36,7 @@ FREE = frozenset(
     }
 )  # fmt: skip
 # Settings of one training alone: where they aren't given they have their defaults, not the earlier run's values.
-OF_ONE = frozenset({"from_run", "freeze", "fold", "device", "threads"})
+OF_ONE = frozenset({"from_run", "freeze", "fold", "device", "threads", "memory", "store"})
 
 
 class Origin(NamedTuple):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -21,6 +24,11 @@ class Silent:
     def epoch(self, text: str) -> None: ...
 
     def end(self) -> None: ...
+
+    @contextlib.contextmanager
+    def work(self, title: str, rows: int) -> Iterator[Callable[[int], None]]:
+        """A pass over so many rows (0: it isn't known how many); what is given is called with how many more are done."""
+        yield lambda done: None
 
 
 class Printed(Silent):
@@ -61,6 +69,18 @@ class Printed(Silent):
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+    @contextlib.contextmanager
+    def work(self, title: str, rows: int) -> Iterator[Callable[[int], None]]:
+        began = time.perf_counter()
+        if not self.console.is_terminal:
+            yield lambda done: None
+        else:
+            columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("left")]
+            with Progress(*columns, console=self.console, transient=True) as bar:
+                task = bar.add_task(title, total=rows or None)
+                yield lambda done: bar.update(task, advance=done)
+        self.note(f"{title}: {time.perf_counter() - began:.1f} s")
 
 
 def make(progress: bool | Silent) -> Silent:

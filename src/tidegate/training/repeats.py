@@ -37,6 +37,7 @@ from tidegate.training.journal import FolderJournal, check_free, choose, plain
 from tidegate.training.journal import save as save_one
 from tidegate.training.lock import FolderLock
 from tidegate.training.loop import rank_of
+from tidegate.training.prepared import needs_memory
 from tidegate.training.progress import Silent, make
 from tidegate.workers import here
 
@@ -101,8 +102,9 @@ def train(
     if repeats.folds and chosen.fold is not None:
         raise SettingsError("fold trains one fold alone and folds trains them all: name one of them.")
     if source is None:
-        raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file.")
+        raise SettingsError("No table: name a CSV, Parquet, JSON lines or Arrow file, or a folder of them.")
     trainer.check_out(out, overwrite)
+    needs_memory(source, chosen, "seeds and folds")
     folder = None if out is False else choose(out, source, overwrite)
     read = read_table(source, **chosen.reading)
     drawn = _check(read, chosen, repeats)

@@ -135,16 +135,22 @@ def class_weights(settings: TrainSettings, target: Target) -> list[float] | None
 def _last_value_beats_mean(data: Sequences, horizon: int) -> bool:
     """Whether, on the training rows, the last value misses the next ones by less than the training mean does."""
     assert data.y is not None
-    owner = np.repeat(np.arange(len(data)), data.lengths)
-    train = data.part == TRAIN
     from_last, from_mean = 0.0, 0.0
     for ahead in range(1, horizon + 1):
-        pairs = train[:-ahead] & train[ahead:] & (owner[:-ahead] == owner[ahead:])
-        if data.stretch is not None:
-            pairs &= data.stretch[:-ahead] == data.stretch[ahead:]
-        now, then = data.y[:-ahead][pairs], data.y[ahead:][pairs]
-        from_last += float(np.nansum((then - now) ** 2))
-        from_mean += float(np.nansum(np.where(np.isnan(now), np.nan, then) ** 2))  # y is standardised: its mean is 0
+        for first, end in data.blocks():
+            end = min(end, len(data.part) - ahead)
+            if end <= first:
+                continue
+            here, there = slice(first, end), slice(first + ahead, end + ahead)
+            _, limits = data.bounds(first, end)
+            pairs = (data.part[here] == TRAIN) & (data.part[there] == TRAIN) & (np.arange(first, end) + ahead < limits)
+            if data.stretch is not None:
+                pairs &= data.stretch[here] == data.stretch[there]
+            now, then = data.y[here][pairs], data.y[there][pairs]
+            from_last += float(np.nansum((then - now) ** 2))
+            from_mean += float(
+                np.nansum(np.where(np.isnan(now), np.nan, then) ** 2)
+            )  # y is standardised: its mean is 0
     return from_last < from_mean
 
 
@@ -270,9 +276,9 @@ def resolve(
         threads=settings.threads or torch.get_num_threads(),
         table_name=table.name,
         table_sha256=table.sha256,
-        rows=table.frame.height,
+        rows=table.height,
         parts={
-            name: {"sequences": len(data.containing(part)), "rows": int((data.part == part).sum())}
+            name: {"sequences": len(data.containing(part)), "rows": data.count(part)}
             for name, part in PART_NAMES.items()
         },
         longest=int(data.lengths.max()),

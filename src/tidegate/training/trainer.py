@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from tidegate.data.fitting import fit_preprocessing
 from tidegate.data.preprocessing import Target
 from tidegate.data.sequences import PART_NAMES, TEST, TRAIN, VALID
-from tidegate.data.tables import Table, read_table
+from tidegate.data.several import is_store
+from tidegate.data.store.folder import read_manifest
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError, WorkerLost
 from tidegate.model.cells import CELLS
 from tidegate.ops.gru import native
@@ -32,6 +32,7 @@ from tidegate.training.lock import FolderLock
 from tidegate.training.loop import Loop
 from tidegate.training.more import check_alone, check_changes, check_finished, complete_of, told
 from tidegate.training.origin import Origin, begin, check_folder, freeze, inherit, open_origin, path_of
+from tidegate.training.prepared import Prepared, needs_memory, prepared
 from tidegate.training.progress import Silent, make
 from tidegate.training.resolve import (
     build,
@@ -66,6 +67,9 @@ def train(
     if resume:
         return _resume(table, out, config, overwrite, settings, shown)
     source, out, values = asked_for(table, out, config, settings)
+    if is_store(source):
+        manifest = read_manifest(Path(source))
+        values = manifest.settings | {"split_seed": manifest.seed} | values
     values = {k: v for k, v in values.items() if k not in RepeatSettings.model_fields}
     begun = values.get("from_run")
     origin = open_origin(begun) if begun is not None else None
@@ -74,7 +78,7 @@ def train(
         chosen = chosen.model_copy(update={"shards": here().size})
     if source is None:
         more = "" if origin is None else f" (More epochs on the table of {origin.name}: resume, --resume.)"
-        raise SettingsError(f"No table: name a CSV, Parquet, JSON lines or Arrow file.{more}")
+        raise SettingsError(f"No table: name a CSV, Parquet, JSON lines or Arrow file, or a folder of them.{more}")
     check_out(out, overwrite)
     if out is False:
         return fit(source, chosen, progress=shown, origin=origin)
@@ -127,11 +131,12 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     if resolved.finished:
         check_finished(folder, asked, resolved)
     origin = Origin.of_begun(folder, chosen, resolved) if resolved.origin is not None else None
-    read = read_table(source, **chosen.reading) if origin is None else origin.read(source, chosen)
-    if resolved.table_sha256 and read.sha256 != resolved.table_sha256:
-        raise RunError(
-            f"{read.name} has changed since {folder} began, so the run can't go on exactly. Start a new run."
-        )
+    read: Any = origin.read(source, chosen) if origin is not None else None
+    read = prepared(source, asked, folder=folder, progress=shown) if read is None else read
+    digest = read.table.sha256 if isinstance(read, Prepared) else read.sha256
+    if resolved.table_sha256 and digest != resolved.table_sha256:
+        name = read.table.name if isinstance(read, Prepared) else read.name
+        raise RunError(f"{name} has changed since {folder} began, so the run can't go on exactly. Start a new run.")
     before, now = complete_of(chosen, resolved), complete_of(asked, resolved)
     if before != now:
         shown.note(told(folder, resolved, before, now))
@@ -193,7 +198,7 @@ def fit(
 ) -> Trained:
     """Train a model on a table, and score it beside its baselines.
 
-    table: as `tidegate.train` takes it. settings: all of them, as one object. journal: what is written on the way, and from
+    table: as `tidegate.train` takes it, or `Prepared`. settings: all of them, as one object. journal: what is written on the way, and from
     where an interrupted training goes on; None: nothing is written, and what comes back lives in memory. origin: the run to go on
     from; None: the one that the settings name, where they do. score: whether the test rows are scored at the end; without it nothing
     looks at them, there are no `results` and nothing is finished: for a search over settings, in memory.
@@ -211,16 +216,22 @@ def fit(
             shown.note(unfinished(origin))
         origin = Origin.of(origin)
     if origin is None:
-        table = table if isinstance(table, Table) else read_table(table, **settings.reading)
-        pre, data = fit_preprocessing(table, settings, settings.seed)
+        if not isinstance(table, Prepared):
+            with _one_after_the_first(journal) as folder:
+                table = prepared(table, settings, folder=folder, progress=shown)
+        rows_of = table
+        pre, data = rows_of.preprocessing, rows_of.data
         spec = model_spec(settings, pre, data)
     else:
-        table = origin.read(table, settings)
-        origin, pre, data = origin.rows(table, settings)
+        needs_memory(table, settings, "from_run (--from)")
+        read = origin.read(table, settings)
+        origin, pre, data = origin.rows(read, settings)
         pre = without_thresholds(pre)
+        rows_of = Prepared(read, pre, data)
         spec = origin.spec(settings, pre, origin.model)
+    table = rows_of.table
     check_carry(settings, spec)
-    _check_workers(table, settings)
+    _check_workers(f"{table.name} with {int(data.lengths.sum()):,} rows", table.sha256, settings)
     device = find_device(settings.device)
     check_precision(settings.precision, device)
     full = complete(settings, data)
@@ -240,7 +251,7 @@ def fit(
     if not batches.has_targets(VALID):
         why = "a class that training saw" if data.unseen else "a target to score"
         data.notes.append(f"No validation row has {why}: the weights of the last epoch are kept.")
-    if data.unseen and (data.part == TEST).any() and not batches.has_targets(TEST):
+    if data.unseen and data.count(TEST) and not batches.has_targets(TEST):
         data.notes.append("No test row has a class that training saw: other rows are scored.")
     with threads_at_most(settings.threads), _enough_memory(full), contextlib.closing(journal):
         model = (
@@ -256,7 +267,7 @@ def fit(
             ),
             preprocessing=pre,
             model=model,
-            source=str(table.path.resolve()) if table.path else None,
+            source=rows_of.source,
             folder=journal.folder,
             before=None if origin is None else begin(spec, origin.model).eval(),
         )
@@ -297,6 +308,7 @@ def fit(
             return trained
         rows = Rows(data, batches, part, f"the {name} rows of {table.name}")
         evaluation, guesses = score_rows(trained, rows)
+        table, rows = rows_of.drawn(rows, guesses.steps)
         trained._results, trained._predicted = evaluation, predicted(trained.preprocessing, table, rows, guesses)
         journal.finish(trained)
         report = f" Report: {journal.folder / 'report.html'}" if journal.folder else ""
@@ -304,7 +316,19 @@ def fit(
     return trained
 
 
-def _check_workers(table: Table, settings: TrainSettings) -> None:
+@contextlib.contextmanager
+def _one_after_the_first(journal: Journal) -> Iterator[Path | None]:
+    """The folder of the run; where the block may write beside it, only the first worker does, and the others find it there."""
+    workers = here()
+    folder = workers.told(None if journal.folder is None else str(journal.folder))[0]
+    if not workers.leads:
+        workers.meet()
+    yield None if folder is None else Path(folder)
+    if workers.leads:
+        workers.meet()
+
+
+def _check_workers(table: str, digest: str | None, settings: TrainSettings) -> None:
     """Raises SettingsError where the slices of a batch can't be dealt out, or the workers don't train the same."""
     count, shards = here().size, settings.shards
     if shards % count:
@@ -314,8 +338,7 @@ def _check_workers(table: Table, settings: TrainSettings) -> None:
             f"shards={count} or {2 * count}."
         )
     here().meet()  # a table is read faster here than there
-    rows = f"{table.name} with {table.frame.height:,} rows"
-    here().same("table", f"{rows} (SHA-256 {table.sha256[:12]})" if table.sha256 else rows)
+    here().same("table", f"{table} (SHA-256 {digest[:12]})" if digest else table)
     own = settings.model_dump(mode="json", exclude={"threads", "device"})
     everybody = here().told(own)
     for name in own:

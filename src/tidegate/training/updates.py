@@ -82,12 +82,14 @@ def _in_range(model: SequenceModel, source: BatchSource) -> bool:
     """Whether all codes and classes are numbers of a row or a score that is there: kernels don't look."""
     codes, y = source.codes, source.y
     sizes = torch.tensor(model.spec.vocabularies, dtype=torch.int64)
-    good = bool(((codes >= 0) & (codes < sizes)).all())
+    blocks = source.data.blocks
+    good = all(bool(((some >= 0) & (some < sizes)).all()) for some in (codes[a:b] for a, b in blocks()))
+    classes = [] if y is None else [y] if source.per_sequence else (y[a:b] for a, b in blocks())
     return (
         good
         and y is not None
         and update.available(y)
-        and (y.dtype is not torch.int64 or bool((y < model.spec.outputs).all()))
+        and (y.dtype is not torch.int64 or all(bool((some < model.spec.outputs).all()) for some in classes))
     )
 
 
@@ -190,9 +192,10 @@ class ByKernels:
     def cut(self, arguments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers, codes and targets of `BatchSource.training_batch`, the same, in one pass."""
         source, (starts, lengths, limits, owners) = self.source, arguments[:4]
-        assert source.y is not None
+        read = source.readable(starts, lengths, limits)
+        assert read.y is not None
         return update.cut(
-            source.numbers, source.codes, source.y, source.stretch, starts, lengths, limits,
+            read.numbers, read.codes, read.y, read.stretch, read.starts, lengths, read.limits,
             owners if source.per_sequence else None, source.horizon, MISSING_CLASS,
         )  # fmt: skip
 
@@ -321,9 +324,10 @@ class Sliced:
         """Which vectors the whole batch reads, the unknown word's among them, by the number of their weight."""
         if not self._columns:
             return {}
-        starts, lengths = arguments[0], arguments[1]
+        lengths = arguments[1]
+        read = self.road.source.readable(*arguments[:3])
         offset = torch.arange(int(lengths.max()))[:, None]
-        codes = self.road.source.codes[(starts + torch.minimum(offset, lengths - 1)).to(self.road.source.device)]
+        codes = read.codes[(read.starts + torch.minimum(offset, lengths - 1)).to(read.codes.device)]
         unknown = codes.new_zeros(1)
         return {k: torch.cat([unknown, codes[..., c].ravel()]).unique() for k, c in self._columns.items()}
 

@@ -1,0 +1,63 @@
+"""docs/scale.md tells the truth: its figures were measured, its commands and its Python run as written."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.pages import ROOT, between, blocks, read
+from tests.helpers.tables import signal_table
+from tidegate.cli import main
+from tidegate.trained.evaluation import MOST_DRAWN, MOST_KEPT
+
+PAGE = "docs/scale.md"
+
+
+def section(heading: str) -> str:
+    return re.split(r"^## ", read(PAGE).split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def commands() -> list[str]:
+    text = section("Several files") + section("More rows than memory")
+    return re.findall(r"^    (tidegate [^\n]+)$", text, re.MULTILINE)
+
+
+def test_the_figures_are_those_that_were_measured():
+    assert between(read(PAGE), "scale") == runpy.run_path(str(ROOT / "benchmarks/figures.py"))["scale"]()
+
+
+def test_the_numbers_of_rows_are_those_of_the_code():
+    assert read(PAGE).count(f"{MOST_KEPT:,}") == 2
+    assert read(PAGE).count(f"{MOST_DRAWN:,}") == 1
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the tables that the page speaks of."""
+    frame = signal_table(groups=20)
+    for folder, rows in (("data", frame), ("new/2026", frame[:60]), ("new/2027", frame[60:])):
+        (tmp_path / folder).mkdir(parents=True)
+        rows[:40].write_parquet(tmp_path / folder / "part-01.parquet")
+        rows[40:].write_parquet(tmp_path / folder / "part-02.parquet")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.long
+def test_the_commands_of_the_page_run_as_written(there):
+    assert len(commands()) == 7
+    for command in commands():
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert {path.name for path in Path("runs").iterdir()} == {"data", "data-2", "large", "a", "b"}
+    assert Path("data.store/store.json").is_file()
+
+
+@pytest.mark.long
+def test_the_python_of_the_page_runs_as_written(there):
+    found = blocks(section("Several files"), "python") + blocks(section("More rows than memory"), "python")
+    assert len(found) == 2
+    for code in found:
+        exec("import tidegate\n" + code, {})
