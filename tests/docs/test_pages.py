@@ -12,6 +12,16 @@ from tidegate.cli import COMMANDS
 
 # Options of other programs that the pages name.
 OTHERS = {"--inputs", "--jobs", "--rows", "--save", "--strict", "--no-deps", "--index-url"}
+# torchrun's
+OTHERS |= {
+    "--nproc-per-node",
+    "--max-restarts",
+    "--nnodes",
+    "--node-rank",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--rdzv-id",
+}
 every_page = pytest.mark.parametrize("page", PAGES)
 
 

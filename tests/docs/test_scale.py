@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.pages import ROOT, between, blocks, read
+from tests.helpers.runs import sensors
 from tests.helpers.tables import signal_table
 from tidegate.cli import main
 from tidegate.trained.evaluation import MOST_DRAWN, MOST_KEPT
@@ -61,3 +64,19 @@ def test_the_python_of_the_page_runs_as_written(there):
     assert len(found) == 2
     for code in found:
         exec("import tidegate\n" + code, {})
+
+
+@pytest.mark.long
+def test_the_commands_with_workers_run_as_written(tmp_path):
+    sensors().write_csv(tmp_path / "sensors.csv")
+    lines = re.findall(r"^    ((?:tidegate|torchrun) [^\n]+)$", section("More processes"), re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["tidegate", "torchrun", "tidegate", "tidegate"]
+    programs = {"tidegate": ["-m", "tidegate"], "torchrun": ["-m", "torch.distributed.run"]}
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        again = ["--overwrite"] if program == "torchrun" else []  # into the folder of the command before it
+        command = [sys.executable, *programs[program], *arguments, *again]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        finished = "--resume" in line and "is finished" in done.stderr  # nobody interrupted it
+        assert done.returncode == 0 or finished, done.stderr
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"sensors", "s4"}
