@@ -93,6 +93,13 @@ def _in_range(model: SequenceModel, source: BatchSource) -> bool:
     )
 
 
+def _seed(key: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the devices that count: where there is no GPU it notes its stack for later, which takes as long as an update of a small model."""
+    torch.default_generator.manual_seed(key)
+    if device.type != "cpu":
+        torch.manual_seed(key)
+
+
 def _learned(model: SequenceModel) -> list[Tensor]:
     """The weights that aren't frozen. With all frozen there are no epochs, and so no update, but torch's optimisers take no
     empty list.
@@ -123,7 +130,7 @@ class ByTorch:
     def gradients_of(
         self, arguments: tuple[Tensor, ...], lanes: Lanes, key: int
     ) -> tuple[float, int, Sequence[Tensor | None]]:
-        torch.manual_seed(key)  # of dropout and noise
+        _seed(key, self.source.device)  # of dropout and noise
         loss, count = self._loss_of(arguments, lanes)
         return float(loss.detach()), int(count), self._by_weights(loss)
 
@@ -182,7 +189,7 @@ class ByKernels:
     def gradients_of(
         self, arguments: tuple[Tensor, ...], lanes: Lanes, key: int
     ) -> tuple[float, int, Sequence[Tensor | None]]:
-        torch.manual_seed(key)  # of noise, and of what the core draws
+        _seed(key, self.source.device)  # of noise, and of what the core draws
         numbers, codes, y = self.cut(arguments)
         return self.gradients(numbers, codes, arguments[1], y, key, lanes, mean=False)
 
