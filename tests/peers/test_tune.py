@@ -22,10 +22,10 @@ from tests.helpers.tables import signal_table
 from tests.helpers.training import StopAfter
 from tests.helpers.tuning import ROLES, SMALL, SPACE, definition
 from tidegate.cli import main
-from tidegate.data.tables import write_table
+from tidegate.data.tables import read_table, write_table
 from tidegate.errors import DataError, Interrupted, RunError, SettingsError, TrainingFailed
 from tidegate.files import DiskError
-from tidegate.training import trainer
+from tidegate.training import prepared, trainer
 from tidegate.training.progress import Silent
 from tidegate.tuning import open_study, study, trial, write_report
 from tidegate.tuning.place import Place
@@ -150,14 +150,14 @@ def test_a_default_outside_of_the_space_is_the_first_trial_all_the_same(table, t
 
 def test_all_trials_have_the_same_rows_whatever_their_seeds(table, monkeypatch):
     parts = []
-    fit = trainer.fit_preprocessing
+    fit = prepared.fit_preprocessing
 
     def spied(*arguments: Any) -> Any:
         pre, data = fit(*arguments)
         parts.append(data.part.tobytes())
         return pre, data
 
-    monkeypatch.setattr(trainer, "fit_preprocessing", spied)
+    monkeypatch.setattr(prepared, "fit_preprocessing", spied)
     tuned = search(table, trials=3)
     assert len({t.seed for t in tuned.trials}) == 3
     assert len(parts) == 3
@@ -230,7 +230,7 @@ def test_parts_are_tenths_of_the_epochs_and_what_is_reported_is_the_best_so_far(
         return False
 
     settings = tidegate.TrainSettings.make(**(ROLES | SMALL | {"epochs": 20, "hidden_size": 4}))
-    read = trainer.read_table(table)
+    read = read_table(table)
     state, figure, about = trial.run(read, settings, report=report, may_stop=True, step=lambda *_: None, until=None)
     assert state == "finished"
     assert [part for part, _ in told] == [k // 2 for k in range(1, about["epochs"] + 1)]
@@ -242,7 +242,7 @@ def test_parts_are_tenths_of_the_epochs_and_what_is_reported_is_the_best_so_far(
 @pytest.mark.parametrize("may_stop", [True, False])
 def test_a_trial_that_isnt_worth_it_stops_at_once_but_not_the_one_with_the_defaults(table, may_stop):
     settings = tidegate.TrainSettings.make(**(ROLES | SMALL | {"hidden_size": 4}))
-    read = trainer.read_table(table)
+    read = read_table(table)
     state, _, about = trial.run(
         read, settings, report=lambda *_: True, may_stop=may_stop, step=lambda *_: None, until=None
     )
@@ -502,7 +502,7 @@ def test_after_a_kill_the_half_line_is_cut_off_the_trial_counts_as_failed_and_an
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"op_code":6,"wor')
     told = Told()
-    tuned = search(table, study=path, trials=1, time_limit=0.5, epochs=4000, patience=0, progress=told)
+    tuned = search(table, study=path, trials=1, time_limit=5, epochs=4000, patience=0, progress=told)
     assert tuned.trials[0].state == "failed"
     assert "trial 0  its process is gone: it counts as failed" in told.lines
     assert tuned.trials[1].defaults
