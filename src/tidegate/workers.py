@@ -31,6 +31,7 @@ START = timedelta(minutes=30)
 GRACE = 3.0  # seconds in which workers that are still there say so
 _all_gather: Callable[[Tensor, Tensor], Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its name from PyTorch 2.13 on, and before."""
+LAST_WORDS = 0.3  # seconds until those who ask for the ends of others have asked
 SMALL = 2**18  # bytes that every worker sends to every other one at once, instead of in two rounds
 
 
@@ -121,8 +122,8 @@ def subtrees(shards: int, first: int, last: int) -> list[tuple[int, int]]:
 class Group(Alone):
     """One of several workers."""
 
-    def __init__(self, rank: int, size: int, store: dist.Store) -> None:
-        self.rank, self.size, self._store = rank, size, store
+    def __init__(self, rank: int, size: int, store: dist.Store, *, hosts: bool) -> None:
+        self.rank, self.size, self._store, self._hosts = rank, size, store, hosts
         self._stopped: threading.Event | None = None
         self._people: list[dict[str, Any]] = []
 
@@ -263,6 +264,8 @@ class Group(Alone):
             if end and rank != self.rank:
                 return f"{self.who(rank).capitalize()} stopped: {end}"
         gone = [rank for rank in range(self.size) if rank not in ends]
+        if gone and self.rank in gone:  # the place where they met is gone, and the first worker had it
+            gone = [0]
         if not gone:
             return f"The workers lost each other ({str(error).splitlines()[0]})."
         names = " and ".join(self.who(rank) for rank in gone).capitalize()
@@ -291,6 +294,13 @@ class Group(Alone):
         with contextlib.suppress(RuntimeError, dist.DistError):
             if not self._said(self.rank):
                 self._store.set(f"end/{self.rank}", sentence)
+
+    def leave(self) -> None:
+        """Part from the others. Who hosts the place where they meet stays until they have heard of each other's ends."""
+        if self._hosts:
+            self._ends()
+            time.sleep(LAST_WORDS)
+        dist.destroy_process_group()
 
     def first_speaks(self) -> bool:
         until = time.monotonic() + 2 * GRACE
@@ -371,7 +381,7 @@ def joined() -> Iterator[Alone]:
         raise
     finally:
         _here = Alone()
-        dist.destroy_process_group()
+        group.leave()
 
 
 def _met() -> Group:
@@ -389,4 +399,4 @@ def _met() -> Group:
         raise WorkerLost(
             f"Worker {rank} of {size} couldn't meet the others at {host}:{port} ({str(error).splitlines()[0]})."
         ) from error
-    return Group(rank, size, own)
+    return Group(rank, size, own, hosts=rank == 0 and not hosted)
