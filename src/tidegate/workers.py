@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ WAIT = timedelta(seconds=60)
 START = timedelta(minutes=30)
 """... and where they `meet`."""
 GRACE = 3.0  # seconds in which workers that are still there say so
+LOOK = 0.05  # seconds between two looks
 _all_gather: Callable[[Tensor, Tensor], Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its name from PyTorch 2.13 on, and before."""
 LAST_WORDS = 0.3  # seconds until those who ask for the ends of others have asked
@@ -41,6 +43,8 @@ class Alone:
     rank, size = 0, 1
     stopping = False
     """Whether a worker was told to stop, as of the last `total`; of one alone it is always False: it asks its own event."""
+    restarted = False
+    """Whether torchrun started these workers anew, after some had failed."""
 
     @property
     def leads(self) -> bool:
@@ -122,8 +126,9 @@ def subtrees(shards: int, first: int, last: int) -> list[tuple[int, int]]:
 class Group(Alone):
     """One of several workers."""
 
-    def __init__(self, rank: int, size: int, store: dist.Store, *, hosts: bool) -> None:
-        self.rank, self.size, self._store, self._hosts = rank, size, store, hosts
+    def __init__(self, rank: int, size: int, store: dist.Store, *, restarted: bool, hosts: bool) -> None:
+        self.rank, self.size, self._store, self.restarted, self._hosts = rank, size, store, restarted, hosts
+        self._out_of_reach = False  # the store: its machine is gone, or the network
         self._stopped: threading.Event | None = None
         self._people: list[dict[str, Any]] = []
 
@@ -266,34 +271,61 @@ class Group(Alone):
         gone = [rank for rank in range(self.size) if rank not in ends]
         if gone and self.rank in gone:  # the place where they met is gone, and the first worker had it
             gone = [0]
+        if self._out_of_reach:
+            here = self._people[self.rank]["host"] if self._people else None
+            gone = [rank for rank, about in enumerate(self._people) if about["host"] != here]
         if not gone:
             return f"The workers lost each other ({str(error).splitlines()[0]})."
+        if self._out_of_reach:
+            names = " and ".join(self.who(rank) for rank in gone[:3]) + (" and others" if gone[3:] else "")
+            return f"{self.who(self.rank).capitalize()} can't reach {names}: the network failed, or a machine did."
         names = " and ".join(self.who(rank) for rank in gone).capitalize()
         return f"{names} {'is' if len(gone) == 1 else 'are'} gone: it was killed, or its machine or the network failed."
 
     def _ends(self) -> dict[int, str]:
         """What the workers that are still there say, a sentence or '', after they have had some time for it."""
         found: dict[int, str] = {}
-        with contextlib.suppress(RuntimeError, dist.DistError):
-            self.end("")
+
+        def ask() -> bool:
+            self._say("")
             until = time.monotonic() + GRACE
             while len(found) < self.size and time.monotonic() < until:
-                found |= {
-                    k: self._store.get(f"end/{k}").decode()
-                    for k in range(self.size)
-                    if k not in found and self._said(k)
-                }
-                time.sleep(0.05)
-        return found
+                for k in range(self.size):
+                    if k not in found and self._said(k):
+                        found[k] = self._store.get(f"end/{k}").decode()
+                time.sleep(LOOK)
+            return True
+
+        self._ask(ask)
+        return dict(found)
+
+    def _ask(self, question: Callable[[], bool], seconds: float = 2 * GRACE) -> bool:
+        """The answer of the store, or False where there is none in time: without a network, a socket waits for many minutes."""
+        if self._out_of_reach:
+            return False
+        answers: list[bool] = []
+
+        def ask() -> None:
+            with contextlib.suppress(RuntimeError, dist.DistError):
+                answers.append(question())
+
+        asking = threading.Thread(target=ask, name="tidegate-workers", daemon=True)
+        asking.start()
+        asking.join(seconds + GRACE)
+        self._out_of_reach = asking.is_alive()
+        return bool(answers) and answers[0]
 
     def _said(self, rank: int) -> bool:
         return bool(self._store.check([f"end/{rank}"]))
 
+    def _say(self, sentence: str) -> bool:
+        if not self._said(self.rank):
+            self._store.set(f"end/{self.rank}", sentence)
+        return True
+
     def end(self, sentence: str) -> None:
         """Tell the others why this worker ends."""
-        with contextlib.suppress(RuntimeError, dist.DistError):
-            if not self._said(self.rank):
-                self._store.set(f"end/{self.rank}", sentence)
+        self._ask(lambda: self._say(sentence))
 
     def leave(self) -> None:
         """Part from the others. Who hosts the place where they meet stays until they have heard of each other's ends."""
@@ -303,13 +335,13 @@ class Group(Alone):
         dist.destroy_process_group()
 
     def first_speaks(self) -> bool:
-        until = time.monotonic() + 2 * GRACE
-        with contextlib.suppress(RuntimeError, dist.DistError):
-            while time.monotonic() < until:
-                if self._said(0):
-                    return True
-                time.sleep(0.05)
-        return False
+        def ask() -> bool:
+            until = time.monotonic() + 2 * GRACE
+            while not self._said(0) and time.monotonic() < until:
+                time.sleep(LOOK)
+            return self._said(0)
+
+        return self._ask(ask)
 
 
 class _Numbers(Partial):
@@ -355,11 +387,6 @@ def asked() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def restarted() -> bool:
-    """Whether torchrun started the workers anew, after one of them had failed."""
-    return asked() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[Alone]:
     """Take part where several were started, for as long as the block runs; else the block is alone.
@@ -392,11 +419,46 @@ def _met() -> Group:
         store = dist.TCPStore(
             host, port, size, is_master=rank == 0 and not hosted, timeout=START, wait_for_workers=False
         )
-        own = dist.PrefixStore(f"tidegate/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        place, again = _gathered(store, rank, size)
+        own = dist.PrefixStore(f"tidegate/{place}", store)
         kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(kinds, store=own, rank=rank, world_size=size, timeout=WAIT)
     except (RuntimeError, dist.DistError) as error:
         raise WorkerLost(
             f"Worker {rank} of {size} couldn't meet the others at {host}:{port} ({str(error).splitlines()[0]})."
         ) from error
-    return Group(rank, size, own, hosts=rank == 0 and not hosted)
+    return Group(rank, size, own, restarted=again, hosts=rank == 0 and not hosted)
+
+
+def _gathered(store: dist.Store, rank: int, size: int) -> tuple[str, bool]:
+    """A place in the store for these workers alone, and whether others were there before them.
+
+    torchrun starts workers anew while the last ones are still ending, with the same store, and only the machine on which one failed
+    counts it (TORCHELASTIC_RESTART_COUNT). So each worker has a name of its own. The first one lists those who are there until all
+    of them have seen themselves in its list.
+    """
+    me = secrets.token_hex(8)
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    until = time.monotonic() + START.total_seconds()
+    key = "tidegate/workers"
+    store.set(f"{key}/{rank}", f"{me} {count}")
+    times = store.add(f"{key}/times", 1) if rank == 0 else 0
+    while time.monotonic() < until:
+        if rank == 0:
+            there = [store.get(f"{key}/{k}").decode().split() for k in range(size)]
+            again = times > 1 or any(int(restarts) for _, restarts in there)
+            names = [name for name, _ in there]
+            store.set(f"{key}/list", json.dumps([names, again]))
+            if size == 1 or store.check([f"{key}/seen/{name}" for name in names[1:]]):
+                store.set(f"{key}/all/{me}", "")
+                return me, again
+        elif store.check([f"{key}/list"]):
+            names, again = json.loads(store.get(f"{key}/list"))
+            if me in names:
+                store.set(f"{key}/seen/{me}", "")
+                if store.check([f"{key}/all/{names[0]}"]):
+                    return names[0], again
+        time.sleep(LOOK)
+    raise WorkerLost(
+        f"Worker {rank} of {size} waited {START.total_seconds() / 60:.0f} minutes for the others, who didn't come."
+    )

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 from tidegate.cli._group import running
-from tidegate.errors import DataWarning, Interrupted, SettingsError, TidegateError, UserError
+from tidegate.errors import DataWarning, Interrupted, SettingsError, TidegateError, UserError, WorkerLost
 
 Workers = Annotated[
     int | None,
@@ -27,6 +28,7 @@ Workers = Annotated[
 ]
 PATIENCE = 15.0  # seconds for workers to end by themselves after one has failed
 LAST = 5.0  # ... and after they were asked to
+LAUNCHER = "TIDEGATE_LAUNCHER"  # the process that started a worker, in its environment
 
 
 @contextlib.contextmanager
@@ -46,6 +48,7 @@ def shared_out(count: int | None) -> Iterator[bool]:
     if count is not None and count != size:
         raise SettingsError(f"--workers {count}, and {size} processes were started. Leave --workers out.")
     group = workers.here()
+    _end_with_the_launcher()
     try:
         with workers.joined() as group, contextlib.ExitStack() as quiet:
             if not group.leads:
@@ -63,8 +66,26 @@ def shared_out(count: int | None) -> Iterator[bool]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _end_with_the_launcher() -> None:
+    """Once whoever started this worker has been killed, end it as SIGTERM does: a training saves where it stands. Else it would train
+    on where nobody sees it, with its folder locked.
+    """
+    launcher = int(os.environ.get(LAUNCHER, "0")) or ("TORCHELASTIC_RUN_ID" in os.environ and os.getppid())
+    if not launcher or os.name != "posix":  # (elsewhere a process keeps the number of its parent)
+        return
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="tidegate-launcher", daemon=True).start()
+
+
 def _start(count: int) -> int:
-    """The command line of this process, as so many workers; the exit status of the first one that failed, or 0."""
+    """The command line of this process, as so many workers; the exit status of the first one that failed, or 0. Raises WorkerLost where
+    none of them could say why it ended.
+    """
     import torch
     import torch.distributed as dist
 
@@ -80,6 +101,7 @@ def _start(count: int) -> int:
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "FATAL"),  # what goes wrong is said in a sentence
+        LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
     }
@@ -87,9 +109,11 @@ def _start(count: int) -> int:
     # Ctrl-C reaches the workers as well, and it is they who save and say so.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     workers: list[subprocess.Popen[bytes]] = []
+    told_to_end = threading.Event()
     with contextlib.suppress(ValueError):  # signals are the main thread's
 
         def end(*_: object) -> None:
+            told_to_end.set()
             for worker in workers:
                 worker.terminate()
 
@@ -98,7 +122,16 @@ def _start(count: int) -> int:
         for rank in range(count):
             own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             workers.append(subprocess.Popen(command, env=os.environ | own))
-        return _watch(workers)
+        first = _watch(workers)
+        codes = [w.returncode for w in workers if w.returncode]
+        if first is not None and max(codes) < 0 and not told_to_end.is_set():  # before they had met: nobody else knows
+            one = workers[first]
+            raise WorkerLost(
+                f"Worker {first} of {count} (process {one.pid}) was killed by signal {-one.returncode}, and the others were ended. Repeat the "
+                "command; a training that has begun goes on with tidegate train --resume."
+            )
+        # The status of one that ended by itself says more than that of one that was killed.
+        return next((c for c in codes if c > 0), 1 if codes else 0)
     finally:
         for worker in workers:
             if worker.poll() is None:
@@ -106,11 +139,11 @@ def _start(count: int) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def _watch(workers: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended; where one fails, the others get some time for it."""
-    until = float("inf")
+def _watch(workers: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended; where one fails, the others get some time for it. Which failed first."""
+    first, until = None, float("inf")
     while any(w.poll() is None for w in workers):
-        if until == float("inf") and any(w.returncode for w in workers):
+        if first is None and (first := _failed(workers)) is not None:
             until = time.monotonic() + PATIENCE
         if time.monotonic() > until:
             for worker in workers:
@@ -118,9 +151,11 @@ def _watch(workers: list[subprocess.Popen[bytes]]) -> int:
             _wait(workers, LAST)
             break
         time.sleep(0.05)
-    codes = [w.returncode for w in workers if w.returncode]
-    # The status of one that ended by itself says more than that of one that was killed.
-    return next((c for c in codes if c > 0), 1 if codes else 0)
+    return _failed(workers) if first is None else first
+
+
+def _failed(workers: list[subprocess.Popen[bytes]]) -> int | None:
+    return next((rank for rank, w in enumerate(workers) if w.returncode), None)
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], seconds: float) -> None:

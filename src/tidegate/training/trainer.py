@@ -45,7 +45,7 @@ from tidegate.training.resolve import (
     ready,
     resolve,
 )
-from tidegate.workers import here, restarted
+from tidegate.workers import here
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
     """What `tidegate.train` does, which see."""
     shown = make(progress) if here().leads else Silent()
     settings |= {} if target is None else {"target": target}
-    if restarted() and not resume:
+    if here().restarted and not resume:
         resume, overwrite = _begun_before(out), False
     if resume:
         return _resume(table, out, config, overwrite, settings, shown)
