@@ -387,6 +387,11 @@ def asked() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
+def workers_here() -> int:
+    """How many of the workers are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if asked() else 1
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Alone]:
     """Take part where several were started, for as long as the block runs; else the block is alone.

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import tidegate
 from tests.helpers.runs import sensors, sentences
 from tests.helpers.training import same_weights, weights
 from tidegate import train
 from tidegate.errors import SettingsError
+from tidegate.training.prepared import memory_for
 from tidegate.training.updates import ByKernels, ByTorch
 from tidegate.workers import Partial, subtrees, tree_sum
 
@@ -130,3 +132,12 @@ def test_a_slice_is_the_same_whatever_was_drawn_before_it(road, options, monkeyp
 def test_more_slices_than_a_batch_has_sequences_are_refused():
     with pytest.raises(SettingsError, match=r"shards=7 can't cut a batch of 6 sequences"):
         trained(sensors(), **SENSORS, shards=7)
+
+
+def test_the_workers_of_a_machine_share_its_memory(monkeypatch):
+    settings = tidegate.TrainSettings.make(**SENSORS)
+    alone = memory_for(settings)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert memory_for(settings) == alone // 4
+    assert memory_for(settings.model_copy(update={"memory": "2GB"})) == 2 * 10**9

@@ -24,6 +24,7 @@ from tidegate.trained.evaluation import MOST_KEPT, can_be_tallied
 from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import PrepareSettings, TrainSettings
 from tidegate.training.progress import Silent, make
+from tidegate.workers import workers_here
 
 IN_MEMORY = 2.6  # times a table's size that its training takes at the peak (docs/decisions/046, benchmarks/table_to_sequences.py)
 
@@ -131,8 +132,13 @@ def _of_store(store: Store, kind: type[Prepared]) -> Prepared:
 
 
 def memory_for(settings: TrainSettings | PrepareSettings) -> int | None:
-    """The bytes that the settings allow; None: there is no limit that is known."""
-    return default_memory() if settings.memory is None else bytes_of(settings.memory)
+    """The bytes that the settings allow this process; None: there is no limit that is known. By default the workers of a machine share
+    what it has.
+    """
+    if settings.memory is not None:
+        return bytes_of(settings.memory)
+    whole = default_memory()
+    return None if whole is None else whole // workers_here()
 
 
 def too_large(source: Any, settings: TrainSettings) -> str:
