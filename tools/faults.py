@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +44,22 @@ TABLES: list[list[str]] = [  # settings of a training
     ["--target", "label", "--carry-state", "--window", "4"],
     ["--target", "alarm,door", "--cell", "mingru", "--features", "x,far,level"],
 ]
-COMMON = "--group device --time t --hidden-size 8 --batch-size 8 --epochs 30 --patience 0 --shards 4".split()
+COMMON = [
+    "--group",
+    "device",
+    "--time",
+    "t",
+    "--hidden-size",
+    "8",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "30",
+    "--patience",
+    "0",
+    "--shards",
+    "4",
+]
 
 
 class Wrong(Exception):
@@ -228,7 +243,7 @@ def _rectangular(path: Path) -> None:
             _fail("its rows differ in length")
 
 
-def _fail(why: str) -> None:
+def _fail(why: str) -> bool:
     raise ValueError(why)
 
 
@@ -365,7 +380,7 @@ def readonly(one: Round) -> None:
     home = {"HOME": str(one.folder), "TMPDIR": str(one.folder)}
     for last in [False] * one.random.randint(1, 3) + [True]:
         count = one.random.choice((1, 1, 2))
-        group = one.start(*training(one, run, *(["--workers", count] if count > 1 else [])), **home)
+        group = one.start(*training(one, run, *(["--workers", count] if count > 1 else [])), HOME=home["HOME"])
         closed: list[Path] = []
         if not last and one.moment(group, seconds * (1 + count / 2), run):
             closed = [Path(path) for path, _, _ in os.walk(run)]
@@ -432,6 +447,8 @@ def tune(one: Round) -> None:
     if leftovers(one.folder):
         raise Wrong(f"half-written files stayed: {leftovers(one.folder)}")
     best = tuned.best
+    if best is None or best.settings is None or best.figure is None:
+        raise Wrong("no trial is the best one")
     settings = [*words[2:10], "--seed", best.seed, "--split-seed", 0, "--no-baselines"]
     settings += [word for k, v in best.settings.items() for word in (f"--{k.replace('_', '-')}", v)]
     one.whole("train", one.table, *settings, "--out", "best")

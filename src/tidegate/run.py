@@ -405,17 +405,19 @@ def train(
     """
     from tidegate.trained.settings import RepeatSettings
     from tidegate.training import repeats, trainer
+    from tidegate.workers import joined
 
-    if repeats.wanted(table, out, config, resume, settings):
-        several = repeats.train(
+    with joined():  # where torchrun started this program
+        if repeats.wanted(table, out, config, resume, settings):
+            several = repeats.train(
+                table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
+            )
+            return _of_several(several.repeats, several.kept, several.folder)
+        settings = {name: value for name, value in settings.items() if name not in RepeatSettings.model_fields}
+        trained = trainer.train(
             table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
         )
-        return _of_several(several.repeats, several.kept, several.folder)
-    settings = {name: value for name, value in settings.items() if name not in RepeatSettings.model_fields}
-    trained = trainer.train(
-        table, target, out=out, config=config, resume=resume, overwrite=overwrite, progress=progress, **settings
-    )
-    return Run.of(trained)
+        return Run.of(trained)
 
 
 def prepare(

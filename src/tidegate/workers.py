@@ -7,6 +7,7 @@ alone, or one of several. What they exchange are arrays and JSON, never pickles.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import secrets
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -76,9 +78,9 @@ class Alone:
     def watch(self, stopped: threading.Event | None) -> None:
         """Let the others know, with each `total`, when this event is set."""
 
-    def first_speaks(self) -> bool:
-        """Whether the one that leads is there to say what went wrong."""
-        return True
+    def another_speaks(self) -> bool:
+        """Whether one before this one is there to say what went wrong."""
+        return False
 
 
 class Partial:
@@ -128,9 +130,10 @@ class Group(Alone):
 
     def __init__(self, rank: int, size: int, store: dist.Store, *, restarted: bool, hosts: bool) -> None:
         self.rank, self.size, self._store, self.restarted, self._hosts = rank, size, store, restarted, hosts
-        self._out_of_reach = False  # the store: its machine is gone, or the network
+        self._out_of_reach = False  # the store: who hosts it is gone, its machine, or the network
         self._stopped: threading.Event | None = None
         self._people: list[dict[str, Any]] = []
+        self._there: set[int] | None = None  # after others were lost: who isn't
 
     def begin(self) -> None:
         """Meet the others. Raises WorkerLost where some don't come, SettingsError where their versions differ."""
@@ -264,7 +267,11 @@ class Group(Alone):
 
     def _lost(self, error: Exception) -> str:
         """Who is no longer there, and what those said who ended with a sentence."""
+        # Those that wait for us alone notice only once our connections are closed: frames of torch's hold them.
+        traceback.clear_frames(error.__traceback__)
+        _close_connections()
         ends = self._ends()
+        self._there = {*ends}
         for rank, end in ends.items():
             if end and rank != self.rank:
                 return f"{self.who(rank).capitalize()} stopped: {end}"
@@ -280,7 +287,9 @@ class Group(Alone):
             names = " and ".join(self.who(rank) for rank in gone[:3]) + (" and others" if gone[3:] else "")
             return f"{self.who(self.rank).capitalize()} can't reach {names}: the network failed, or a machine did."
         names = " and ".join(self.who(rank) for rank in gone).capitalize()
-        return f"{names} {'is' if len(gone) == 1 else 'are'} gone: it was killed, or its machine or the network failed."
+        if len(gone) > 1:
+            return f"{names} are gone: they were killed, or their machine or the network failed."
+        return f"{names} is gone: it was killed, or its machine or the network failed."
 
     def _ends(self) -> dict[int, str]:
         """What the workers that are still there say, a sentence or '', after they have had some time for it."""
@@ -312,7 +321,7 @@ class Group(Alone):
         asking = threading.Thread(target=ask, name="tidegate-workers", daemon=True)
         asking.start()
         asking.join(seconds + GRACE)
-        self._out_of_reach = asking.is_alive()
+        self._out_of_reach = not answers
         return bool(answers) and answers[0]
 
     def _said(self, rank: int) -> bool:
@@ -332,16 +341,21 @@ class Group(Alone):
         if self._hosts:
             self._ends()
             time.sleep(LAST_WORDS)
-        dist.destroy_process_group()
+        _close_connections()
 
-    def first_speaks(self) -> bool:
+    def another_speaks(self) -> bool:
         def ask() -> bool:
             until = time.monotonic() + 2 * GRACE
-            while not self._said(0) and time.monotonic() < until:
+            while not any(map(self._said, range(self.rank))) and time.monotonic() < until:
                 time.sleep(LOOK)
-            return self._said(0)
+            return any(map(self._said, range(self.rank)))
 
-        return self._ask(ask)
+        if self._there is not None and not self._out_of_reach:
+            return min(self._there, default=self.rank) < self.rank
+        if self.rank and self._ask(ask):
+            return True
+        *before, own = [about["host"] for about in self._people[: self.rank + 1]] or [None]
+        return self._out_of_reach and own in before
 
 
 class _Numbers(Partial):
@@ -372,9 +386,15 @@ def _numbers_in(row: Tensor, count: int) -> np.ndarray:
     return row[-2 * count :].cpu().clone().view(torch.float64).numpy()
 
 
+def _close_connections() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 # --- taking part ----------------------------------------------------------------------------------------------------
 
 _here: Alone = Alone()
+_meetings = itertools.count()  # of this process: a program may train several times
 
 
 def here() -> Alone:
@@ -424,7 +444,9 @@ def _met() -> Group:
         store = dist.TCPStore(
             host, port, size, is_master=rank == 0 and not hosted, timeout=START, wait_for_workers=False
         )
-        place, again = _gathered(store, rank, size)
+        place, again = _gathered(
+            store, rank, size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), next(_meetings)
+        )
         own = dist.PrefixStore(f"tidegate/{place}", store)
         kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(kinds, store=own, rank=rank, world_size=size, timeout=WAIT)
@@ -435,32 +457,32 @@ def _met() -> Group:
     return Group(rank, size, own, restarted=again, hosts=rank == 0 and not hosted)
 
 
-def _gathered(store: dist.Store, rank: int, size: int) -> tuple[str, bool]:
-    """A place in the store for these workers alone, and whether others were there before them.
+def _gathered(store: dist.Store, rank: int, size: int, restarts: int, meeting: int = 0) -> tuple[str, bool]:
+    """A place in the store for these workers alone, and whether others were there before them. restarts: that torchrun
+    counted here; meeting: which one of this process.
 
     torchrun starts workers anew while the last ones are still ending, with the same store, and only the machine on which one failed
     counts it (TORCHELASTIC_RESTART_COUNT). So each worker has a name of its own. The first one lists those who are there until all
     of them have seen themselves in its list.
     """
     me = secrets.token_hex(8)
-    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     until = time.monotonic() + START.total_seconds()
-    key = "tidegate/workers"
-    store.set(f"{key}/{rank}", f"{me} {count}")
+    key = f"tidegate/workers/{meeting}"
+    store.set(f"{key}/{rank}", f"{me} {restarts}")
     times = store.add(f"{key}/times", 1) if rank == 0 else 0
     while time.monotonic() < until:
         if rank == 0:
             there = [store.get(f"{key}/{k}").decode().split() for k in range(size)]
-            again = times > 1 or any(int(restarts) for _, restarts in there)
+            again = times > 1 or any(int(count) for _, count in there)
             names = [name for name, _ in there]
             store.set(f"{key}/list", json.dumps([names, again]))
-            if size == 1 or store.check([f"{key}/seen/{name}" for name in names[1:]]):
+            if size == 1 or store.check([f"{key}/seen/{me}/{name}" for name in names[1:]]):
                 store.set(f"{key}/all/{me}", "")
                 return me, again
         elif store.check([f"{key}/list"]):
             names, again = json.loads(store.get(f"{key}/list"))
-            if me in names:
-                store.set(f"{key}/seen/{me}", "")
+            if me in names:  # else it is that of workers before these
+                store.set(f"{key}/seen/{names[0]}/{me}", "")
                 if store.check([f"{key}/all/{names[0]}"]):
                     return names[0], again
         time.sleep(LOOK)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from tests.helpers.runs import sensors
 from tidegate import train
 from tidegate.data.tables import write_table
 from tidegate.training.checkpoint import load_checkpoint
+from tidegate.workers import _gathered
 
 OPTIONS = ["--hidden-size", "8", "--epochs", "3", "--batch-size", "6", "--shards", "4"]
 SENSORS = ["--target", "label", "--group", "device", "--time", "t", *OPTIONS]
@@ -53,6 +57,25 @@ def test_two_workers_train_what_one_process_does_and_speak_with_one_voice(folder
     assert same_run(folder, "alone", "two")
     assert len(re.findall(r"^epoch 1/3", trained.stderr, re.M)) == 2  # of the model and of its baseline
     assert trained.stderr.count("Whole time") == 1
+
+
+@pytest.mark.long
+def test_a_program_that_torchrun_starts_trains_on_all_its_workers_twice(folder, alone):
+    settings = {
+        name.removeprefix("--").replace("-", "_"): value
+        for name, value in zip(SENSORS[::2], SENSORS[1::2], strict=True)
+    }
+    program = folder / "program.py"
+    program.write_text(
+        "import tidegate\nfor name in ('program', 'again'):\n"
+        f"    run = tidegate.train('sensors.csv', out=name, **{settings!r})\n    print(len(run.history))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Whole time") == 2
+    assert same_run(folder, "alone", "program")
+    assert same_run(folder, "alone", "again")
 
 
 @pytest.mark.long
@@ -128,16 +151,71 @@ LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in 
 
 @LINUX
 @pytest.mark.long
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_death_of_a_worker_ends_the_others_with_a_sentence_and_all_can_go_on(folder, rank):
-    run = f"killed{rank}"
-    process = begun(folder, run, "--workers", "2")
+@pytest.mark.parametrize(("rank", "count"), [(0, 2), (1, 2), (0, 4)])
+def test_the_death_of_a_worker_ends_the_others_with_a_sentence_and_all_can_go_on(folder, rank, count):
+    run = f"killed{rank}of{count}"
+    process = begun(folder, run, "--workers", count)
     os.kill(worker_of(rank, run), signal.SIGKILL)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert said.count("Error:") == 1
-    assert re.search(rf"Error: Worker {rank} of 2 \(host .*\) is gone: it was killed", said)
+    assert re.search(rf"Error: Worker {rank} of {count} \(host [^)]*\) is gone: it was killed", said)
     assert f"tidegate train --resume {run}" in said
+
+
+@LINUX
+@pytest.mark.long
+def test_a_worker_that_dies_before_it_has_met_the_others_is_named(folder):
+    command = [sys.executable, "-m", "tidegate", "train", "sensors.csv", *SENSORS, "--out", "early", "--workers", "2"]
+    process = subprocess.Popen([*map(str, command)], cwd=folder, stderr=subprocess.PIPE, text=True)
+    victim = None
+    while victim is None:
+        with contextlib.suppress(AssertionError):
+            victim = worker_of(1, "early")
+    os.kill(victim, signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert re.fullmatch(rf"Error: Worker 1 of 2 \(process {victim}\) was killed by signal 9, .*\n", said)
+
+
+@LINUX
+@pytest.mark.long
+def test_workers_end_with_their_launcher_and_have_saved(folder):
+    process = begun(folder, "orphans", "--workers", "2")
+    workers = [worker_of(rank, "orphans") for rank in range(2)]
+    process.kill()
+    said = process.communicate(timeout=60)[1]  # until the last one that could still speak has ended
+    assert said.count("Interrupted") == 1
+    assert not any(Path(f"/proc/{worker}/cmdline").exists() and is_there(worker) for worker in workers)
+    done = tidegate("train", "--resume", "orphans", cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def is_there(process: int) -> bool:
+    """Whether it runs, and hasn't only left its number."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def test_workers_that_are_started_anew_find_each_other_and_not_those_before_them():
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def gathered(rank, restarts):
+        return _gathered(TCPStore("127.0.0.1", store.port, wait_for_workers=False), rank, 2, restarts)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(gathered, 0, 0)
+        place, again = gathered(1, 0)
+        assert (place, again) == first.result(60) == (place, False)
+        # Only the machine on which one failed counts it, and the names of those before are still there.
+        late = pool.submit(gathered, 0, 0)
+        with pytest.raises(TimeoutError):
+            late.result(0.5)
+        anew = gathered(1, 1)
+        assert anew == late.result(60)
+    assert anew[0] != place
+    assert anew[1]
 
 
 @LINUX

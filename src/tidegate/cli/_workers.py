@@ -35,7 +35,7 @@ LAUNCHER = "TIDEGATE_LAUNCHER"  # the process that started a worker, in its envi
 def shared_out(count: int | None) -> Iterator[bool]:
     """The block is run by `count` processes on this machine, or by those that torchrun started; True in the one that writes.
 
-    The other ones print nothing, not even an error, unless the one that leads can't.
+    The other ones print nothing, not even an error, unless those before them can't.
     """
     from tidegate import workers
 
@@ -57,7 +57,7 @@ def shared_out(count: int | None) -> Iterator[bool]:
                 warnings.simplefilter("ignore", DataWarning)
             yield group.leads
     except (TidegateError, KeyboardInterrupt) as error:
-        if group.leads or not group.first_speaks():
+        if not group.another_speaks():
             raise
         interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
         raise SystemExit(130 if interrupted else 2 if isinstance(error, UserError) else 1) from error
