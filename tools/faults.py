@@ -380,7 +380,9 @@ def readonly(one: Round) -> None:
     home = {"HOME": str(one.folder), "TMPDIR": str(one.folder)}
     for last in [False] * one.random.randint(1, 3) + [True]:
         count = one.random.choice((1, 1, 2))
-        group = one.start(*training(one, run, *(["--workers", count] if count > 1 else [])), HOME=home["HOME"])
+        group = one.start(
+            *training(one, run, *(["--workers", count] if count > 1 else [])), HOME=home["HOME"], TMPDIR=home["TMPDIR"]
+        )
         closed: list[Path] = []
         if not last and one.moment(group, seconds * (1 + count / 2), run):
             closed = [Path(path) for path, _, _ in os.walk(run)]
