@@ -52,9 +52,10 @@ ROADS = {"kernels": ByKernels, "torch": ByTorch}
 
 
 @pytest.fixture(autouse=True)
-def no_onednn(monkeypatch):
+def no_onednn():
     """It makes the LSTM of every new number of steps a program of its own first, which takes most of the time here."""
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
 
 
 @pytest.fixture(scope="module")

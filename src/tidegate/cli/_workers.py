@@ -142,7 +142,7 @@ def _start(count: int) -> int:
 def _watch(workers: list[subprocess.Popen[bytes]]) -> int | None:
     """Wait until all have ended; where one fails, the others get some time for it. Which failed first."""
     first, until = None, float("inf")
-    while any(w.poll() is None for w in workers):
+    while None in [w.poll() for w in workers]:  # (all are asked: who isn't keeps no status)
         if first is None and (first := _failed(workers)) is not None:
             until = time.monotonic() + PATIENCE
         if time.monotonic() > until:
