@@ -54,7 +54,14 @@ class Wrong(Exception):
 class Group:
     """A command that runs, with all processes that it starts."""
 
-    def __init__(self, words: Sequence[str], folder: Path, environment: dict[str, str], files: list[IO[bytes]], name: str = "said"):
+    def __init__(
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environment: dict[str, str],
+        files: list[IO[bytes]],
+        name: str = "said",
+    ):
         self.folder, self._files = folder, files
         self.said, self.out = folder / f"{name}.txt", folder / f"{name}-out.txt"
         with self.said.open("wb") as said, self.out.open("wb") as out:
@@ -83,7 +90,9 @@ class Group:
         until = time.monotonic() + seconds
         while self.process.poll() is None or self.all():
             if time.monotonic() > until:
-                raise Wrong(f"processes {self.all()} are still there after {seconds:.0f} s. Said: {self.words()[-300:]}")
+                raise Wrong(
+                    f"processes {self.all()} are still there after {seconds:.0f} s. Said: {self.words()[-300:]}"
+                )
             time.sleep(0.05)
         return self.process.returncode
 
@@ -111,14 +120,20 @@ class Round:
         self.groups: list[Group] = []
         self.user: list[str] = []  # words before a command, which make it another user's
 
-    def start(self, *words: object, before: Sequence[str] = (), stdin: Path | None = None, name: str = "said", **more: str) -> Group:
+    def start(
+        self, *words: object, before: Sequence[str] = (), stdin: Path | None = None, name: str = "said", **more: str
+    ) -> Group:
         """`tidegate WORDS`, in the folder of this round."""
         self.starts += 1
         command = [*before, *self.user, sys.executable, "-m", "tidegate", *map(str, words)]
         return self.run(command, stdin, name, **more)
 
     def run(self, command: Sequence[str], stdin: Path | None = None, name: str = "said", **more: str) -> Group:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path_of_others()]), "OMP_NUM_THREADS": "1"} | more
+        environment = (
+            os.environ
+            | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path_of_others()]), "OMP_NUM_THREADS": "1"}
+            | more
+        )
         group = Group(command, self.folder, environment, [stdin.open("rb")] if stdin else [], name)
         self.groups.append(group)
         return group
@@ -222,7 +237,9 @@ def check_same(run: Path, whole: Path) -> None:
     for name in ("model.safetensors", "no_memory/model.safetensors", "results.json", "preprocessing.json"):
         if (run / name).read_bytes() != (whole / name).read_bytes():
             raise Wrong(f"{name} is not that of the undisturbed run")
-    history = [[row["valid_loss"] for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (run, whole)]
+    history = [
+        [row["valid_loss"] for row in csv.DictReader((folder / "metrics.csv").open())] for folder in (run, whole)
+    ]
     if history[0] != history[1]:
         raise Wrong("the history is not that of the undisturbed run")
     mine, others = ({str(p.relative_to(f)) for p in f.rglob("*")} for f in (run, whole))
@@ -277,7 +294,11 @@ def train(one: Round, counts: Sequence[int] = (1,)) -> None:
 
 
 def _check_sentence(said: str) -> None:
-    if said.count("Error:") != 1 or not re.search(r"Worker \d of \d .*(is gone|was killed)", said) or "--resume" not in said:
+    if (
+        said.count("Error:") != 1
+        or not re.search(r"Worker \d of \d .*(is gone|was killed)", said)
+        or "--resume" not in said
+    ):
         raise Wrong(f"no sentence that says which worker is gone and how to go on: {said[-400:]}")
     if "Traceback" in said:
         raise Wrong(f"a traceback: {said[-400:]}")
@@ -342,8 +363,14 @@ def readonly(one: Round) -> None:
         os.chown(one.folder, NOBODY, NOBODY)
         one.user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     home = {"HOME": str(one.folder), "TMPDIR": str(one.folder)}
+    # root starts Python for the other user, who may not be able to start more of them where it is installed.
+    ways = (
+        (1, 1, 2)
+        if subprocess.run([*one.user, "sh", "-c", f"test -x {sys.executable}"], check=False).returncode == 0
+        else (1,)
+    )
     for last in [False] * one.random.randint(1, 3) + [True]:
-        count = one.random.choice((1, 1, 2))
+        count = one.random.choice(ways)
         group = one.start(*training(one, run, *(["--workers", count] if count > 1 else [])), **home)
         closed: list[Path] = []
         if not last and one.moment(group, seconds * (1 + count / 2), run):
@@ -368,7 +395,19 @@ def readonly(one: Round) -> None:
 def tune(one: Round) -> None:
     """two processes of tidegate tune share a study; one of them is killed, and another takes its place"""
     trials, study = 6, one.folder / "tune.study"
-    words = ["tune", one.table, "--target", "label", *COMMON[:4], "--epochs", "6", "--batch-size", "8", "--search", "hidden_size=4..16"]
+    words = [
+        "tune",
+        one.table,
+        "--target",
+        "label",
+        *COMMON[:4],
+        "--epochs",
+        "6",
+        "--batch-size",
+        "8",
+        "--search",
+        "hidden_size=4..16",
+    ]
     words += ["--search", "lr=0.001..0.02:log", "--trials", trials, "--study", study]
     groups = [one.start(*words, name=f"said{k}") for k in range(2)]
     kills = one.random.randint(1, 3)
@@ -402,7 +441,10 @@ def tune(one: Round) -> None:
     settings = [*words[2:10], "--seed", best.seed, "--split-seed", 0, "--no-baselines"]
     settings += [word for k, v in best.settings.items() for word in (f"--{k.replace('_', '-')}", v)]
     one.whole("train", one.table, *settings, "--out", "best")
-    figures = [float(row[f"valid_{tuned.definition.chosen_by}"]) for row in csv.DictReader((one.folder / "best/metrics.csv").open())]
+    figures = [
+        float(row[f"valid_{tuned.definition.chosen_by}"])
+        for row in csv.DictReader((one.folder / "best/metrics.csv").open())
+    ]
     if best.figure not in figures:
         raise Wrong(f"the best trial's {best.figure} is none of those of its own training: {figures}")
 
@@ -457,7 +499,9 @@ def stream(one: Round) -> None:
         if not last:
             enough = one.random.randint(0, len(whole)) if one.random.random() < 0.8 else 0
             until = time.monotonic() + (PATIENCE if enough else one.random.uniform(0, 6))
-            while group.process.poll() is None and time.monotonic() < until and not 0 < enough <= group.out.stat().st_size:
+            while (
+                group.process.poll() is None and time.monotonic() < until and not 0 < enough <= group.out.stat().st_size
+            ):
                 time.sleep(0.0005)
             one.kill(group.process.pid)
             group.wait()
@@ -527,9 +571,9 @@ def network(one: Round) -> None:
         said = "".join(group.words() for group in groups.values())
         if "finished: true" not in (run / "config.yaml").read_text():
             for rank in range(2):
-                if not re.search(rf"Error: Worker {rank} of 2 .* can't reach worker {1 - rank} of 2 .*--resume", said) and not re.search(
-                    rf"Error: Worker {1 - rank} of 2 .* is gone.*--resume", said
-                ):
+                if not re.search(
+                    rf"Error: Worker {rank} of 2 .* can't reach worker {1 - rank} of 2 .*--resume", said
+                ) and not re.search(rf"Error: Worker {1 - rank} of 2 .* is gone.*--resume", said):
                     raise Wrong(f"worker {rank} doesn't say what went wrong and how to go on: {said[-1500:]}")
         for group in groups.values():
             group.end()
@@ -547,7 +591,12 @@ def _trains(process: int) -> bool:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"tidegate" in words and b"train" in words and b"torch.distributed.run" not in words and b"unshare" not in words[:1]
+    return (
+        b"tidegate" in words
+        and b"train" in words
+        and b"torch.distributed.run" not in words
+        and b"unshare" not in words[:1]
+    )
 
 
 def restart(one: Round) -> None:
@@ -574,7 +623,17 @@ def restart(one: Round) -> None:
 def torchrun(one: Round, hosts: Any, run: Path, restarts: int) -> dict[str, Group]:
     from tests.helpers.hosts import NAMES
 
-    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--rdzv-backend",
+        "c10d",
+    ]
     words += ["--rdzv-endpoint", f"{NAMES[0]}:29500", "--rdzv-id", "1", "--max-restarts", str(restarts)]
     words += ["-m", "tidegate", *map(str, training(one, run))]
     one.starts += 1
@@ -624,7 +683,9 @@ def rounds(case: str, first: int, count: int) -> dict[str, Any]:
             one.close(keep=wrong)
         for name, value in (("rounds", 1), ("faults", one.faults), ("starts", one.starts), ("wrong", int(wrong))):
             row[name] += value
-        print(f"{case} {seed}: {one.faults} faults, {one.starts} starts{', WRONG' * wrong}", file=sys.stderr, flush=True)
+        print(
+            f"{case} {seed}: {one.faults} faults, {one.starts} starts{', WRONG' * wrong}", file=sys.stderr, flush=True
+        )
     return row | {"seconds": round(time.monotonic() - began), "about": " ".join((CASES[case].__doc__ or "").split())}
 
 
@@ -635,7 +696,9 @@ def save(rows: list[dict[str, Any]], seed: int) -> None:
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         about = {"date": f"{datetime.date.today():%Y-%m-%d}", "commit": told.stdout.strip(), "first_seed": seed}
-        writer = csv.DictWriter(file, ["case", *about, *[name for name in rows[0] if name != "case"]], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, ["case", *about, *[name for name in rows[0] if name != "case"]], lineterminator="\n"
+        )
         if new:
             file.write(f"# {machine()}\n")
             writer.writeheader()

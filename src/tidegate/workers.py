@@ -429,7 +429,9 @@ def _met() -> Group:
         store = dist.TCPStore(
             host, port, size, is_master=rank == 0 and not hosted, timeout=START, wait_for_workers=False
         )
-        place, again = _gathered(store, rank, size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), next(_meetings))
+        place, again = _gathered(
+            store, rank, size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), next(_meetings)
+        )
         own = dist.PrefixStore(f"tidegate/{place}", store)
         kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(kinds, store=own, rank=rank, world_size=size, timeout=WAIT)
@@ -469,4 +471,6 @@ def _gathered(store: dist.Store, rank: int, size: int, restarts: int, meeting: i
                 if store.check([f"{key}/all/{names[0]}"]):
                     return names[0], again
         time.sleep(LOOK)
-    raise WorkerLost(f"Worker {rank} of {size} waited {START.total_seconds() / 60:.0f} minutes for the others, who didn't come.")
+    raise WorkerLost(
+        f"Worker {rank} of {size} waited {START.total_seconds() / 60:.0f} minutes for the others, who didn't come."
+    )

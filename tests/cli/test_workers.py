@@ -61,7 +61,10 @@ def test_two_workers_train_what_one_process_does_and_speak_with_one_voice(folder
 
 @pytest.mark.long
 def test_a_program_that_torchrun_starts_trains_on_all_its_workers_twice(folder, alone):
-    settings = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(SENSORS[::2], SENSORS[1::2], strict=True)}
+    settings = {
+        name.removeprefix("--").replace("-", "_"): value
+        for name, value in zip(SENSORS[::2], SENSORS[1::2], strict=True)
+    }
     program = folder / "program.py"
     program.write_text(
         "import tidegate\nfor name in ('program', 'again'):\n"
