@@ -155,7 +155,7 @@ def _watch(workers: list[subprocess.Popen[bytes]]) -> int | None:
 
 
 def _failed(workers: list[subprocess.Popen[bytes]]) -> int | None:
-    return next((rank for rank, w in enumerate(workers) if w.returncode), None)
+    return next((rank for rank, w in enumerate(workers) if w.poll()), None)
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], seconds: float) -> None:
