@@ -33,7 +33,7 @@ from typing import IO, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 RESULTS = ROOT / "benchmarks/results/faults.csv"
-FOLDER = ROOT / "build/faults"
+FOLDER = ROOT / f"build/faults/{os.getpid()}"  # another one may run beside this
 PATIENCE = 150  # seconds after which whatever is still there is taken for stuck: twice what workers wait for each other
 NOBODY = 65534  # a user without rights, for what root may do anyhow
 OTHERS = 30  # seconds for all workers to end after one of them was killed
