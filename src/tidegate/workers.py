@@ -72,7 +72,7 @@ class Alone:
         return [[*arrays]]
 
     def total(self, shards: int, partial: Callable[[int, int], Partial]) -> Partial:
-        """The sum of all slices along `Tree(shards)`. partial(first, last): that of a worker's own slices first ... last - 1."""
+        """The sum of all slices, as `tree_sum(0, shards)` has it. partial(first, last): that of this worker's slices first ... last - 1."""
         return partial(0, shards)
 
     def watch(self, stopped: threading.Event | None) -> None:
@@ -80,6 +80,13 @@ class Alone:
 
     def another_speaks(self) -> bool:
         """Whether one before this one is there to say what went wrong."""
+        return False
+
+    def note(self, what: str) -> None:
+        """Let workers that torchrun starts anew know that this has happened."""
+
+    def noted(self, what: str) -> bool:
+        """Whether these workers, or others before them, have noted that, as the first one sees it."""
         return False
 
 
@@ -128,8 +135,12 @@ def subtrees(shards: int, first: int, last: int) -> list[tuple[int, int]]:
 class Group(Alone):
     """One of several workers."""
 
-    def __init__(self, rank: int, size: int, store: dist.Store, *, restarted: bool, hosts: bool) -> None:
-        self.rank, self.size, self._store, self.restarted, self._hosts = rank, size, store, restarted, hosts
+    def __init__(
+        self, rank: int, size: int, store: dist.Store, lasting: dist.Store, *, restarted: bool, hosts: bool
+    ) -> None:
+        """store: of these workers alone; lasting: also of those that torchrun started before them."""
+        self.rank, self.size, self._store, self._lasting = rank, size, store, lasting
+        self.restarted, self._hosts = restarted, hosts
         self._out_of_reach = False  # the store: who hosts it is gone, its machine, or the network
         self._stopped: threading.Event | None = None
         self._people: list[dict[str, Any]] = []
@@ -212,23 +223,31 @@ class Group(Alone):
             for row, some in zip(all_numbers, trees, strict=True)
             for k, tree in enumerate(some)
         }
-        numbers_of = tree_sum(0, shards, lambda *tree: _Numbers.of(leaves.get(tree)))
-        return Partial(found, numbers_of.numbers)
+        none = torch.empty(0)
+        of_all = tree_sum(0, shards, lambda *tree: Partial(none, leaves[tree]) if tree in leaves else None)
+        return Partial(found, of_all.numbers)
 
     def _by_gathering(
         self, gradients: Tensor, numbers: np.ndarray, counts: Sequence[int]
     ) -> tuple[list[Tensor], list[np.ndarray]]:
         """Everybody's partial sums to everybody, in one round."""
-        P, most = gradients.size(1), max(counts)
-        width = (len(numbers) - 1) // len(gradients)
-        # Numbers go along as the bytes of so many float32.
-        mine = gradients.new_zeros(most * P + 2 * (most * width + 1))
-        mine[: gradients.numel()] = gradients.ravel()
+        P = gradients.size(1)
+        everything, all_numbers = self._with_numbers(gradients, max(counts) * P, numbers, counts)
+        return [everything[k, : n * P].view(n, P) for k, n in enumerate(counts)], all_numbers
+
+    def _with_numbers(
+        self, values: Tensor, room: int, numbers: np.ndarray, counts: Sequence[int]
+    ) -> tuple[Tensor, list[np.ndarray]]:
+        """The values of all [workers, room], and their numbers, which go along as the bytes of twice as many float32. counts: of
+        partial sums a worker.
+        """
+        width = (len(numbers) - 1) // counts[self.rank]  # the last one is of the worker, the others of its sums
+        mine = values.new_zeros(room + 2 * (max(counts) * width + 1))
+        mine[: values.numel()] = values.ravel()
         end = torch.from_numpy(numbers).view(torch.float32)
         mine[-len(end) :] = end
         everything = self._rows_of_all(mine)
-        parts = [everything[k, : n * P].view(n, P) for k, n in enumerate(counts)]
-        return parts, [_numbers_in(everything[k], n * width + 1) for k, n in enumerate(counts)]
+        return everything[:, :room], [_numbers_in(everything[k], n * width + 1) for k, n in enumerate(counts)]
 
     def _in_chunks(
         self, shards: int, gradients: Tensor, numbers: np.ndarray, trees: Sequence[Sequence[tuple[int, int]]]
@@ -247,14 +266,8 @@ class Group(Alone):
             [n * chunk for n in counts], [len(gradients) * chunk] * self.size,
         )  # fmt: skip
         parts = [part.view(-1, chunk) for part in received.split([n * chunk for n in counts])]
-        mine = gradients.new_zeros(chunk + 2 * (max(counts) * ((len(numbers) - 1) // len(gradients)) + 1))
-        mine[:chunk] = _along_the_tree(shards, trees, parts)
-        end = torch.from_numpy(numbers).view(torch.float32)
-        mine[-len(end) :] = end
-        everything = self._rows_of_all(mine)
-        width = (len(numbers) - 1) // len(gradients)
-        found = everything[:, :chunk].reshape(-1)[:P]
-        return found, [_numbers_in(everything[k], n * width + 1) for k, n in enumerate(counts)]
+        everything, all_numbers = self._with_numbers(_along_the_tree(shards, trees, parts), chunk, numbers, counts)
+        return everything.reshape(-1)[:P], all_numbers
 
     # --- what goes wrong --------------------------------------------------------------------------------------
 
@@ -343,6 +356,12 @@ class Group(Alone):
             time.sleep(LAST_WORDS)
         _close_connections()
 
+    def note(self, what: str) -> None:
+        self._lasting.set(f"noted/{what}", "")
+
+    def noted(self, what: str) -> bool:
+        return bool(self.told(self.leads and bool(self._lasting.check([f"noted/{what}"])))[0])
+
     def another_speaks(self) -> bool:
         def ask() -> bool:
             until = time.monotonic() + 2 * GRACE
@@ -358,24 +377,11 @@ class Group(Alone):
         return self._out_of_reach and own in before
 
 
-class _Numbers(Partial):
-    """Numbers alone."""
-
-    @staticmethod
-    def of(numbers: np.ndarray | None) -> Partial | None:
-        return None if numbers is None else Partial(torch.empty(0), numbers)
-
-
 def _along_the_tree(shards: int, trees: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor]) -> Tensor:
     """The sum of everybody's partial sums. parts: of each worker [its subtrees, ...]; they are written to."""
     leaves = {tree: row for some, part in zip(trees, parts, strict=True) for tree, row in zip(some, part, strict=True)}
     none = np.zeros(0)
-
-    def known(first: int, last: int) -> Partial | None:
-        row = leaves.get((first, last))
-        return None if row is None else Partial(row, none)
-
-    return tree_sum(0, shards, known).gradients
+    return tree_sum(0, shards, lambda *tree: Partial(leaves[tree], none) if tree in leaves else None).gradients
 
 
 def _as_tensor(data: bytes) -> Tensor:
@@ -416,7 +422,8 @@ def workers_here() -> int:
 def joined() -> Iterator[Alone]:
     """Take part where several were started, for as long as the block runs; else the block is alone.
 
-    Raises WorkerLost where the others don't come or are lost on the way, SettingsError where their versions differ.
+    Raises WorkerLost where the others don't come or are lost on the way; SettingsError where their versions differ, or where the
+    program has called `torch.distributed.init_process_group` itself.
     """
     global _here
     if not asked() or isinstance(_here, Group):
@@ -437,6 +444,11 @@ def joined() -> Iterator[Alone]:
 
 
 def _met() -> Group:
+    if dist.is_initialized():
+        raise SettingsError(
+            "This program has called torch.distributed.init_process_group, and Tidegate's workers need a group of their own. Train before "
+            "that call, after destroy_process_group, or in a process that torchrun didn't start."
+        )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "29500"))
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun or our launcher
@@ -454,7 +466,8 @@ def _met() -> Group:
         raise WorkerLost(
             f"Worker {rank} of {size} couldn't meet the others at {host}:{port} ({str(error).splitlines()[0]})."
         ) from error
-    return Group(rank, size, own, restarted=again, hosts=rank == 0 and not hosted)
+    lasting = dist.PrefixStore("tidegate/lasting", store)
+    return Group(rank, size, own, lasting, restarted=again, hosts=rank == 0 and not hosted)
 
 
 def _gathered(store: dist.Store, rank: int, size: int, restarts: int, meeting: int = 0) -> tuple[str, bool]:

@@ -19,8 +19,10 @@ from torch.distributed import TCPStore
 from tests.helpers.runs import sensors
 from tidegate import train
 from tidegate.data.tables import write_table
+from tidegate.errors import RunError, SettingsError
+from tidegate.training import trainer
 from tidegate.training.checkpoint import load_checkpoint
-from tidegate.workers import _gathered
+from tidegate.workers import Alone, _gathered
 
 OPTIONS = ["--hidden-size", "8", "--epochs", "3", "--batch-size", "6", "--shards", "4"]
 SENSORS = ["--target", "label", "--group", "device", "--time", "t", *OPTIONS]
@@ -84,6 +86,9 @@ def test_two_workers_predict_and_score_what_one_process_does(folder, alone):
     said = tidegate(*options, "--batch-size", 3, "--workers", 2, cwd=folder)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("rows with") == 1
+    rounded = tidegate(*options, "--weights", "int8", "--workers", 2, cwd=folder)
+    assert rounded.stderr.count("The core's weights") == 1, rounded.stderr
+    said = tidegate(*options, "--batch-size", 3, "--workers", 2, cwd=folder)
     expected = alone.predict(folder / "sensors.csv", probabilities=True)
     write_table(expected, folder / "expected.csv")
     assert (folder / "predicted.csv").read_bytes() == (folder / "expected.csv").read_bytes()
@@ -92,13 +97,65 @@ def test_two_workers_predict_and_score_what_one_process_does(folder, alone):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("workers", "more"), [(4, []), (3, ["--carry-state", "--window", 4])])
+@pytest.mark.parametrize(
+    ("workers", "more"),
+    [
+        (4, ["--hidden-size", 96]),  # so many gradients that each worker adds up a part of them
+        (3, ["--carry-state", "--window", 4]),
+    ],
+)
 def test_more_workers_train_the_same(folder, workers, more):
     options = ["train", "sensors.csv", *SENSORS, "--shards", 12, "--batch-size", 12, *more, "--out"]
     for name, shared in (("one", []), ("many", ["--workers", workers])):
         done = tidegate(*options, f"{name}{workers}", *shared, cwd=folder)
         assert done.returncode == 0, done.stderr
     assert same_run(folder, f"one{workers}", f"many{workers}")
+
+
+def test_a_program_that_has_set_up_torch_distributed_itself_is_told_so(folder, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(SettingsError, match=r"has called torch\.distributed\.init_process_group"):
+            train(folder / "sensors.csv", target="label", out=False)
+        assert torch.distributed.is_initialized()  # it is the program's own
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Anew(Alone):
+    """Workers that torchrun started anew, after others that had begun, or hadn't."""
+
+    restarted = True
+
+    def __init__(self, begun: bool):
+        self.begun = begun
+
+    def noted(self, what: str) -> bool:
+        return self.begun
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_workers_anew_replace_the_run_that_was_to_be_replaced_unless_it_is_their_own(
+    folder, tmp_path, monkeypatch, begun
+):
+    settings = {
+        "target": "label",
+        "group": "device",
+        "epochs": 1,
+        "hidden_size": 4,
+        "baselines": False,
+        "progress": False,
+    }
+    old = train(folder / "sensors.csv", out=tmp_path / "run", **settings)
+    monkeypatch.setattr(trainer, "here", lambda: Anew(begun))
+    if begun:  # it is theirs, and finished
+        with pytest.raises(RunError, match="is finished; there is nothing to resume"):
+            train(folder / "sensors.csv", out=tmp_path / "run", overwrite=True, **settings)
+    else:
+        new = train(folder / "sensors.csv", out=tmp_path / "run", overwrite=True, **settings | {"hidden_size": 5})
+        assert (old.settings.hidden_size, new.settings.hidden_size) == (4, 5)
 
 
 @pytest.mark.long

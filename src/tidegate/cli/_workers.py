@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,6 +53,7 @@ def shared_out(count: int | None) -> Iterator[bool]:
         with workers.joined() as group, contextlib.ExitStack() as quiet:
             if not group.leads:
                 quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
                 quiet.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore", DataWarning)
             yield group.leads
@@ -106,19 +107,20 @@ def _start(count: int) -> int:
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
     }
     command = [sys.executable, "-m", "tidegate", *running]
-    # Ctrl-C reaches the workers as well, and it is they who save and say so.
-    before = signal.signal(signal.SIGINT, lambda *_: None)
     workers: list[subprocess.Popen[bytes]] = []
     told_to_end = threading.Event()
-    with contextlib.suppress(ValueError):  # signals are the main thread's
 
-        def end(*_: object) -> None:
-            told_to_end.set()
-            for worker in workers:
-                worker.terminate()
+    def end(*_: object) -> None:
+        told_to_end.set()
+        for worker in workers:
+            worker.terminate()
 
-        signal.signal(signal.SIGTERM, end)
+    before: dict[signal.Signals, Any] = {}
     try:
+        with contextlib.suppress(ValueError):  # signals are the main thread's
+            # Ctrl-C reaches the workers as well, and it is they who save and say so.
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, end)
         for rank in range(count):
             own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             workers.append(subprocess.Popen(command, env=os.environ | own))
@@ -136,7 +138,8 @@ def _start(count: int) -> int:
         for worker in workers:
             if worker.poll() is None:
                 worker.kill()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch(workers: list[subprocess.Popen[bytes]]) -> int | None:

@@ -22,6 +22,7 @@ from tidegate.trained.evaluation import Gathered, judge, run_model, scored_piece
 from tidegate.trained.metrics import primary
 from tidegate.trained.rows import Rows, scored_rows, training_table
 from tidegate.trained.trained import Trained
+from tidegate.workers import here
 
 FILE = "quantised.json"  # in a run's folder: for each kind of weights what it cost, as far as it was asked for
 
@@ -209,7 +210,7 @@ def _read(trained: Trained) -> dict[str, Any]:
 
 
 def _keep(trained: Trained, weights: str, figures: Figures) -> None:
-    if trained.folder is None:
+    if trained.folder is None or not here().leads:
         return
     values = _read(trained) | {"run": trained.fingerprint, weights: asdict(figures)}
     path: Path = trained.folder / FILE

@@ -47,6 +47,8 @@ from tidegate.training.resolve import (
 )
 from tidegate.workers import here
 
+BEGUN = "begun"  # what workers note once the folder of the run is theirs
+
 
 def train(
     table: Any = None,
@@ -63,7 +65,8 @@ def train(
     shown = make(progress) if here().leads else Silent()
     settings |= {} if target is None else {"target": target}
     if here().restarted and not resume:
-        resume, overwrite = _begun_before(out), False
+        resume = _begun_before(out, overwrite)
+        overwrite = overwrite and not resume
     if resume:
         return _resume(table, out, config, overwrite, settings, shown)
     source, out, values = asked_for(table, out, config, settings)
@@ -131,8 +134,11 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
     if resolved.finished:
         check_finished(folder, asked, resolved)
     origin = Origin.of_begun(folder, chosen, resolved) if resolved.origin is not None else None
-    read: Any = origin.read(source, chosen) if origin is not None else None
-    read = prepared(source, asked, folder=folder, progress=shown) if read is None else read
+    if origin is not None:
+        read: Any = origin.read(source, chosen)
+    else:
+        with _one_after_the_first(folder):
+            read = prepared(source, asked, folder=folder, progress=shown)
     digest = read.table.sha256 if isinstance(read, Prepared) else read.sha256
     if resolved.table_sha256 and digest != resolved.table_sha256:
         name = read.table.name if isinstance(read, Prepared) else read.name
@@ -145,14 +151,14 @@ def _resume(table: Any, out: Any, config: Any, overwrite: bool, settings: dict[s
         return fit(read, asked, journal=journal, progress=shown, origin=origin)
 
 
-def _begun_before(out: Any) -> bool:
-    """Whether workers that torchrun starts anew have something to go on with."""
+def _begun_before(out: Any, overwrite: bool) -> bool:
+    """Whether workers that torchrun starts anew have something to go on with. overwrite: what is there may be the run to replace."""
     if out is None or out is False:
         raise SettingsError(
             "The workers were started anew, and can't tell which run they are to go on with. Name its folder with out (--out)."
         )
-    begun: bool = here().told((Path(out) / CONFIG).is_file())[0]
-    return begun
+    there: bool = here().told((Path(out) / CONFIG).is_file())[0]
+    return there and (here().noted(BEGUN) or not overwrite)
 
 
 def _fixes_threads(settings: TrainSettings, resolved: Resolved) -> bool:
@@ -217,7 +223,7 @@ def fit(
         origin = Origin.of(origin)
     if origin is None:
         if not isinstance(table, Prepared):
-            with _one_after_the_first(journal) as folder:
+            with _one_after_the_first(journal.folder) as folder:
                 table = prepared(table, settings, folder=folder, progress=shown)
         rows_of = table
         pre, data = rows_of.preprocessing, rows_of.data
@@ -272,6 +278,8 @@ def fit(
             before=None if origin is None else begin(spec, origin.model).eval(),
         )
         journal.begin(trained)
+        if here().leads:
+            here().note(BEGUN)
         if trained.before is not None:
             assert origin is not None
             journal.part(BEFORE).keep_best(trained.before)
@@ -281,7 +289,7 @@ def fit(
             shown.note(line)
         part = next(p for p in (TEST, VALID, TRAIN) if batches.has_targets(p))
         name = {v: k for k, v in PART_NAMES.items()}[part]
-        try:
+        with _can_go_on(journal):
             loop = Loop(model, pre, batches, full, journal=journal, progress=shown, begun=origin is not None)
             state = loop.run(f"Training {spec.cell}:")
             trained._history = state.history
@@ -292,10 +300,6 @@ def fit(
                 trained._no_memory = _without_recurrence(
                     trained, full, data, batches, journal=journal, shown=shown, origin=origin
                 )
-        except Interrupted:
-            raise Interrupted(journal.interrupted()) from None
-        except WorkerLost as error:
-            raise WorkerLost(f"{error} {journal.left()}") from error
         trained.resolved = trained.resolved.with_(
             finished=True,
             best_epoch=state.best_epoch,
@@ -307,7 +311,8 @@ def fit(
         if not score:
             return trained
         rows = Rows(data, batches, part, f"the {name} rows of {table.name}")
-        evaluation, guesses = score_rows(trained, rows)
+        with _can_go_on(journal):
+            evaluation, guesses = score_rows(trained, rows)
         table, rows = rows_of.drawn(rows, guesses.steps)
         trained._results, trained._predicted = evaluation, predicted(trained.preprocessing, table, rows, guesses)
         journal.finish(trained)
@@ -317,13 +322,24 @@ def fit(
 
 
 @contextlib.contextmanager
-def _one_after_the_first(journal: Journal) -> Iterator[Path | None]:
-    """The folder of the run; where the block may write beside it, only the first worker does, and the others find it there."""
+def _can_go_on(journal: Journal) -> Iterator[None]:
+    """Who is interrupted, or loses another worker, hears how to go on."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(journal.interrupted()) from None
+    except WorkerLost as error:
+        raise WorkerLost(f"{error} {journal.left()}") from error
+
+
+@contextlib.contextmanager
+def _one_after_the_first(folder: Path | None) -> Iterator[Path | None]:
+    """The folder of the run, as the first worker has it. What the block writes beside it the first one writes, and the others find."""
     workers = here()
-    folder = workers.told(None if journal.folder is None else str(journal.folder))[0]
+    name = workers.told(None if folder is None else str(folder))[0]
     if not workers.leads:
         workers.meet()
-    yield None if folder is None else Path(folder)
+    yield None if name is None else Path(name)
     if workers.leads:
         workers.meet()
 
