@@ -19,7 +19,19 @@ ROOMS = [
 ]  # fmt: skip
 HOMES = {
     **dict.fromkeys(
-        ["", "default_memory", "default_threads", "documents", "errors", "files", "pages", "workers", "_lazy"], "base"
+        [
+            "",
+            "default_memory",
+            "default_threads",
+            "documents",
+            "errors",
+            "files",
+            "pages",
+            "shared_memory",
+            "workers",
+            "_lazy",
+        ],
+        "base",
     ),
     "backends": "ops",
     "datasets": "data",
