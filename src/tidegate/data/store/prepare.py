@@ -53,6 +53,7 @@ from tidegate.default_memory import told
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import replacing_folder, write_text
 
+IN_MEMORY = 2.6  # times a table's size that its training takes at the peak (docs/decisions/046, benchmarks/table_to_sequences.py)
 CODE, ROW, PART = 8, 8, 1  # bytes of a row in the arrays
 
 
@@ -90,7 +91,7 @@ def prepare(
         with watch.work("Checksums of the files", 0):
             inputs = inputs_of(source)
         if before != [(one.name, one.size, one.mtime_ns) for one in inputs]:
-            raise DataError(f"{chunks.name} has changed while it was read. Begin again when it no longer does.")
+            raise chunks.changed()
         passes.finish(temporary, inputs)
     return open_store(folder, verify=False)
 
