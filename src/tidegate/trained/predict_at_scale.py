@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,7 +258,8 @@ def _rows_of(share: Share, table: Table, pre: Preprocessing) -> np.ndarray | Non
         columns = [table.frame[name].alias(key) for name, key in zip(pre.group, keys, strict=True)]
         numbered = pl.DataFrame(columns).with_row_index("row")
         each = numbered.group_by(keys, maintain_order=True).agg("row")["row"]
-        offsets, rows = np.concatenate([[0], np.cumsum(each.list.len().to_numpy())]), each.explode().to_numpy()
+        lengths, rows = each.list.len().to_numpy(), each.explode().to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     else:
         offsets = np.arange(table.height + 1) if pre.lists else np.array([0, table.height])
     s, t = sequences_of(share, offsets)
@@ -307,12 +308,10 @@ class _Pieces:
         layout = self._layout()
         s, t = sequences_of(self.share, layout.offsets)
         first, end = int(layout.offsets[s]), int(layout.offsets[t])
-        self.sink.begin(end - first, chunks.rows)
         if first == end:
-            return 0
-        if layout.in_order:
-            with self.watch.work("Predicting", end - first) as advance:
-                self._in_order(layout, s, t, advance)
+            self.sink.begin(0, chunks.rows)
+        elif layout.in_order:
+            self._in_order(layout, s, t)
         else:
             self._sorted(layout, s, t)
         return end - first
@@ -324,17 +323,21 @@ class _Pieces:
         with self.watch.work("Finding the sequences", chunks.height) as advance:
             return find_layout(chunks, self.settings, advance)
 
-    def _in_order(self, layout: Layout, s: int, t: int, advance: Callable[[int], None]) -> None:
-        offset = int(layout.offsets[s])
-        for first, end, last, begins in self._spans(layout, s, t):
-            if begins:
-                carries = self.predictor.carries()
-            if not self.sink.needed(first - offset, last - offset):
-                self.sink.skip(end - first)
-            else:
-                table = self.chunks.read(self.columns, first, end)
-                self.sink.add(self._as_it_was(self.predictor(table, None if begins and end == last else carries)))
-            advance(end - first)
+    def _in_order(self, layout: Layout, s: int, t: int) -> None:
+        offset, rows = int(layout.offsets[s]), int(layout.offsets[t] - layout.offsets[s])
+        spans = list(self._spans(layout, s, t))
+        self.sink.begin(rows, self.chunks.rows)
+        with self.watch.work("Predicting", rows) as advance:
+            for first, end, last, begins in spans:
+                if begins:
+                    carries = self.predictor.carries()
+                if not self.sink.needed(first - offset, last - offset):
+                    self.sink.skip(end - first)
+                else:
+                    table = self.chunks.read(self.columns, first, end)
+                    frame = self.predictor(table, None if begins and end == last else carries)
+                    self.sink.add(self._as_it_was(frame))
+                advance(end - first)
 
     def _spans(self, layout: Layout, s: int, t: int) -> Iterator[tuple[int, int, int, bool]]:
         """Rows first:end in their order; where the sequence in which they end has its end; and whether a sequence begins with them.
@@ -366,7 +369,9 @@ class _Pieces:
                 chunks, layout, self.settings, names, folder=self.work / "buckets", advance=advance, only=(s, t)
             )
         scattered = Scattered(self.work / "predictions", chunks.rows)
-        with self.watch.work("Predicting", int(layout.offsets[t] - layout.offsets[s])) as advance:
+        count = int(layout.offsets[t] - layout.offsets[s])
+        self.sink.begin(count, chunks.rows)
+        with self.watch.work("Predicting", count) as advance:
             for k, (a, b) in enumerate(buckets.ranges):
                 table, rows = buckets.table(k, names)
                 if table.height != layout.offsets[b] - layout.offsets[a]:
