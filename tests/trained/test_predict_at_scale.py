@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.helpers.runs import CASES, folder_of, sensors, table_of
+from tests.helpers.runs import CASES, WORDS, folder_of, sensors, table_of
 from tests.helpers.tables import QUICK
 from tidegate.data.tables import read_table
 from tidegate.errors import DataError, DataWarning, RunError, SettingsError
@@ -44,7 +45,7 @@ def put(frame: pl.DataFrame, folder: Path, files: int = 4) -> Path:
     """The table in several files, which cut sequences and row groups anywhere."""
     folder.mkdir(exist_ok=True)
     borders = np.linspace(0, frame.height, files + 1).astype(int)
-    for k, (a, b) in enumerate(zip(borders, borders[1:], strict=False)):
+    for k, (a, b) in enumerate(itertools.pairwise(borders)):
         frame[a:b].write_parquet(folder / f"part-{k}.parquet", row_group_size=7)
     return folder
 
@@ -75,13 +76,14 @@ def tables(tmp_path: Path) -> Path:
 # --- the same values -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("case", [c if c in EVERY else pytest.param(c, marks=pytest.mark.long) for c in CASES])
+GRID = [(case, order) for case in CASES for order in (["in order"] if case in WORDS else ORDERS)]
+
+
+@pytest.mark.parametrize(
+    ("case", "order"), [one if one[0] in EVERY else pytest.param(*one, marks=pytest.mark.long) for one in GRID]
+)
 def test_predictions_by_the_piece_are_those_of_the_table_in_memory(tmp_path, case, order):
-    frame = table_of(case)
-    lists = "t" not in frame.columns
-    if lists and order != "in order":
-        pytest.skip("each row is a sequence: any order is in order")
+    frame, lists = table_of(case), case in WORDS
     source, run = put(ORDERS[order](frame), tmp_path / "in"), load(folder_of(case))
     chances = run.preprocessing.target.task != "number"
     whole = run.predict(source, probabilities=chances)
@@ -135,7 +137,9 @@ def test_parts_of_sentences_are_of_rows(tmp_path):
 def test_one_sequence_that_is_longer_than_a_piece_is_cut_with_its_state_carried(tmp_path, settings):
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"t": np.arange(400), "y": np.cumsum(rng.standard_normal(400)), "x": rng.standard_normal(400)})
-    run = train(frame, "y", time="t", out=False, features=["x", "y"] if "horizon" in settings else ["x"], **QUICK, **settings)
+    run = train(
+        frame, "y", time="t", out=False, features=["x", "y"] if "horizon" in settings else ["x"], **QUICK, **settings
+    )
     source = put(frame, tmp_path / "in")
     whole = run.predict(source)
     out = write(run, source, tmp_path / "out")
@@ -249,7 +253,10 @@ def test_the_same_command_goes_on_behind_the_files_that_are_whole(tmp_path, run,
     monkeypatch.setattr(prediction_folder, "write_table", some)
     with pytest.raises(Stopped):
         write(run, source, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == ["_predictions.json", *(f"predictions-0000{k}.parquet" for k in range(4))]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "_predictions.json",
+        *(f"predictions-0000{k}.parquet" for k in range(4)),
+    ]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
     assert not json.loads((tmp_path / "out/_predictions.json").read_text())["finished"]
     monkeypatch.undo()
@@ -277,14 +284,29 @@ def test_what_is_finished_is_not_read_again_and_a_damaged_file_is_made_again(tmp
 @pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_killed_command_leaves_whole_files_and_the_next_one_goes_on(tmp_path, run):
-    source = put(shuffled(pl.concat([sensors(k).with_columns(pl.col("device") + f"-{k}") for k in range(40)])), tmp_path / "in")
-    command = [sys.executable, "-m", "tidegate", "predict", str(run.folder), str(source), "-o", f"{tmp_path}/out/", "--memory", "50kB"]
+    source = put(
+        shuffled(pl.concat([sensors(k).with_columns(pl.col("device") + f"-{k}") for k in range(40)])), tmp_path / "in"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "tidegate",
+        "predict",
+        str(run.folder),
+        str(source),
+        "-o",
+        f"{tmp_path}/out/",
+        "--memory",
+        "50kB",
+    ]
     out, killed = tmp_path / "out", 0
     for more in range(20):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 120
         there = len(list(out.glob("*.parquet")))
-        while process.poll() is None and len(list(out.glob("*.parquet"))) < there + 10 + more and time.monotonic() < until:
+        while (
+            process.poll() is None and len(list(out.glob("*.parquet"))) < there + 10 + more and time.monotonic() < until
+        ):
             time.sleep(0.001)
         if process.poll() is not None:
             break
@@ -296,6 +318,47 @@ def test_a_killed_command_leaves_whole_files_and_the_next_one_goes_on(tmp_path, 
     assert process.returncode == 0
     assert killed > 2
     assert same(rows_in(out), run.predict(source))
+
+
+@pytest.mark.long
+def test_several_workers_write_the_same_files_once(tmp_path, run, tables):
+    whole = run.predict(tables)
+    arguments = [
+        sys.executable,
+        "-m",
+        "tidegate",
+        "predict",
+        str(run.folder),
+        str(tables),
+        "-o",
+        f"{tmp_path}/out/",
+        "--memory",
+        TINY,
+    ]
+    for _ in range(2):
+        done = subprocess.run([*arguments, "--workers", "2"], capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("193 rows with prediction") == 1
+        assert same(rows_in(tmp_path / "out"), whole)
+        (tmp_path / "out/predictions-00004.parquet").unlink()
+    one = [*arguments[:-3], f"{tmp_path}/one.parquet", "--memory", TINY, "--workers", "2"]
+    done = subprocess.run(one, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert same(pl.read_parquet(tmp_path / "one.parquet"), whole)
+
+
+def test_what_reads_a_table_as_a_whole_refuses_one_that_no_memory_holds(tmp_path, run, tables, monkeypatch):
+    from tidegate.data.store import prepare
+
+    monkeypatch.setattr(prepare, "memory_of_machine", lambda: 16_000)
+    for call in (run.evaluate, run.predict, run.inspect):
+        with pytest.raises(
+            DataError,
+            match=r"in takes about \d+ kB, more than the memory of this machine, and this reads a table as a whole",
+        ):
+            call(tables)
+    monkeypatch.setattr(prepare, "memory_of_machine", lambda: 160_000)
+    run.evaluate(tables)
 
 
 # --- what can't be done -----------------------------------------------------------------------------------------
@@ -311,7 +374,9 @@ def test_predictions_of_another_run_of_other_tables_or_other_parts_are_not_mixed
         (run, {"part": "1/3"}, "were made in 2 parts, and now parts of 3 are"),
         (run, {"part": "2/2", "probabilities": True}, "were made without probabilities"),
     ):
-        with pytest.raises(RunError, match=words + r"\. Name another folder, or begin anew with overwrite=True \(--overwrite\)"):
+        with pytest.raises(
+            RunError, match=words + r"\. Name another folder, or begin anew with overwrite=True \(--overwrite\)"
+        ):
             write(one, tables, out, **more)
     os.utime(tables / "part-1.parquet", (1, 1))
     with pytest.raises(RunError, match=r"were made of other tables: part-1\.parquet has changed since"):
@@ -345,7 +410,15 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path, run, tables):
     assert os.listdir(tmp_path / "out") == ["mine.parquet"]
 
 
-@pytest.mark.parametrize("change", [lambda t: t[:50], lambda t: t.replace('"rows": ', '"rows": "'), lambda t: t.replace("tidegate-p", "p"), lambda t: t.replace('"file_rows": ', '"file_rows": -')])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t[:50],
+        lambda t: t.replace('"rows": ', '"rows": "'),
+        lambda t: t.replace("tidegate-p", "p"),
+        lambda t: t.replace('"file_rows": ', '"file_rows": -'),
+    ],
+)
 def test_a_damaged_manifest_is_told(tmp_path, run, tables, change):
     out = write(run, tables, tmp_path / "out")
     path = out / "_predictions.json"
@@ -366,10 +439,22 @@ def test_a_part_that_there_isn_t_is_told(tmp_path, run, tables, part):
 
 def test_where_to_write_is_told(tmp_path, run, tables):
     for out, more, words in (
-        (tables, {}, r"part-0\.parquet is one of the tables and lies in .*in\. Write the predictions to another folder"),
-        (tables / "part-0.parquet", {}, r"part-0\.parquet is one of the tables\. Write the predictions to another file"),
+        (
+            tables,
+            {},
+            r"part-0\.parquet is one of the tables and lies in .*in\. Write the predictions to another folder",
+        ),
+        (
+            tables / "part-0.parquet",
+            {},
+            r"part-0\.parquet is one of the tables\. Write the predictions to another file",
+        ),
         (tmp_path / "x.xlsx", {}, r"can't write '\.xlsx'.*For several files name a folder"),
-        (tmp_path / "x.csv", {"part": "1/2"}, r"x\.csv is a file, and parts are written into one folder\. Name it: .*x/"),
+        (
+            tmp_path / "x.csv",
+            {"part": "1/2"},
+            r"x\.csv is a file, and parts are written into one folder\. Name it: .*x/",
+        ),
         (tmp_path / "out", {"memory": "much"}, r"memory='much': expected a size such as 2GB"),
     ):
         with pytest.raises((DataError, SettingsError), match=words):
@@ -389,8 +474,14 @@ def test_files_that_are_unlike_or_cut_off_are_named(tmp_path, run, tables):
     whole, frame = path.read_bytes(), pl.read_parquet(path)
     for damage, words in (
         (lambda: path.write_bytes(whole[:-30]), r"part-2\.parquet is not a whole Parquet file"),
-        (lambda: frame.drop("far").write_parquet(path), r"part-2\.parquet has no column 'far', which part-0\.parquet has"),
-        (lambda: frame.cast({"x": pl.String}).write_parquet(path), r"part-2\.parquet: column 'x' holds String, and in part-0\.parquet"),
+        (
+            lambda: frame.drop("far").write_parquet(path),
+            r"part-2\.parquet has no column 'far', which part-0\.parquet has",
+        ),
+        (
+            lambda: frame.cast({"x": pl.String}).write_parquet(path),
+            r"part-2\.parquet: column 'x' holds String, and in part-0\.parquet",
+        ),
     ):
         damage()
         with pytest.raises(DataError, match=words):
@@ -404,7 +495,9 @@ def test_files_that_are_unlike_or_cut_off_are_named(tmp_path, run, tables):
 
 def test_a_row_that_can_t_be_read_is_named_and_whole_files_stay(tmp_path, run):
     for name, order in (("a", lambda f: f), ("b", shuffled)):
-        frame = order(sensors()).with_columns(far=pl.when(pl.int_range(pl.len()) == 150).then(float("nan")).otherwise("far"))
+        frame = order(sensors()).with_columns(
+            far=pl.when(pl.int_range(pl.len()) == 150).then(float("nan")).otherwise("far")
+        )
         source = put(frame, tmp_path / name, files=2)
         where = rf"part-1\.parquet, row {150 - frame.height // 2 + 1}, column 'far': nan is not a finite number"
         with pytest.raises(DataError, match=where):
@@ -416,7 +509,9 @@ def test_what_has_to_be_read_as_a_whole_says_so(tmp_path):
     long = sensors().with_columns(device=pl.lit("one"), t=pl.int_range(pl.len()))
     for case in ("both ways", "sequence mean"):
         source = put(long.with_columns(whole=pl.lit("up")), tmp_path / "in")
-        with pytest.raises(DataError, match=r"the sequence device='one' has 193 rows, and about \d+ are the most .* Allow more memory"):
+        with pytest.raises(
+            DataError, match=r"the sequence device='one' has 193 rows, and about \d+ are the most .* Allow more memory"
+        ):
             write(load(folder_of(case)), source, tmp_path / "out")
     source = put(long.cast({"t": pl.String}), tmp_path / "in")
     with pytest.raises(DataError, match=r"the time column 't' holds text\. To be predicted by the piece"):
@@ -455,12 +550,18 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path, run, orde
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(DiskError, match="the disk is full"):
             write(run, source, tmp_path / "out")
-        assert sorted(os.listdir(tmp_path / "out")) == ["_predictions.json", "predictions-00000.parquet", "predictions-00001.parquet"]
+        assert sorted(os.listdir(tmp_path / "out")) == [
+            "_predictions.json",
+            "predictions-00000.parquet",
+            "predictions-00001.parquet",
+        ]
         monkeypatch.undo()
         write(run, source, tmp_path / "out")
         assert same(rows_in(tmp_path / "out"), run.predict(source))
     else:
-        monkeypatch.setattr(prediction_folder.PredictionFile, "close", lambda self: full(0) or full(0) or full(0) or full(0))
+        monkeypatch.setattr(
+            prediction_folder.PredictionFile, "close", lambda self: full(0) or full(0) or full(0) or full(0)
+        )
         with pytest.raises(DiskError, match="the disk is full"):
             run.predict_to(source, tmp_path / "p.parquet", memory=TINY, progress=False)
         assert os.listdir(tmp_path) == ["in"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,6 @@ from tidegate.trained.prediction_folder import (
 )
 from tidegate.trained.trained import Trained
 from tidegate.workers import here
-
 
 PROGRAM = 400_000_000  # bytes that Python, PyTorch and polars take themselves
 
@@ -126,7 +126,11 @@ class Written:
         added = [c for c in self.columns if c.startswith("prediction")]
         there = ""
         if self.kept:
-            there = " All of them were there already." if self.kept == self.files else f" {self.kept:,} of them were there already."
+            there = (
+                " All of them were there already."
+                if self.kept == self.files
+                else f" {self.kept:,} of them were there already."
+            )
         files = "" if self.files == 1 and not there else f" in {self.files:,} file{'s' * (self.files > 1)}.{there}"
         return f"{where}: {self.rows:,} rows with {listed(added)}{files or '.'}"
 
@@ -201,7 +205,9 @@ def where_to(source: str | Path, out: str | Path, share: Share) -> bool:
     if Path(out).suffix.lower() not in SUFFIXES:
         raise DataError(f"{unknown_suffix(Path(out))} For several files name a folder: {out}/")
     if share.parts > 1:
-        raise SettingsError(f"{out} is a file, and parts are written into one folder. Name it: {Path(out).with_suffix('')}/")
+        raise SettingsError(
+            f"{out} is a file, and parts are written into one folder. Name it: {Path(out).with_suffix('')}/"
+        )
     return False
 
 
@@ -319,7 +325,9 @@ class _Pieces:
     def _layout(self) -> Layout:
         chunks = self.chunks
         if self.pre.lists and not self.pre.group:  # each row is a sequence
-            return Layout({"row": pl.int_range(1, chunks.height + 1, eager=True)}, np.arange(chunks.height + 1), True, {})
+            return Layout(
+                {"row": pl.int_range(1, chunks.height + 1, eager=True)}, np.arange(chunks.height + 1), True, {}
+            )
         with self.watch.work("Finding the sequences", chunks.height) as advance:
             return find_layout(chunks, self.settings, advance)
 
@@ -425,7 +433,7 @@ class Scattered:
         """rows [N]: ascending, of the table."""
         frame = pl.DataFrame([c.alias(str(k)) for k, c in enumerate(columns)] + [pl.Series(ROW, rows)])
         borders = np.searchsorted(rows, np.arange(rows[0] // self.size, rows[-1] // self.size + 2) * self.size)
-        for k, (a, b) in enumerate(zip(borders[:-1], borders[1:], strict=True), int(rows[0] // self.size)):
+        for k, (a, b) in enumerate(itertools.pairwise(borders), int(rows[0] // self.size)):
             if a < b:
                 stream = io.BytesIO()
                 frame[int(a) : int(b)].write_ipc_stream(stream)

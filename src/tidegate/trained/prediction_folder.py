@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import polars as pl
 
-from tidegate.data.tables import ARROW_SUFFIXES, CSV_SUFFIXES, PARQUET_SUFFIXES, write_rows, write_table
+from tidegate.data.tables import ARROW_SUFFIXES, PARQUET_SUFFIXES, write_rows, write_table
 from tidegate.documents import Damaged, check, cut, from_json, shown
 from tidegate.errors import RunError, SettingsError
 from tidegate.files import remove, write_text
+from tidegate.workers import here
 
 FORMAT, VERSION = "tidegate-predictions", 1
 FILE_ROWS = 2**20
@@ -115,7 +116,9 @@ def _manifests(folder: Path) -> Iterator[Manifest]:
                 raise Damaged("it has another format")
             version = values.pop("version", None)
             if version != VERSION:
-                raise RunError(f"{path} is of version {shown(version)}; this Tidegate reads version {VERSION}. {_ELSEWHERE}")
+                raise RunError(
+                    f"{path} is of version {shown(version)}; this Tidegate reads version {VERSION}. {_ELSEWHERE}"
+                )
             check(Manifest, values)
             origin = values.pop("origin")
             inputs = tuple(Stamp(**one) for one in origin.pop("inputs"))
@@ -149,12 +152,18 @@ class Sink(Protocol):
 
 
 class Nowhere:
-    """The sink of a worker that doesn't write. kept: the files that are there, as the one that writes sees them."""
+    """The sink of a worker that doesn't write, and computes what the one that does needs."""
 
-    def begin(self, rows: int, most: int) -> None: ...
+    def __init__(self) -> None:
+        self._there: list[bool] = []
+        self._size = 1
+
+    def begin(self, rows: int, most: int) -> None:
+        told = here().told(None)[0]
+        self._size, self._there = (1, []) if told is None else told
 
     def needed(self, first: int, end: int) -> bool:
-        return True
+        return not self._there or not all(self._there[first // self._size : -(-end // self._size)])
 
     def skip(self, rows: int) -> None: ...
 
@@ -180,7 +189,9 @@ class PredictionFolder:
 
     def _clear(self, overwrite: bool) -> None:
         if self.folder.exists() and not self.folder.is_dir():
-            raise RunError(f"{self.folder} is a file, and predictions in several files need a folder. Name another one.")
+            raise RunError(
+                f"{self.folder} is a file, and predictions in several files need a folder. Name another one."
+            )
         manifests = list(_manifests(self.folder))
         ours = {name for m in manifests for name in m.files}
         others = sorted(p.name for p in self.folder.glob("*") if p.name[0] not in "._" and p.name not in ours)
@@ -204,7 +215,11 @@ class PredictionFolder:
     def finished(self) -> bool:
         """Whether all was there before."""
         before = self._before
-        if before is None or not before.finished or not all(self._is_whole(before, k) for k in range(len(before.files))):
+        if (
+            before is None
+            or not before.finished
+            or not all(self._is_whole(before, k) for k in range(len(before.files)))
+        ):
             return False
         self.manifest, self.kept = before, len(before.files)
         return True
@@ -217,11 +232,14 @@ class PredictionFolder:
         before = self._before
         self.manifest = before or Manifest(self.origin, self.share.part, rows, min(FILE_ROWS, max(1, most)))
         if self.manifest.rows != rows:
-            raise RunError(f"{self.folder / manifest_name(self.share)} is damaged: it tells of {self.manifest.rows:,} rows, not {rows:,}. {_ELSEWHERE}")
+            raise RunError(
+                f"{self.folder / manifest_name(self.share)} is damaged: it tells of {self.manifest.rows:,} rows, not {rows:,}. {_ELSEWHERE}"
+            )
         self._there = [before is not None and self._is_whole(self.manifest, k) for k in range(len(self.manifest.files))]
         self.kept = sum(self._there)
         if before is None:
             self.manifest.write(self.folder)
+        here().told([self.manifest.file_rows, self._there])
 
     def _is_whole(self, manifest: Manifest, file: int) -> bool:
         """Whether a file is there. It took its place when it was whole; a later damage shows in formats that count their rows."""
@@ -296,6 +314,7 @@ class PredictionFile:
 
     def begin(self, rows: int, most: int) -> None:
         self.path.touch()
+        here().told(None)
 
     def needed(self, first: int, end: int) -> bool:
         return True
@@ -323,6 +342,3 @@ def is_folder(out: str | Path, several: bool) -> bool:
     """Whether predictions go into a folder: it is there, its name ends in a slash, or it has no suffix and there are several tables."""
     path = Path(out)
     return path.is_dir() or str(out).endswith(("/", os.sep)) or (several and not path.suffix)
-
-
-__all__ = ["FILE_ROWS", "CSV_SUFFIXES", "Sequence", "Any"]
