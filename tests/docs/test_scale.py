@@ -102,7 +102,7 @@ def test_the_commands_and_the_python_that_predict_run_as_written(there, monkeypa
         if not list(Path().glob(f"out/*-of-{parts}-*" if parts else "out/predictions-0*")):
             shutil.rmtree("out", ignore_errors=True)
         command = line.replace("tidegate", f"{sys.executable} -m tidegate", 1)
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         if parts != "8":
             rows = read_table("out").frame

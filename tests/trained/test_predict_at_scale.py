@@ -336,13 +336,13 @@ def test_several_workers_write_the_same_files_once(tmp_path, run, tables):
         TINY,
     ]
     for _ in range(2):
-        done = subprocess.run([*arguments, "--workers", "2"], capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run([*arguments, "--workers", "2"], capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("193 rows with prediction") == 1
         assert same(rows_in(tmp_path / "out"), whole)
         (tmp_path / "out/predictions-00004.parquet").unlink()
     one = [*arguments[:-3], f"{tmp_path}/one.parquet", "--memory", TINY, "--workers", "2"]
-    done = subprocess.run(one, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(one, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert same(pl.read_parquet(tmp_path / "one.parquet"), whole)
 
