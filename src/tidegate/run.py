@@ -111,7 +111,15 @@ class Run(Trained):
         from tidegate.training.progress import make
 
         self._predict_to(
-            table, out, part, memory, probabilities, batch_size, weights, overwrite=overwrite, progress=make(progress)
+            table,
+            out,
+            part=part,
+            memory=memory,
+            probabilities=probabilities,
+            batch_size=batch_size,
+            weights=weights,
+            overwrite=overwrite,
+            progress=make(progress),
         )
         return Path(out)
 
@@ -119,12 +127,12 @@ class Run(Trained):
         self,
         table: str | Path,
         out: str | Path,
+        *,
         part: str | None,
         memory: str | None,
         probabilities: bool,
         batch_size: int | None,
         weights: str | None,
-        *,
         overwrite: bool,
         progress: Silent,
     ) -> str:

@@ -207,7 +207,7 @@ def test_a_single_file_is_written_by_the_piece(tmp_path, run, suffix, order):
 def test_a_table_that_fits_goes_the_way_it_always_went(tmp_path, run, tables, monkeypatch):
     from tidegate.trained import predict_at_scale
 
-    monkeypatch.setattr(predict_at_scale, "_Pieces", lambda *a: 1 / 0)
+    monkeypatch.setattr(predict_at_scale, "_Pieces", lambda *a, **k: 1 / 0)
     run.predict_to(tables, tmp_path / "p.parquet", progress=False)
     run.predict_to(tables, tmp_path / "out", progress=False)
     assert same(rows_in(tmp_path / "out"), pl.read_parquet(tmp_path / "p.parquet"))

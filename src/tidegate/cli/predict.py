@@ -76,11 +76,11 @@ def predict(
         written = open_run(run, table, weights=weights)._predict_to(
             table,
             out,
-            part,
-            memory,
-            probabilities,
-            batch_size,
-            None,
+            part=part,
+            memory=memory,
+            probabilities=probabilities,
+            batch_size=batch_size,
+            weights=None,
             overwrite=overwrite,
             progress=Printed() if leads else Silent(),
         )

@@ -186,7 +186,7 @@ def predict_table(
             rows = _whole(predictor, source, share, sink, watch)
         else:
             assert memory is not None
-            rows = _Pieces(predictor, source, memory, work, share, sink, watch).run()
+            rows = _Pieces(predictor, source, share, sink, watch, memory=memory, work=work).run()
         if [(n, s.st_size, s.st_mtime_ns) for _, n, s in before] != [
             (n, s.st_size, s.st_mtime_ns) for _, n, s in stamps_of(source)
         ]:
@@ -284,7 +284,15 @@ class _Pieces:
     """A table that is larger than memory."""
 
     def __init__(
-        self, predictor: Predictor, source: str | Path, memory: int, work: Path, share: Share, sink: Sink, watch: Watch
+        self,
+        predictor: Predictor,
+        source: str | Path,
+        share: Share,
+        sink: Sink,
+        watch: Watch,
+        *,
+        memory: int,
+        work: Path,
     ) -> None:
         self.predictor, self.pre, self.work = predictor, predictor.pre, work
         self.share, self.sink, self.watch = share, sink, watch
