@@ -362,7 +362,7 @@ def test_what_reads_a_table_as_a_whole_refuses_one_that_no_memory_holds(tmp_path
         ):
             call(tables)
     monkeypatch.setattr(prepare, "memory_of_machine", lambda: 160_000)
-    run.evaluate(tables)
+    run.evaluate(tables, rows="all")
 
 
 # --- what can't be done -----------------------------------------------------------------------------------------

@@ -70,8 +70,11 @@ def predict(
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.cli._runs import open_run
+    from tidegate.trained.predict_at_scale import where_to
+    from tidegate.trained.prediction_folder import Share
     from tidegate.training.progress import Printed, Silent
 
+    where_to(table, out, Share.of(part))  # before the run is opened, which may take seconds
     with shared_out(workers) as leads:
         written = open_run(run, table, weights=weights)._predict_to(
             table,

@@ -162,9 +162,10 @@ def _mean(
     values, proba = blank_of(pre, sources[0], probabilities)
     worth = no_chances(values) if truth and task.has_probabilities else None
     at_once = max(1, PROBABILITIES_AT_ONCE // (max(pre.horizon, 1) * target.width))
+    of_each: Sequence[Carry | None] = carries or [None for _ in members]
     every = [
         scored_pieces(m.model, m.preprocessing, source, part, batch_size=batch_size, at_once=at_once, carry=carry)
-        for m, source, carry in zip(members, sources, carries or [None] * len(members), strict=True)
+        for m, source, carry in zip(members, sources, of_each, strict=True)
     ]
     for pieces in zip(*every, strict=True):
         at = pieces[0].at

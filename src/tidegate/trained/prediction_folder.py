@@ -246,8 +246,8 @@ class PredictionFolder:
         path = self.folder / manifest.files[file]
         if not path.is_file():
             return False
-        scan = {**dict.fromkeys(PARQUET_SUFFIXES, pl.scan_parquet), **dict.fromkeys(ARROW_SUFFIXES, pl.scan_ipc)}
-        read = scan.get(manifest.origin.suffix)
+        suffix = manifest.origin.suffix
+        read: Any = pl.scan_parquet if suffix in PARQUET_SUFFIXES else pl.scan_ipc if suffix in ARROW_SUFFIXES else None
         try:
             rows = None if read is None else read(path, glob=False).select(pl.len()).collect().item()
         except (Exception, pl.exceptions.PanicException):  # whatever it is, it isn't what was written
