@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from tidegate.errors import SettingsError
 
-
 _USUAL = frozenset((Tensor, Parameter, PackedSequence, list, tuple, type(None)))
 
 
@@ -51,7 +50,9 @@ def call_method(layer: Any, method: str, *args: Any, **options: Any) -> Any:
 
 
 def _own(layer: Any, method: str) -> Any:
-    return next(vars(c)[method] for c in type(layer).__mro__ if method in vars(c) and c.__module__.startswith("tidegate.nn."))
+    return next(
+        vars(c)[method] for c in type(layer).__mro__ if method in vars(c) and c.__module__.startswith("tidegate.nn.")
+    )
 
 
 def _has_hooks(layer: Any) -> bool:

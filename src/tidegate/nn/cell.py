@@ -97,7 +97,10 @@ class GRUCell(nn.Module):
             done = quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
             if done is not None:
                 return done[0]
-        if (node := as_node(self, "forward", input, hx)) is not None:
+        if (
+            not (type(input) is Tensor and (hx is None or type(hx) is Tensor))
+            and (node := as_node(self, "forward", input, hx)) is not None
+        ):
             return cast(Tensor, node)
         w_ih, w_hh, b_ih, b_hh = self._weights()
         axes = input.dim() if isinstance(input, Tensor) else 0
