@@ -186,6 +186,58 @@ def test_under_hooks_for_saved_tensors_the_gradients_are_right_too():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_within_the_transforms_of_torch_func_the_gradients_are_right_too(options):
+    layer, x = tidegate.GRU(4, 5, **options), torch.randn(3, 6, 2, 4)
+    weights = dict(layer.named_parameters())
+
+    def loss(change):
+        def of(weights, x):
+            output, h_n = torch.func.functional_call(layer, weights, (x,))
+            return change(output).pow(2).sum() + h_n.sum()
+
+        return of
+
+    for each in (
+        lambda f: torch.func.grad(f)(weights, x[0]),
+        lambda f: torch.func.vmap(torch.func.grad(f), (None, 0))(weights, x),
+    ):
+        expected, found = each(loss(torch.relu)), each(loss(torch.relu_))
+        for name in weights:
+            assert torch.equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize("layer", [tidegate.MinGRU(4, 5, num_layers=2, bidirectional=True), tidegate.MinGRU(4, 5)])
+@pytest.mark.parametrize("T", [1, 2, 6])
+def test_so_may_the_output_of_a_mingru(T, layer):
+    x, found = torch.randn(T, 3, 4), []
+    for given in (lambda v: v.clone(), lambda v: v):
+        output, h_n = layer(x)
+        output = given(output)
+        output[T // 2 :] = 0
+        loss = torch.relu_(output.sub_(0.1)).pow(2).sum() + h_n.mul_(2).sum()
+        found.append(torch.autograd.grad(loss, [*layer.parameters()]))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_compiled_call_refuses_it_and_takes_it_inside():
+    layer, x = tidegate.GRU(4, 5), torch.randn(6, 3, 4)
+    output, _ = torch.compile(layer, backend="aot_eager")(x)
+    torch.relu_(output)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+    found = []
+    for compiled in (True, False):
+
+        def rectified(x):
+            return torch.relu_(layer(x)[0])
+
+        call = torch.compile(rectified, backend="aot_eager") if compiled else rectified
+        found.append(torch.autograd.grad(call(x).pow(2).sum(), [*layer.parameters()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_the_registered_operator_allows_it_too():
     theirs, ours = pair()
     x = torch.randn(6, 3, 4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import warnings
 
 import pytest
@@ -81,6 +83,79 @@ def test_torch_fx_on_the_layer_itself_says_what_to_trace():
     model = nn.Sequential(tidegate.GRU(4, 5))
     x = torch.randn(6, 2, 4)
     assert torch.equal(fx.symbolic_trace(model)(x)[0], model(x)[0])
+
+
+class Doubled(tidegate.GRU):
+    def forward(self, x):
+        output, h_n = super().forward(x)
+        return 2 * output, h_n
+
+
+class Stepped(nn.Module):
+    """A method of a layer other than `forward`."""
+
+    def __init__(self, layer, call):
+        super().__init__()
+        self.layer, self.call = layer, call
+
+    def forward(self, x, state=None):
+        return self.call(self.layer, x, state)
+
+
+def test_torch_fx_runs_hooks_and_what_a_subclass_adds_once():
+    x = torch.randn(2, 7, 4)
+    hooks = {
+        "register_forward_hook": lambda layer, given, results: (results[0] * 3, results[1]),
+        "register_forward_pre_hook": lambda layer, given: (given[0] * 3,),
+    }
+    models = [Model(Doubled)]
+    traced = pickle.loads(pickle.dumps(fx.symbolic_trace(models[0])))
+    assert torch.equal(traced(x), models[0](x))
+    for make in (tidegate.GRU, tidegate.MinGRU):
+        for register, hook in hooks.items():
+            models.append(Model(make))
+            getattr(models[-1].gru, register)(hook)
+    for model in models:
+        traced = copy.deepcopy(fx.symbolic_trace(model))
+        assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize("make", [tidegate.GRU, tidegate.MinGRU])
+def test_torch_fx_takes_single_steps_and_gates_of_a_layer(make):
+    x = torch.randn(6, 2, 4)
+    model = Stepped(make(4, 5), lambda layer, x_t, state: layer.step(x_t, state))
+    h = torch.rand(1, 2, 5)
+    assert all(map(torch.equal, fx.symbolic_trace(model)(x[0], h), model(x[0], h)))
+    model = Stepped(make(4, 5), lambda layer, x, _: layer.trace(x)["l0"].update)
+    assert torch.equal(fx.symbolic_trace(model, {"state": None})(x), model(x))
+
+
+def test_torch_fx_traces_a_call_of_which_the_state_or_the_lengths_alone_are_traced():
+    x, h = torch.randn(6, 2, 4), torch.randn(2, 5)
+    for layer, call, given in (
+        (tidegate.GRU(4, 5), lambda layer, h, _: layer(x, h.unsqueeze(0))[0], h),
+        (tidegate.GRUCell(4, 5), lambda cell, h, _: cell(x[0], h), h),
+        (tidegate.GRU(4, 5), lambda layer, lengths, _: layer(x, lengths=lengths)[0], torch.tensor([6, 3])),
+    ):
+        model = Stepped(layer, call)
+        assert torch.equal(fx.symbolic_trace(model, {"state": None})(given), model(given))
+
+
+@pytest.mark.parametrize("make", [nn.GRU, tidegate.GRU])
+def test_quantisation_by_torch_fx_leaves_the_layer_whole(make):
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    model, x = Model(make).eval(), torch.randn(2, 7, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping("x86"), (x,))
+        prepared(x)
+        converted = convert_fx(prepared)
+    assert type(converted.gru) is make
+    assert ("call_module", "gru") in nodes(converted)
+    assert "quantized" in type(converted.linear).__module__
+    torch.testing.assert_close(converted(x), model(x), rtol=0, atol=0.05)
 
 
 # ------------------------------------------------------------------------------------------- TorchScript
@@ -184,6 +259,27 @@ def test_as_many_operations_are_counted_as_for_nn_gru(kind, options, bias):
 def test_a_single_layer_counts_two_operations_for_each_product():
     B, T, I, H = 4, 10, 6, 8
     assert operations(tidegate.GRU(I, H), torch.randn(T, B, I))[0] == 2 * B * T * 3 * H * (I + H)
+
+
+def test_fvcore_is_told_half_of_it():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = tidegate.GRU(6, 8, num_layers=2, bidirectional=True)
+            self.cell = tidegate.GRUCell(16, 5)
+
+        def forward(self, x):
+            output, _ = self.gru(x)
+            return self.cell(output[-1])
+
+    x = torch.randn(10, 4, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch.jit.trace(Both(), x).inlined_graph
+    nodes = [node for node in graph.nodes() if node.kind() == "tidegate::gru_layer"]
+    found = [tidegate.nn.fvcore_handle(list(node.inputs()), list(node.outputs())) for node in nodes]
+    assert found == [2 * 40 * 24 * (6 + 8), 2 * 40 * 24 * (16 + 8), 4 * 15 * (16 + 5)]
+    assert 2 * sum(found[:2]) == operations(tidegate.GRU(6, 8, num_layers=2, bidirectional=True), x)[0]
 
 
 def test_padding_is_no_operation():

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import tidegate
+from tests.helpers.torch_onnx import check, session_of
 from tidegate.errors import SettingsError
+from tidegate.export.onnx import decompositions
 
 pytestmark = pytest.mark.peers
 
 EXPORTERS = [True, False]
-CLOSE = 1e-6
 
 
 class Words(nn.Module):
@@ -52,43 +48,6 @@ class Steps(nn.Module):
 
     def forward(self, x, h):
         return self.part.step(x, h) if isinstance(self.part, tidegate.GRU) else self.part(x, h)
-
-
-def session_of(model, given, dynamo, axes):
-    """axes: for each input the names of its open axes, {axis: name}."""
-    names = [f"input_{k}" for k in range(len(given))]
-    file = io.BytesIO()
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if dynamo:
-                shapes = tuple({axis: torch.export.Dim(name) for axis, name in each.items()} for each in axes)
-                program = torch.onnx.export(
-                    model.eval(), given, dynamo=True, input_names=names, dynamic_shapes=shapes, verbose=False
-                )
-                program.save(file)
-            else:
-                torch.onnx.export(
-                    model.eval(),
-                    given,
-                    file,
-                    dynamo=False,
-                    input_names=names,
-                    dynamic_axes=dict(zip(names, axes, strict=True)),
-                )
-    finally:
-        logging.disable(logging.NOTSET)
-    return onnxruntime.InferenceSession(file.getvalue())
-
-
-def check(model, session, *given):
-    with torch.no_grad():
-        expected = model(*given)
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    found = session.run(None, {i.name: v.numpy() for i, v in zip(session.get_inputs(), given, strict=True)})
-    for a, b in zip(expected, found, strict=True):
-        np.testing.assert_allclose(b, a.numpy(), rtol=0, atol=CLOSE)
 
 
 OPTIONS = [
@@ -171,3 +130,36 @@ def test_what_onnx_lacks_is_written_step_by_step_for_a_fixed_number_of_steps(opt
     model = Words(**options)
     session = session_of(model, (torch.randint(30, (3, 7)),), True, [{}])
     check(model, session, torch.randint(30, (3, 7)))
+
+
+# ------------------------------------------------------------------------------------------- a program that was exported before
+
+
+def program_of(model, given, axes):
+    shapes = tuple({axis: torch.export.Dim(name) for axis, name in each.items()} for each in axes)
+    return torch.export.export(model.eval(), given, dynamic_shapes=shapes).run_decompositions(decompositions())
+
+
+def test_an_exported_program_is_written_after_one_line():
+    model = Padded(num_layers=2, bidirectional=True, reset="before")
+
+    def given(*lengths, T):
+        return torch.randn(len(lengths), T, 4), torch.randn(4, len(lengths), 5), torch.tensor(lengths)
+
+    program = program_of(model, given(3, 7, 0, T=7), [{0: "B", 1: "T"}, {1: "B"}, {0: "B"}])
+    session = session_of(program, None, True, [{}] * 3)
+    for call in (given(3, 7, 0, T=7), given(2, 9, 1, 0, 5, T=11)):
+        check(model, session, *call)
+
+
+def test_a_cell_and_a_layer_norm_of_a_fixed_number_of_steps_too():
+    cell, words = Steps(tidegate.GRUCell), Words(layer_norm=True)
+    program = program_of(cell, (torch.randn(3, 4), torch.randn(3, 5)), [{0: "B"}, {0: "B"}])
+    check(cell, session_of(program, None, True, [{}] * 2), torch.randn(6, 4), torch.randn(6, 5))
+    program = program_of(words, (torch.randint(30, (3, 7)),), [{}])
+    check(words, session_of(program, None, True, [{}]), torch.randint(30, (3, 7)))
+
+
+def test_what_onnx_lacks_is_refused_in_a_program_with_open_steps():
+    with pytest.raises(SettingsError, match=r"ONNX's GRU has no layer_norm\. Export a program with a fixed number"):
+        program_of(Words(layer_norm=True), (torch.randint(30, (3, 7)),), [{0: "one", 1: "two"}])

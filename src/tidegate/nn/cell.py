@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tidegate import backends
 from tidegate.nn import checks
-from tidegate.nn.capture import as_leaf, not_scriptable
+from tidegate.nn.capture import as_node, not_scriptable
 from tidegate.nn.kept import Kept
 from tidegate.ops.gru.backend import PREFERRED
 
@@ -91,14 +91,17 @@ class GRUCell(nn.Module):
 
         Raises `ShapeError` (a `ValueError` and a `RuntimeError`) for a wrong shape, dtype or device.
         """
-        if type(input) is not Tensor and (leaf := as_leaf(self, input, hx)) is not None:
-            return cast(Tensor, leaf)
         preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
         quick_step = None if preferred is None else preferred.quick_step
         if quick_step is not None and type(hx) is Tensor:
             done = quick_step(self._kept, input, hx.unsqueeze(0), self._parameters)
             if done is not None:
                 return done[0]
+        if (
+            not (type(input) is Tensor and (hx is None or type(hx) is Tensor))
+            and (node := as_node(self, "forward", input, hx)) is not None
+        ):
+            return cast(Tensor, node)
         w_ih, w_hh, b_ih, b_hh = self._weights()
         axes = input.dim() if isinstance(input, Tensor) else 0
         if not (axes in (1, 2) and input.size(-1) == self.input_size and checks.fits(input, w_ih)):

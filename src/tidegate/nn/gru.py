@@ -16,7 +16,7 @@ from tidegate.errors import ShapeError
 from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
-from tidegate.nn.capture import as_leaf, not_scriptable
+from tidegate.nn.capture import as_node, not_scriptable
 from tidegate.nn.kept import Kept
 from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops.gru.backend import IN_ORDER, PREFERRED
@@ -266,11 +266,6 @@ class GRU(RecurrentLayer):
         tidegate.errors.ShapeError: GRU(input_size=3, hidden_size=8): x has 5 features, expected 3. \
 x is [T=20, B=4, I=5] (batch_first=False).
         """
-        if (
-            type(input) is not Tensor
-            and (leaf := as_leaf(self, input, hx, lengths=lengths, resets=resets, mask=mask)) is not None
-        ):
-            return leaf
         if lengths is None and resets is None and mask is None and not self._extended():
             preferred = PREFERRED.get(self.backend)  # (None: `choose` will raise)
             quick_gru = None if preferred is None else preferred.quick_gru
@@ -278,6 +273,9 @@ x is [T=20, B=4, I=5] (batch_first=False).
                 done = quick_gru(self._kept, input, hx, self._parameters, self.batch_first)
                 if done is not None:
                     return done
+        node = as_node(self, "forward", input, hx, lengths=lengths, resets=resets, mask=mask)
+        if node is not None:
+            return node
         if mask is not None:
             lengths = checks.lengths_of(self, mask, lengths, input)
         x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
@@ -323,6 +321,8 @@ x is [T=20, B=4, I=5] (batch_first=False).
         >>> torch.equal(trace["l1"].hidden, trace.output)
         True
         """
+        if (node := as_node(self, "trace", input, hx, lengths=lengths, resets=resets)) is not None:
+            return cast(GateTrace, node)
         x, h_0, weights, batch_sizes, extras, kind = self._checked(input, hx, lengths, resets)
         wishes = ["trace"] if extras is None else ["trace", *extras.wishes(self.training)]
         trace = backends.choose(self.backend, x, wishes).trace
@@ -429,6 +429,8 @@ x is [T=20, B=4, I=5] (batch_first=False).
             done = quick_step(self._kept, input, state, self._parameters, form)
             if done is not None:
                 return done
+        if (node := as_node(self, "step", input, state)) is not None:
+            return cast(Any, node)
         weights = self._weights()
         x_t, h = self._one_step(input, state, weights[0])
         extras = self._extras() if self._extended() else None

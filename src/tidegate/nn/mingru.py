@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tidegate.gates.gates import Equations
 from tidegate.gates.trace import GateTrace
 from tidegate.nn import checks
-from tidegate.nn.capture import as_leaf, not_scriptable
+from tidegate.nn.capture import as_node, not_scriptable
 from tidegate.nn.layouts import RecurrentLayer, begin_with_memory, wide
 from tidegate.ops import mingru
 from tidegate.ops.affine import affine
@@ -153,11 +153,9 @@ class MinGRU(RecurrentLayer):
         tidegate.errors.ShapeError: MinGRU(input_size=3, hidden_size=8): x has 5 features, expected 3. \
 x is [T=20, B=4, I=5] (batch_first=False).
         """
-        if (
-            type(input) is not Tensor
-            and (leaf := as_leaf(self, input, hx, lengths=lengths, resets=resets, mask=mask)) is not None
-        ):
-            return leaf
+        node = as_node(self, "forward", input, hx, lengths=lengths, resets=resets, mask=mask)
+        if node is not None:
+            return node
         if mask is not None:
             lengths = checks.lengths_of(self, mask, lengths, input)
         weights = self._weights()
@@ -203,6 +201,8 @@ x is [T=20, B=4, I=5] (batch_first=False).
         >>> print(trace["l0"].reset)
         None
         """
+        if (node := as_node(self, "trace", input, hx, lengths=lengths, resets=resets)) is not None:
+            return cast(GateTrace, node)
         weights = self._weights()
         x, h_0, batch_sizes, lengths, starts, marks, fresh, kind = self._sequences(
             input, hx, lengths, resets, weights[0]
@@ -265,6 +265,8 @@ x is [T=20, B=4, I=5] (batch_first=False).
         ...     torch.equal(y, layer(x)[0][-1])
         True
         """
+        if (node := as_node(self, "step", input, state)) is not None:
+            return cast(Any, node)
         weights = self._weights()
         x_t, h = self._one_step(input, state, weights[0])
         y, h = mingru.step(

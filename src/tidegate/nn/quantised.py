@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from tidegate.errors import BackendUnavailableError, SettingsError, ShapeError, of_type
 from tidegate.nn import checks
-from tidegate.nn.capture import as_leaf
+from tidegate.nn.capture import as_node
 from tidegate.nn.cell import GRUCell
 from tidegate.nn.gru import GRU
 from tidegate.nn.kept import Kept
@@ -246,11 +246,9 @@ class QuantisedGRU(RecurrentLayer):
     @not_compiled
     def forward(self, input, hx=None, *, lengths=None, resets=None, mask=None):
         """Arguments and results are those of `tidegate.GRU.forward`; what else is raised, the class says."""
-        if (
-            type(input) is not Tensor
-            and (leaf := as_leaf(self, input, hx, lengths=lengths, resets=resets, mask=mask)) is not None
-        ):
-            return leaf
+        node = as_node(self, "forward", input, hx, lengths=lengths, resets=resets, mask=mask)
+        if node is not None:
+            return node
         self._check_call(input, hx)
         if mask is not None:
             lengths = checks.lengths_of(self, mask, lengths, input)
@@ -280,6 +278,8 @@ class QuantisedGRU(RecurrentLayer):
             done: tuple[Tensor, Tensor] | None = quick(input, state, self._buffers)
             if done is not None:
                 return done
+        if (node := as_node(self, "step", input, state)) is not None:
+            return cast(Any, node)
         self._check_call(input, state)
         x_t, h = self._one_step(input, state, self._real)
         with torch.no_grad():

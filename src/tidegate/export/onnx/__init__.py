@@ -8,12 +8,14 @@ https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html for the vocabular
 | --- | --- |
 | `run.py` | `write`: a run, with what is around its recurrence |
 | `layer.py` | `write_layer`: a bare layer; needs torch, numpy and onnx alone |
+| `program.py` | `decompositions`: for a `torch.export.ExportedProgram`; needs torch alone |
 | `recurrence.py` | the layers, for both |
 | `graph.py` | an ONNX graph as it is put together |
 | `runtime.py` | ONNX Runtime, to look at the file before it is written |
 """
 
 from tidegate.export.onnx.layer import write_layer
+from tidegate.export.onnx.program import decompositions
 from tidegate.export.onnx.run import write
 
-__all__ = ["write", "write_layer"]
+__all__ = ["decompositions", "write", "write_layer"]

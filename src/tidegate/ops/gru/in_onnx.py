@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _get_tracing_state as tracing
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from tidegate.errors import SettingsError
@@ -80,8 +81,59 @@ def step(x_t: Tensor, h: Tensor | None, weights: list[Tensor], **options: Any) -
     return reference.step(x_t, h, weights, run=gru, **options)
 
 
-gru_cell = reference.gru_cell
-"""A step is a handful of elementary operators: they are right for every B."""
+def gru_cell(
+    x_t: Tensor,  # [B, I]
+    h_prev: Tensor,  # [B, H]
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    kept: dict[Any, Any] | None = None,
+) -> Tensor:  # [B, H]
+    """One step of one layer; see `reference.gru_cell`. float64, which ONNX Runtime has no GRU for, is its elementary operators."""
+    if x_t.dtype is torch.float64:
+        return reference.gru_cell(x_t, h_prev, w_ih, w_hh, b_ih, b_hh)
+    weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+    return gru(x_t.unsqueeze(0), h_prev.unsqueeze(0), weights, bias=b_ih is not None)[1][0]
+
+
+def of_operator(
+    x: Tensor,
+    h_0: Tensor,
+    weights: list[Tensor],
+    bias: bool,
+    batch_sizes: Tensor | None,
+    *extras_and_save: Any,
+) -> tuple[Tensor, Tensor, None, None]:
+    """What takes the place of `tidegate::gru_layer` (`native/registered.py`, whose arguments and results these are) in the graph of a
+    `torch.export.ExportedProgram`. Without what backward needs: nobody reads that in a program for inference, but for gates.
+    """
+    *fields, _ = extras_and_save
+    extras = LayerExtras(*fields)
+    if batch_sizes is not None:
+        raise _cannot("a PackedSequence", "Give padded x with lengths=.")
+    lacks = [name for name, there in _beyond(extras).items() if there]
+    if not lacks:
+        output, h_n, _ = _run_layer(x, h_0, weights, bias, None, extras, place=0)
+    elif isinstance(x.size(0), torch.SymInt):
+        raise _cannot(
+            " and ".join(lacks),
+            "Export a program with a fixed number of steps, or the layer alone with tidegate.export.onnx.write_layer.",
+        )
+    else:
+        output, h_n, _ = reference.layer(x, h_0, weights, bias, None, extras)
+    return output, h_n, None, None
+
+
+def _beyond(extras: LayerExtras) -> dict[str, bool]:
+    return {
+        "a nested tensor": extras.starts is not None,
+        "resets": extras.resets is not None,
+        "layer_norm": extras.norm,
+        "recurrent_dropout": extras.mask is not None,
+        "zoneout": extras.zone is not None or extras.zone_rate > 0,
+    }
 
 
 def _elementary(what: str, x: Tensor) -> None:
@@ -149,10 +201,10 @@ def _operator(
 ) -> tuple[Tensor, Tensor]:  # Y [T, D, B, H]; Y_h [D, B, H]
     W, R = (torch.stack([_z_r_n(run[k]) for run in runs]) for k in (0, 1))
     b = torch.stack([torch.cat([_z_r_n(run[2]), _z_r_n(run[3])]) for run in runs]) if len(runs[0]) > 2 else None
-    if not is_compiling():
-        found: tuple[Tensor, Tensor] = _Node.apply(x, W, R, b, h_0, before)  # type: ignore[no-untyped-call]
-        return found
     D = len(runs)
+    if tracing() is not None:
+        Y = _Node.apply(x, W, R, b, h_0, before)  # type: ignore[no-untyped-call]
+        return Y, Y[-1] if D == 1 else torch.stack([Y[-1, 0], Y[0, 1]])
     Y, h_n = torch.onnx.ops.symbolic_multi_out(
         "GRU",
         [x, W, R, b, None, h_0],
@@ -175,12 +227,14 @@ def _attributes(D: int, H: int, before: bool) -> dict[str, Any]:
 
 
 class _Node(torch.autograd.Function):
-    """The operator for the exporter that traces (`dynamo=False`)."""
+    """The operator for the exporter that traces (`dynamo=False`). Its result is Y alone: of a node with two results of which nobody
+    reads either (the last step of a decoder's loop) the exporter fails with an internal error.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, W: Tensor, R: Tensor, b: Tensor | None, h_0: Tensor | None, before: bool
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         state = torch._C._get_tracing_state()
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # the numbers are needed, the steps that lead to them are not
         try:
@@ -190,11 +244,11 @@ class _Node(torch.autograd.Function):
             for d in range(D):
                 weights += [_z_r_n(W[d]), _z_r_n(R[d])]  # (z r n -> r z n is the same exchange)
                 weights += [] if b is None else [_z_r_n(v) for v in b[d].chunk(2)]
-            output, h_n, _ = reference.layer(x, first, weights, b is not None, None, LayerExtras(before=before))
+            output = reference.layer(x, first, weights, b is not None, None, LayerExtras(before=before))[0]
             Y = output.unflatten(2, (D, H)).transpose(1, 2)
         finally:
             torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
-        return Y * 1, h_n * 1  # (a result must come from something that was traced)
+        return Y * 1  # (a result must come from something that was traced)
 
     @staticmethod
     def symbolic(g: Any, x: Any, W: Any, R: Any, b: Any, h_0: Any, before: bool) -> Any:
@@ -211,4 +265,4 @@ class _Node(torch.autograd.Function):
             nothing.setType(torch._C.OptionalType.ofTensor())
             return nothing
 
-        return g.op("GRU", x, W, R, or_nothing(b), or_nothing(None), or_nothing(h_0), outputs=2, **attributes)
+        return g.op("GRU", x, W, R, or_nothing(b), or_nothing(None), or_nothing(h_0), outputs=1, **attributes)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,3 +65,15 @@ def backward(
     of_states = sum(rows - n for n in first[:D]) * H
     of_inputs = rows * I if x.requires_grad else 0
     return 2 * 3 * H * (D * (again + rows * (I + H) + of_inputs) + of_states)
+
+
+def fvcore_handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """What fvcore is to ask about `tidegate::gru_layer`: the multiplications of the matrix products, which it calls flops; half of what
+    `torch.utils.flop_counter` counts. The arguments are values of a traced graph (`torch._C.Value`).
+
+        FlopCountAnalysis(model, x).set_op_handle("tidegate::gru_layer", tidegate.nn.fvcore_handle)
+    """
+    x, h_0 = (v.type().sizes() for v in inputs[:2])
+    *rows, I = x
+    D, _, H = h_0
+    return int(D * math.prod(rows) * 3 * H * (I + H))

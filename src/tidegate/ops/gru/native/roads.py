@@ -65,7 +65,8 @@ def run_layer(
             h_0 = zeros(x, weights, bias, batch_sizes, all_extras)
         tensors = (batch_sizes, x, h_0, *all_extras[:6], *weights)
         output, h_n, saved, _ = Transformed.apply(bias, all_extras[6:], *tensors)  # type: ignore[no-untyped-call]  # (torch's)
-        return output, h_n, saved
+        # (A copy, as backward reads the output: its owner may change it in place. Elsewhere that is told by its version.)
+        return output.clone(), h_n, saved
     wants_grad = _wants_grad(x, h_0, weights)
     if extras is not None and extras.fresh is not None and is_grad_enabled():
         wants_grad |= extras.fresh.requires_grad
