@@ -248,7 +248,8 @@ class _Node(torch.autograd.Function):
             Y = output.unflatten(2, (D, H)).transpose(1, 2)
         finally:
             torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
-        return Y * 1  # (a result must come from something that was traced)
+        one: Tensor = Y * 1
+        return one  # (a result must come from something that was traced)
 
     @staticmethod
     def symbolic(g: Any, x: Any, W: Any, R: Any, b: Any, h_0: Any, before: bool) -> Any:
