@@ -441,6 +441,21 @@ CARRIED = {
 }
 
 
+def workers() -> str:
+    rows = read("workers")[1]
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))[1:]  # (the first is what the others are beside)
+    lines = [
+        f"| an update of | µs, 2 threads | {' | '.join(kinds)} | exchange, µs |",
+        f"| --- | ---: |{' ---: |' * (len(kinds) + 1)}",
+    ]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        of = {row["kind"]: row for row in rows if row["case"] == case}
+        first, *others = of.values()
+        ratios = " | ".join(f"{float(row['over 2 threads']):.2f}" for row in others)
+        lines.append(f"| {case} | {int(first['us an update']):,} | {ratios} | {int(others[-1]['us exchanging']):,} |")
+    return "\n".join(lines)
+
+
 def carry_state() -> str:
     """Of each set and window: independent windows, the state carried, whole sequences and baselines; seconds an epoch."""
     rows = read("carry_state")[1]
@@ -485,6 +500,7 @@ if __name__ == "__main__":
         stream_memory,
         c_step,
         scale,
+        workers,
         fuzz,
         carry_state,
     )

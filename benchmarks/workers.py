@@ -3,9 +3,9 @@
     python benchmarks/workers.py [--rounds 5] [--updates 60]
 
 In every round each has a turn in fresh processes: some updates warm up, then so many are timed, whole, with all that workers
-exchange. A ratio is the median over the rounds of a turn over that of one process of two threads beside it. Of workers also what an
-update sends, bytes a worker, and how long it waits for the exchange, the wait for the slower worker included. Nothing else
-should run. Writes benchmarks/results/workers.csv.
+exchange. A ratio is the median over the rounds of a turn over that of one process of two threads beside it. Of workers also what
+each writes for the others in an update, in bytes, and how long the exchange takes, the wait for the slower worker included. Nothing
+else should run. Writes benchmarks/results/workers.csv.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ WORKER = (
     MAKE
     + r"""
 import contextlib
-from tidegate import workers
+from tidegate import shared_memory, workers
 
 name, more, shards, updates = json.loads(sys.argv[2])
 with workers.joined() as group:
     sent = [0, 0.0]
     if group.size > 1:
-        exchange = workers._all_gather
-        def counted(everything, mine):
+        exchange = shared_memory.Neighbours.exchange
+        def counted(self, values, *more):
             began = time.perf_counter()
-            exchange(everything, mine)
-            sent[0] += mine.nbytes * (group.size - 1)
+            found = exchange(self, values, *more)
+            sent[0] += values.nbytes
             sent[1] += time.perf_counter() - began
-        workers._all_gather = counted
+            return found
+        shared_memory.Neighbours.exchange = counted
     loop, batches, by = make(name, shards=shards, **more)
     batches = (batches * (1 + 2 * updates // len(batches)))[: 2 * updates]
     with loop.threads or contextlib.nullcontext():
@@ -122,7 +123,7 @@ def main() -> None:
                         statistics.median(a[0] / b for a, b in zip(answers, first, strict=True)), 2
                     ),
                     "parameters": int(parameters),
-                    "bytes sent an update": round(sent),
+                    "bytes written an update": round(sent),
                     "us exchanging": round(exchange),
                 }
             )
