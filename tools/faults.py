@@ -905,6 +905,7 @@ def main() -> int:
             print(f"{case} is skipped: {why}.", flush=True)
         else:
             able.append(case)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up then, too
     before = so_far()
     seeds = {case: before[case]["seed"] if given.seed is None else given.seed for case in able}
     rows: list[dict[str, Any]] = []
