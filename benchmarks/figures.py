@@ -443,7 +443,10 @@ def faults() -> str:
         sums[row["case"]] = {name: before[name] + int(row[name]) for name in names}
         about[row["case"]] = row["about"]
     sums["**all**"] = {name: sum(one[name] for one in sums.values()) for name in names}
-    lines = ["| case | what happens | rounds | faults | commands | wrong |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| case | what happens | rounds | faults | commands | wrong |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
     for case, counts in sums.items():
         lines.append(f"| {case} | {about.get(case, '')} | {' | '.join(f'{n:,}' for n in counts.values())} |")
     return "\n".join(lines)

@@ -770,7 +770,9 @@ def part_of(name: str) -> list[object]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
     where = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path_of_others()])}
-    told = subprocess.run([sys.executable, "-c", code, name, str(rows), str(path)], check=True, env=where, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code, name, str(rows), str(path)], check=True, env=where, capture_output=True, text=True
+    )
     return ["train", path, *told.stdout.split(), *settings, "--hidden-size", 12, "--patience", 0, "--shards", 4]
 
 
@@ -895,8 +897,12 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; none: all that can be tried here")
     parser.add_argument("--rounds", type=int, default=3, help="of each case (default: 3)")
     parser.add_argument("--seconds", type=float, help="begin rounds of all cases in turns for so long, instead")
-    parser.add_argument("--until", type=int, metavar="FAULTS", help="with --seconds: of cases that have had fewer than so many")
-    parser.add_argument("--seed", type=int, help="of the first round; the next ones count on (default: after those that were saved)")
+    parser.add_argument(
+        "--until", type=int, metavar="FAULTS", help="with --seconds: of cases that have had fewer than so many"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="of the first round; the next ones count on (default: after those that were saved)"
+    )
     parser.add_argument("--save", action="store_true", help=f"add the figures to {RESULTS.relative_to(ROOT)}")
     given = parser.parse_args()
     if unknown := [case for case in given.cases if case not in CASES]:

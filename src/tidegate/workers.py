@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import secrets
 import threading
 import time
@@ -169,7 +168,9 @@ class Group(Alone):
     def who(self, rank: int) -> str:
         """A worker, for a message."""
         about = self._people[rank] if self._people else None
-        return f"worker {rank} of {self.size}" + (f" (host {about['host']}, process {about['process']})" if about else "")
+        return f"worker {rank} of {self.size}" + (
+            f" (host {about['host']}, process {about['process']})" if about else ""
+        )
 
     def meet(self) -> None:
         with self._meeting():

@@ -22,7 +22,8 @@ from torch.distributed import PrefixStore, TCPStore
 
 from tests.helpers import hosts as two
 from tests.helpers.runs import sensors
-from tidegate import train, workers
+from tidegate import train
+from tidegate import workers as together
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError, WorkerLost
 from tidegate.processes import me
@@ -310,12 +311,12 @@ def test_interrupted_on_two_workers_and_resumed_on_four_and_one_it_ends_in_the_s
 def pair(monkeypatch):
     """Two workers of a group that has a place to meet, and no network between them. They wait 0.5 s for each other."""
     for name, value in (("WAIT", timedelta(seconds=0.5)), ("BEAT", 0.05), ("GRACE", 0.1)):
-        monkeypatch.setattr(workers, name, value)
+        monkeypatch.setattr(together, name, value)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     both = []
     for rank in range(2):
         own = PrefixStore("own", TCPStore("127.0.0.1", store.port, wait_for_workers=False))
-        group = workers.Group(rank, 2, own, own, restarted=False, hosts=False)
+        group = together.Group(rank, 2, own, own, restarted=False, hosts=False)
         group._people = [me() | {"boot": "another machine"}] * 2
         own.set(f"beat/{rank}", "first")
         both.append(group)
@@ -342,14 +343,14 @@ def test_a_worker_that_is_silent_is_lost(pair):
 
 @LINUX
 def test_a_worker_whose_process_has_ended_is_lost_at_once(pair, monkeypatch):
-    monkeypatch.setattr(workers, "WAIT", timedelta(minutes=10))
+    monkeypatch.setattr(together, "WAIT", timedelta(minutes=10))
     pair[0]._people = [me(), me() | {"began": 0}]
     with pytest.raises(WorkerLost, match=r"^Worker 1 of 2 .* is gone"):
         pair[0].meet()
 
 
 def test_who_waits_hears_why_another_one_ended(pair, monkeypatch):
-    monkeypatch.setattr(workers, "WAIT", timedelta(minutes=10))
+    monkeypatch.setattr(together, "WAIT", timedelta(minutes=10))
     pair[1].end("The disk is full.")
     with pytest.raises(WorkerLost, match=r"^Worker 1 of 2 .* stopped: The disk is full\.$"):
         pair[0].meet()
@@ -375,7 +376,7 @@ def test_workers_that_do_not_come_are_waited_for_no_longer_than_was_said(monkeyp
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    with pytest.raises(WorkerLost, match="couldn't meet the others"), workers.joined(timedelta(seconds=0.5)):
+    with pytest.raises(WorkerLost, match="couldn't meet the others"), together.joined(timedelta(seconds=0.5)):
         pass
 
 
@@ -414,7 +415,11 @@ def slowly(folder: Path, place: str, rank: int, seconds: float, run: str, host: 
 @pytest.mark.long
 @pytest.mark.parametrize(
     "place",
-    ["tidegate.training.trainer:prepared", "tidegate.training.journal:save_checkpoint", "tidegate.trained.evaluation:scored_pieces"],
+    [
+        "tidegate.training.trainer:prepared",
+        "tidegate.training.journal:save_checkpoint",
+        "tidegate.trained.evaluation:scored_pieces",
+    ],
 )
 def test_a_worker_may_take_longer_than_the_others_wait_for_one_that_is_silent(folder, place):
     with socket.socket() as free:

@@ -107,7 +107,20 @@ def test_the_command_for_two_machines_runs_as_written_on_two_hosts(tmp_path):
     assert [one.returncode for one in typed] == [0, 0], said
     assert sum(words.count("Whole time") for words in said) == 1
     assert min(sent) > 1_000_000  # all that they exchanged went over the cable
-    alone = ["train", "sensors.csv", "--target", "label", "--group", "device", "--time", "t", "--shards", "4", "--out", "one"]
+    alone = [
+        "train",
+        "sensors.csv",
+        "--target",
+        "label",
+        "--group",
+        "device",
+        "--time",
+        "t",
+        "--shards",
+        "4",
+        "--out",
+        "one",
+    ]
     done = subprocess.run([sys.executable, "-m", "tidegate", *alone], cwd=tmp_path, check=False)
     assert done.returncode == 0
     for name in ("model.safetensors", "no_memory/model.safetensors", "results.json"):

@@ -19,7 +19,19 @@ ROOMS = [
 ]  # fmt: skip
 HOMES = {
     **dict.fromkeys(
-        ["", "default_memory", "default_threads", "documents", "errors", "files", "pages", "processes", "workers", "_lazy"], "base"
+        [
+            "",
+            "default_memory",
+            "default_threads",
+            "documents",
+            "errors",
+            "files",
+            "pages",
+            "processes",
+            "workers",
+            "_lazy",
+        ],
+        "base",
     ),
     "backends": "ops",
     "datasets": "data",
