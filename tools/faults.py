@@ -46,7 +46,7 @@ FOLDER = ROOT / f"build/faults/{os.getpid()}"  # another one may run beside this
 PATIENCE = 150  # seconds after which whatever is still there is taken for stuck: twice what workers wait for each other
 NOBODY = 65534  # a user without rights, for what root may do anyhow
 AFRESH = 0.1  # of the commands: those that are no forks
-SILENCE = 6  # seconds that workers wait for each other after most pulled cables, instead of 60
+SILENCE = 10  # seconds that workers wait for each other after most pulled cables, instead of 60
 OTHERS = 30  # seconds for all workers to end after one of them was killed
 TABLES: list[list[str]] = [  # settings of a training
     ["--target", "label"],
