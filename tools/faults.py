@@ -154,7 +154,8 @@ class Round:
     ) -> Group:
         """`tidegate WORDS`, in the folder of this round. afresh: how likely it is no fork."""
         self.starts += 1
-        command, how = [*forking.COMMAND, *map(str, words)], forking.start
+        command = [*forking.COMMAND, *map(str, words)]
+        how: Callable[..., Any] = forking.start
         if self.random.random() < afresh:
             command, how = [*self.user, *command], subprocess.Popen
         elif self.user:
@@ -599,7 +600,7 @@ def network(one: Round) -> None:
     run = one.folder / "run"
     silence = 60 if one.random.random() < AFRESH else SILENCE
     with two_hosts() as hosts:
-        groups = torchrun(one, hosts, run, 0, TIDEGATE_WAIT=str(silence))
+        groups = torchrun(one, hosts, run, 0, silence)
         workers = _workers_of(groups)
         if one.random.random() < 0.5:
             while not (run / "checkpoints/last.safetensors").exists():  # until they train
@@ -713,14 +714,14 @@ def _workers_of_now(groups: dict[str, Group]) -> list[int]:
     return []
 
 
-def torchrun(one: Round, hosts: Any, run: Path, restarts: int, **more: str) -> dict[str, Group]:
+def torchrun(one: Round, hosts: Any, run: Path, restarts: int, silence: int = 60) -> dict[str, Group]:
     from tests.helpers.hosts import NAMES
 
     words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{NAMES[0]}:29500", "--rdzv-id", "1"]
     words += ["--max-restarts", str(restarts), "-m", "tidegate", *map(str, training(one, run))]
     one.starts += 1
-    return {host: one.run(hosts.command(host, words), name=host, **more) for host in NAMES}
+    return {host: one.run(hosts.command(host, words), name=host, TIDEGATE_WAIT=str(silence)) for host in NAMES}
 
 
 SETS: dict[str, tuple[int, list[str]]] = {  # rows, or sequences where a row is one; settings

@@ -290,7 +290,8 @@ class Group(Alone):
     def _beat(self) -> None:
         """Say again and again that this worker is there, whatever it does meanwhile. On a thread and a connection of its own."""
         with contextlib.suppress(RuntimeError, dist.DistError):
-            store = self._store.clone()
+            own: Any = self._store  # (its stub doesn't know all of it)
+            store = own.clone()
             for beat in itertools.count():
                 store.set(f"beat/{self.rank}", str(beat))
                 if self._left.wait(BEAT):

@@ -326,14 +326,13 @@ def pair(monkeypatch):
 
 
 def test_a_worker_waits_for_one_that_is_late_as_long_as_it_shows_signs_of_life(pair):
+    threading.Thread(target=pair[1]._beat, daemon=True).start()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(pair[1]._beat)
-        waiting = ThreadPoolExecutor(1).submit(pair[0].meet)
+        waiting = pool.submit(pair[0].meet)
         with pytest.raises(TimeoutError):
             waiting.result(1.5)
         pair[1].meet()
         waiting.result(10)
-        pair[1]._left.set()
 
 
 def test_a_worker_that_is_silent_is_lost(pair):
