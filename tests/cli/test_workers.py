@@ -335,24 +335,37 @@ def test_a_worker_waits_for_one_that_is_late_as_long_as_it_shows_signs_of_life(p
         waiting.result(10)
 
 
+def what_it_hears(group) -> str:
+    """With what a meeting of this worker ends, within ten seconds."""
+    heard = []
+
+    def meet() -> None:
+        try:
+            group.meet()
+        except WorkerLost as error:
+            heard.append(str(error))
+
+    meeting = threading.Thread(target=meet, daemon=True)
+    meeting.start()
+    meeting.join(10)
+    return heard[0] if heard else f"nothing: {'it still waits' if meeting.is_alive() else 'all met'}"
+
+
 def test_a_worker_that_is_silent_is_lost(pair):
-    with pytest.raises(WorkerLost, match=r"^Worker 1 of 2 .* is gone"):
-        pair[0].meet()
+    assert re.match(r"Worker 1 of 2 .* is gone", what_it_hears(pair[0]))
 
 
 @LINUX
 def test_a_worker_whose_process_has_ended_is_lost_at_once(pair, monkeypatch):
     monkeypatch.setattr(together, "WAIT", timedelta(minutes=10))
     pair[0]._people = [me(), me() | {"began": 0}]
-    with pytest.raises(WorkerLost, match=r"^Worker 1 of 2 .* is gone"):
-        pair[0].meet()
+    assert re.match(r"Worker 1 of 2 .* is gone", what_it_hears(pair[0]))
 
 
 def test_who_waits_hears_why_another_one_ended(pair, monkeypatch):
     monkeypatch.setattr(together, "WAIT", timedelta(minutes=10))
     pair[1].end("The disk is full.")
-    with pytest.raises(WorkerLost, match=r"^Worker 1 of 2 .* stopped: The disk is full\.$"):
-        pair[0].meet()
+    assert re.match(r"Worker 1 of 2 .* stopped: The disk is full\.$", what_it_hears(pair[0]))
 
 
 def test_the_first_worker_says_when_a_checkpoint_is_due_and_any_when_it_was_told_to_stop(pair, monkeypatch):
