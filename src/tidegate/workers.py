@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import secrets
 import threading
 import time
@@ -23,8 +24,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tidegate import shared_memory
 from tidegate.errors import SettingsError, WorkerLost
-from tidegate.processes import can_be_asked, is_there, me
+from tidegate.processes import boot, can_be_asked, is_there, me
 
 WAIT = timedelta(seconds=float(os.environ.get("TIDEGATE_WAIT", "60")))
 """How long a worker that is silent counts as there. (Only tools/faults.py, which pulls cables, sets another one.)"""
@@ -38,6 +40,7 @@ LOOK = 0.05  # seconds between two looks
 _all_gather: Callable[[Tensor, Tensor], Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its name from PyTorch 2.13 on, and before."""
 LAST_WORDS = 0.3  # seconds until those who ask for the ends of others have asked
+LASTING, SPOKEN = "tidegate/lasting", "spoken"
 SMALL = 2**18  # bytes that every worker sends to every other one at once, instead of in two rounds
 
 
@@ -88,6 +91,9 @@ class Alone:
         """Whether one before this one is there to say what went wrong."""
         return False
 
+    def speaks(self) -> None:
+        """Let the launcher know that this one says what went wrong."""
+
     def note(self, what: str) -> None:
         """Let workers that torchrun starts anew know that this has happened."""
 
@@ -99,13 +105,13 @@ class Alone:
 class Partial:
     """What some slices of a batch add up to: gradients in a row [P], and numbers [N] in float64."""
 
-    def __init__(self, gradients: Tensor, numbers: np.ndarray) -> None:
-        self.gradients, self.numbers = gradients, numbers
+    def __init__(self, gradients: Tensor, numbers: np.ndarray, *, kept: bool = False) -> None:
+        """kept: the gradients are another worker's, too, and aren't written to."""
+        self.gradients, self.numbers, self._kept = gradients, numbers, kept
 
     def add(self, other: Partial) -> Partial:
-        self.gradients += other.gradients
-        self.numbers = self.numbers + other.numbers
-        return self
+        found = torch.add(self.gradients, other.gradients, out=None if self._kept else self.gradients)
+        return Partial(found, self.numbers + other.numbers)
 
 
 def tree_sum(first: int, last: int, known: Callable[[int, int], Partial | None]) -> Partial:
@@ -154,6 +160,7 @@ class Group(Alone):
         self._there: set[int] | None = None  # after others were lost: who isn't
         self._places = itertools.count()  # where they `meet`
         self._left = threading.Event()
+        self._neighbours: shared_memory.Neighbours | None = None  # all workers, where they are on one machine
 
     def begin(self) -> None:
         """Meet the others. Raises WorkerLost where some don't come, SettingsError where their versions differ."""
@@ -161,9 +168,28 @@ class Group(Alone):
 
         self._store.set(f"beat/{self.rank}", "first")
         threading.Thread(target=self._beat, name="tidegate-beat", daemon=True).start()
-        self._people = self.told(me() | {"tidegate": __version__, "torch": str(torch.__version__)})
+        self._people = self.told(
+            me() | {"machine": _machine(), "tidegate": __version__, "torch": str(torch.__version__)}
+        )
         for name in ("tidegate", "torch"):
             self.same(f"version of {name}", self._people[self.rank][name])
+        if self._people[0]["machine"] and len({about["machine"] for about in self._people}) == 1:
+            self._neighbours = self._side_by_side()
+
+    def _side_by_side(self) -> shared_memory.Neighbours | None:
+        """The workers of this machine, or None where one of them can't have what that takes: all then send everything by gloo."""
+        door, found = None, None
+        with contextlib.suppress(OSError):
+            door = shared_memory.Door(self.rank, self.size, WAIT.total_seconds())
+        paths = self.told(door.path if door is not None else "")
+        with contextlib.suppress(OSError):
+            found = door.neighbours(paths) if door is not None and all(paths) else None
+        met = all(self.told(found is not None))
+        if door is not None:
+            door.close()
+        if found is not None and not met:
+            found.close()
+        return found if met else None
 
     def who(self, rank: int) -> str:
         """A worker, for a message."""
@@ -226,7 +252,9 @@ class Group(Alone):
         numbers = np.append(told, self._wishes())
         gradients = own[0].gradients[None] if len(own) == 1 else torch.stack([p.gradients for p in own])
         with self._meeting():
-            if self.size == 2 or gradients.nbytes * self.size <= SMALL:
+            if self._neighbours is not None and gradients.is_cpu:
+                found, all_numbers = self._by_memory(self._neighbours, shards, gradients, numbers, trees)
+            elif self.size == 2 or gradients.nbytes * self.size <= SMALL:
                 parts, all_numbers = self._by_gathering(gradients, numbers, [len(t) for t in trees])
                 found = _along_the_tree(shards, trees, parts)
             else:
@@ -242,6 +270,23 @@ class Group(Alone):
         none = torch.empty(0)
         of_all = tree_sum(0, shards, lambda *tree: Partial(none, leaves[tree]) if tree in leaves else None)
         return Partial(found, of_all.numbers)
+
+    def _by_memory(
+        self, neighbours: shared_memory.Neighbours, shards: int, gradients: Tensor, numbers: np.ndarray, trees: Sequence[Sequence[tuple[int, int]]],
+    ) -> tuple[Tensor, list[np.ndarray]]:  # fmt: skip
+        """Each reads the partial sums of the others where they lie: all of them, or one chunk and then the sums of all chunks."""
+        P = gradients.size(1)
+        counts = [len(t) for t in trees]
+        lying, messages = neighbours.exchange(gradients.ravel(), [n * P for n in counts], numbers.tobytes())
+        parts = [values.view(n, P) for values, n in zip(lying, counts, strict=True)]
+        all_numbers = [np.frombuffer(message) for message in messages]
+        if self.size == 2 or gradients.nbytes * self.size <= SMALL:
+            return _along_the_tree(shards, trees, parts, kept=True), all_numbers
+        ends = [k * P // self.size for k in range(self.size + 1)]
+        first, last = ends[self.rank : self.rank + 2]
+        chunk = _along_the_tree(shards, trees, [part[:, first:last] for part in parts], kept=True)
+        chunks, _ = neighbours.exchange(chunk, [b - a for a, b in itertools.pairwise(ends)], b"")
+        return torch.cat(chunks), all_numbers
 
     def _by_gathering(
         self, gradients: Tensor, numbers: np.ndarray, counts: Sequence[int]
@@ -348,14 +393,14 @@ class Group(Alone):
     def _meeting(self) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, dist.DistError) as error:
+        except (RuntimeError, dist.DistError, ConnectionError, TimeoutError) as error:
             raise WorkerLost(self._lost(error)) from error
 
     def _lost(self, error: Exception) -> str:
         """Who is no longer there, and what those said who ended with a sentence."""
         # Those that wait for us alone notice only once our connections are closed: frames of torch's hold them.
         traceback.clear_frames(error.__traceback__)
-        _close_connections()
+        self._close_connections()
         ends = self._ends()
         self._there = {*ends}
         for rank, end in ends.items():
@@ -428,7 +473,20 @@ class Group(Alone):
         if self._hosts:
             self._ends()
             time.sleep(LAST_WORDS)
-        _close_connections()
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        if self._neighbours is not None:
+            self._neighbours.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def speaks(self) -> None:
+        def tell() -> bool:
+            self._lasting.set(SPOKEN, "")
+            return True
+
+        self._ask(tell)
 
     def note(self, what: str) -> None:
         self._lasting.set(f"noted/{what}", "")
@@ -451,11 +509,14 @@ class Group(Alone):
         return self._out_of_reach and own in before
 
 
-def _along_the_tree(shards: int, trees: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor]) -> Tensor:
-    """The sum of everybody's partial sums. parts: of each worker [its subtrees, ...]; they are written to."""
+def _along_the_tree(
+    shards: int, trees: Sequence[Sequence[tuple[int, int]]], parts: Sequence[Tensor], *, kept: bool = False
+) -> Tensor:
+    """The sum of everybody's partial sums. parts: of each worker [its subtrees, ...]; they are written to unless they are kept."""
     leaves = {tree: row for some, part in zip(trees, parts, strict=True) for tree, row in zip(some, part, strict=True)}
     none = np.zeros(0)
-    return tree_sum(0, shards, lambda *tree: Partial(leaves[tree], none) if tree in leaves else None).gradients
+    known = {tree: Partial(row, none, kept=kept) for tree, row in leaves.items()}
+    return tree_sum(0, shards, lambda *tree: known.get(tree)).gradients
 
 
 def _as_tensor(data: bytes) -> Tensor:
@@ -466,9 +527,13 @@ def _numbers_in(row: Tensor, count: int) -> np.ndarray:
     return row[-2 * count :].cpu().clone().view(torch.float64).numpy()
 
 
-def _close_connections() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _machine() -> str:
+    """The same for processes that can share memory and see each other's files and networks; '' where that can't be known."""
+    try:
+        known = shared_memory.available() and boot() is not None
+        return f"{platform.node()} {boot()} {os.readlink('/proc/self/ns/net')}" if known else ""
+    except OSError:
+        return ""
 
 
 # --- taking part ----------------------------------------------------------------------------------------------------
@@ -485,6 +550,11 @@ def here() -> Alone:
 def asked() -> bool:
     """Whether torchrun, or our own `--workers`, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def one_spoke(store: dist.Store) -> bool:
+    """Whether a worker has said, or is about to say, what went wrong. store: where they met."""
+    return bool(dist.PrefixStore(LASTING, store).check([SPOKEN]))
 
 
 def workers_here() -> int:
@@ -537,7 +607,7 @@ def _met(within: timedelta) -> Group:
         own = dist.PrefixStore(f"tidegate/{place}", store)
         kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(kinds, store=own, rank=rank, world_size=size, timeout=WAIT)
-        lasting = dist.PrefixStore("tidegate/lasting", store)
+        lasting = dist.PrefixStore(LASTING, store)
         return Group(rank, size, own, lasting, restarted=again, hosts=rank == 0 and not hosted)
 
     try:

@@ -24,14 +24,16 @@ from tests.helpers import hosts as two
 from tests.helpers.runs import sensors
 from tidegate import train
 from tidegate import workers as together
+from tidegate.cli import _workers
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError, WorkerLost
 from tidegate.processes import me
 from tidegate.training import trainer
 from tidegate.training.checkpoint import load_checkpoint
-from tidegate.workers import Alone, Partial, _gathered
+from tidegate.workers import LASTING, SPOKEN, Alone, Partial, _gathered
 
 OPTIONS = ["--hidden-size", "8", "--epochs", "3", "--batch-size", "6", "--shards", "4"]
+LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
 SENSORS = ["--target", "label", "--group", "device", "--time", "t", *OPTIONS]
 
 
@@ -85,6 +87,42 @@ def test_a_program_that_torchrun_starts_trains_on_all_its_workers_twice(folder, 
     assert done.stderr.count("Whole time") == 2
     assert same_run(folder, "alone", "program")
     assert same_run(folder, "alone", "again")
+
+
+PROGRAM = """
+import sys, tidegate
+from tidegate import shared_memory
+where = dict(shared=0, sent=0)
+exchange, shared_memory.available = shared_memory.Neighbours.exchange, lambda: {memory}
+def counted(*given):
+    where["shared"] += 1
+    return exchange(*given)
+shared_memory.Neighbours.exchange = counted
+tidegate.train('sensors.csv', out={out!r}, progress=False, **{settings!r})
+print("shared" if where["shared"] else "sent")
+"""
+
+
+@LINUX
+@pytest.mark.long
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize(("workers", "hidden"), [(2, 8), (4, 96)])  # (so large that each worker adds up a part)
+def test_what_workers_exchange_by_memory_and_by_gloo_is_the_same(folder, memory, workers, hidden):
+    settings = {
+        name.removeprefix("--").replace("-", "_"): value
+        for name, value in zip(SENSORS[::2], SENSORS[1::2], strict=True)
+    } | {"hidden_size": hidden}
+    program, out = folder / f"exchange-{workers}-{memory}.py", f"exchange-{workers}-{memory}"
+    program.write_text(PROGRAM.format(memory=memory, out=out, settings=settings))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
+    done = subprocess.run([*command, program], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["shared" if memory else "sent"] * workers
+    if hidden == 8:
+        assert same_run(folder, "alone", out)
+    elif not (folder / f"alone-{hidden}").exists():
+        train(folder / "sensors.csv", out=folder / f"alone-{hidden}", progress=False, **settings)
+    assert same_run(folder, "alone" if hidden == 8 else f"alone-{hidden}", out)
 
 
 @pytest.mark.long
@@ -210,9 +248,6 @@ def begun(folder: Path, run: str, *more: object, resume: bool = False) -> subpro
     return process
 
 
-LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
-
-
 @LINUX
 @pytest.mark.long
 @pytest.mark.parametrize(("rank", "count"), [(0, 2), (1, 2), (0, 4)])
@@ -240,6 +275,25 @@ def test_a_worker_that_dies_before_it_has_met_the_others_is_named(folder):
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert re.fullmatch(rf"Error: Worker 1 of 2 \(process {victim}\) was killed by signal 9, .*\n", said)
+
+
+ENDS = """
+import os, signal, torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False)
+if {spoke}:
+    dist.PrefixStore("{lasting}", store).set("{spoken}", "")
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spoke", [True, False])
+def test_the_launcher_speaks_only_where_no_worker_did_before_it_was_ended(monkeypatch, spoke):
+    program = ENDS.format(spoke=spoke, lasting=LASTING, spoken=SPOKEN)
+    start = subprocess.Popen
+    monkeypatch.setattr(_workers.subprocess, "Popen", lambda _, env: start([sys.executable, "-c", program], env=env))
+    with contextlib.nullcontext() if spoke else pytest.raises(WorkerLost, match="was killed by signal 15"):
+        assert _workers._start(2) == 1
 
 
 @LINUX

@@ -28,6 +28,7 @@ HOMES = {
             "files",
             "pages",
             "processes",
+            "shared_memory",
             "workers",
             "_lazy",
         ],

@@ -59,6 +59,7 @@ def shared_out(count: int | None) -> Iterator[bool]:
             yield group.leads
     except (TidegateError, KeyboardInterrupt) as error:
         if not group.another_speaks():
+            group.speaks()
             raise
         interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
         raise SystemExit(130 if interrupted else 2 if isinstance(error, UserError) else 1) from error
@@ -91,6 +92,7 @@ def _start(count: int) -> int:
     import torch.distributed as dist
 
     from tidegate.default_threads import default_threads
+    from tidegate.workers import one_spoke
 
     # The place where they meet is here, so that it outlives each of them.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -126,7 +128,8 @@ def _start(count: int) -> int:
             workers.append(subprocess.Popen(command, env=os.environ | own))
         first = _watch(workers)
         codes = [w.returncode for w in workers if w.returncode]
-        if first is not None and max(codes) < 0 and not told_to_end.is_set():  # before they had met: nobody else knows
+        # Killed before they had met: nobody else knows.
+        if first is not None and max(codes) < 0 and not told_to_end.is_set() and not one_spoke(store):
             one = workers[first]
             raise WorkerLost(
                 f"Worker {first} of {count} (process {one.pid}) was killed by signal {-one.returncode}, and the others were ended. Repeat the "

@@ -309,7 +309,7 @@ class Sliced:
                 tuple(a[rows] for a in arguments), of_rows, key ^ (k + 1) * _SLICE & _LONG
             )
             some = [
-                p.new_zeros(shape.numel()) if g is None else (g[words[i]] if i in words else g).ravel()
+                p.new_zeros(shape.numel()) if g is None else (g.index_select(0, words[i]) if i in words else g).ravel()
                 for i, (p, g, shape) in enumerate(zip(self.road.parameters, gradients, shapes, strict=True))
             ]
             return Partial(torch.cat(some), np.array([loss, count], dtype=np.float64))
@@ -331,12 +331,20 @@ class Sliced:
         """Which vectors the whole batch reads, the unknown word's among them, by the number of their weight."""
         if not self._columns:
             return {}
-        lengths = arguments[1]
+        # numpy's calls and marks instead of sorting: a fifth of the time of the same by PyTorch's operators.
         read = self.road.source.readable(*arguments[:3])
-        offset = torch.arange(int(lengths.max()))[:, None]
-        codes = read.codes[(read.starts + torch.minimum(offset, lengths - 1)).to(read.codes.device)]
-        unknown = codes.new_zeros(1)
-        return {k: torch.cat([unknown, codes[..., c].ravel()]).unique() for k, c in self._columns.items()}
+        starts, lengths = read.starts.numpy(), arguments[1].numpy()
+        ends = lengths.cumsum()
+        steps = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+        codes = read.codes.cpu().numpy()[steps]
+        found = {}
+        for k, c in self._columns.items():
+            weight = self.road.parameters[k]
+            is_read = np.zeros(weight.size(0), dtype=bool)
+            is_read[0] = True  # the unknown word
+            is_read[codes[:, c]] = True
+            found[k] = torch.from_numpy(np.flatnonzero(is_read)).to(weight.device)
+        return found
 
     def _of_all(self, after: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The states that all workers leave, of which each has those of its own rows."""
@@ -355,8 +363,8 @@ class Sliced:
             return part
         wide = self._wide[k]
         if k in self._before:
-            wide[self._before[k]] = 0
-        wide[words[k]] = part
+            wide.index_fill_(0, self._before[k], 0)
+        wide.index_copy_(0, words[k], part)
         self._before[k] = words[k]
         return wide
 
