@@ -15,7 +15,7 @@ SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 # pip install, with a word on what it does.
 SET_UP := $(BIN)/python tools/set_up.py
 
-.PHONY: help demo test test-all test-long test-peers test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs fuzz faults bench bench-peers install-all clean
+.PHONY: help demo test test-all test-long test-peers test-world test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs fuzz faults bench bench-peers install-all clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test-long: $(VENV)/.test  ## what test-all has beyond test
 
 test-peers: $(VENV)/.peers  ## our figures held against other people's programs
 	$(BIN)/python -m pytest tests/peers -m peers
+
+test-world: $(VENV)/.world  ## our recipes on other people's engines: Ray, Spark, Dask (Debian: default-jre-headless)
+	$(BIN)/python -m pytest tests/world -m world
 
 test-browser: $(VENV)/.browser $(MERMAID)  ## our diagrams drawn by Mermaid in a real browser (Debian: chromium and npm)
 	$(BIN)/python -m pytest tests/browser -m browser
@@ -146,6 +149,10 @@ $(VENV)/.test: $(SETUP) | $(VENV)/bin/python
 
 $(VENV)/.peers: $(SETUP) | $(VENV)/bin/python
 	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,peers]'
+	@touch $@
+
+$(VENV)/.world: $(SETUP) | $(VENV)/bin/python
+	@$(SET_UP) $(CONSTRAINTS) -e '.[train,test,world]'
 	@touch $@
 
 $(VENV)/.browser: $(SETUP) | $(VENV)/bin/python

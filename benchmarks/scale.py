@@ -1,19 +1,21 @@
-"""A table that is larger than the memory allowed: arranged on disk and trained from there, beside a smaller one in memory.
+"""A table that is larger than the memory allowed: arranged on disk, trained from there, predicted by the piece; beside a smaller one
+in memory.
 
-    python benchmarks/scale.py [--rows 5M] [--memory 1.5GB] [--threads 1] [--folder DIR] [--order sorted|shuffled]
+    python benchmarks/scale.py [--rows 5M] [--memory 1.5GB] [--threads 1] [--folder DIR] [--order sorted|shuffled] [--what train|predict]
 
 Makes N rows x 10 columns of Parquet in pieces, in sequences of 200 rows: id, t, six numbers (one with gaps), a category and a class to
-predict. Then `prepare`, an epoch of training from the store, and, of 5 million rows, an epoch in memory, each in a process of its own.
+predict. Then, each in a process of its own: `prepare`, an epoch of training from the store, and, of at most 5 million rows, an epoch in
+memory; and predictions into a folder, by the piece, and of at most 5 million rows in memory into a file.
 
 Of each: the seconds, the rows a second, and the peak of the process: all of its memory, and the anonymous share of it, which the
-system can't take back (the rest is pages of files). Prediction isn't here: it still reads a table as a whole. Adds to
-benchmarks/results/scale.csv.
+system can't take back (the rest is pages of files). Adds to benchmarks/results/scale.csv.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,6 +56,10 @@ history = None
 try:
     if given["what"] == "prepare":
         tidegate.prepare(given["table"], given["store"], memory=given["memory"], **given["settings"])
+    elif given["what"] == "predict":
+        run = tidegate.load(given["run"])
+        began = time.perf_counter()
+        run.predict_to(given["table"], given["out"], memory=given["memory"])
     else:
         run = tidegate.train(given["table"], out=given["out"], overwrite=True, threads=given["threads"], **given["settings"])
         history = run.history[0]["seconds"]
@@ -112,6 +118,32 @@ def row(what: str, rows: int, done: dict[str, Any], limit: str) -> dict[str, Any
     }
 
 
+def trained(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    every = {"threads": asked.threads, "store": str(folder / "store"), "memory": asked.memory}
+    found = []
+    done = work(what="prepare", table=str(folder / "table"), settings=SETTINGS, **every)
+    found.append(row(f"prepare, {asked.order} rows", asked.rows, done, asked.memory))
+    stored = sum(path.stat().st_size for path in (folder / "store").iterdir())
+    print(f"the store: {stored / 1e9:.2f} GB", file=sys.stderr)
+    done = work(what="train", table=every["store"], out=str(folder / "run"), settings=QUICK, **every)
+    found.append(row("an epoch from the store", asked.rows, done, asked.memory))
+    done = work(what="train", table=str(folder / "small"), out=str(folder / "run"), settings=SETTINGS | QUICK, **every)
+    found.append(row("an epoch in memory", min(IN_MEMORY, asked.rows), done, ""))
+    shutil.rmtree(folder / "store")
+    return found
+
+
+def predicted(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    some, run = folder / "some", str(folder / "of-some")
+    make(some, min(PIECE // 5, asked.rows), "sorted")
+    work(what="train", table=str(some), out=run, settings=SETTINGS | QUICK, threads=asked.threads)
+    every = {"what": "predict", "threads": asked.threads, "run": run}
+    done = work(table=str(folder / "table"), out=f"{folder / 'predicted'}/", memory=asked.memory, **every)
+    found = [row(f"predict by the piece, {asked.order} rows", asked.rows, done, asked.memory)]
+    done = work(table=str(folder / "small"), out=str(folder / "predicted.parquet"), memory=None, **every)
+    return [*found, row("predict in memory", min(IN_MEMORY, asked.rows), done, "")]
+
+
 def number(text: str) -> int:
     return int(float(text.rstrip("MmKk")) * {"m": 1_000_000, "k": 1_000}.get(text[-1].lower(), 1))
 
@@ -125,6 +157,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="where the table and the store are made (default: a temporary folder)"
     )
+    parser.add_argument("--what", choices=["train", "predict"], help="that alone (default: both)")
     parser.add_argument("--no-save", action="store_true", help="leave benchmarks/results/scale.csv as it is")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as temporary:
@@ -132,18 +165,13 @@ def main() -> None:
         make(folder / "table", asked.rows, asked.order)
         size = sum(path.stat().st_size for path in (folder / "table").iterdir())
         print(f"{asked.rows:,} rows, {size / 1e9:.2f} GB of Parquet", file=sys.stderr)
-        every = {"threads": asked.threads, "store": str(folder / "store"), "memory": asked.memory}
-        found = []
-        done = work(what="prepare", table=str(folder / "table"), settings=SETTINGS, **every)
-        found.append(row(f"prepare, {asked.order} rows", asked.rows, done, asked.memory))
-        stored = sum(path.stat().st_size for path in (folder / "store").iterdir())
-        print(f"the store: {stored / 1e9:.2f} GB", file=sys.stderr)
-        done = work(what="train", table=every["store"], out=str(folder / "run"), settings=QUICK, **every)
-        found.append(row("an epoch from the store", asked.rows, done, asked.memory))
         small = folder / "small"
         make(small, min(IN_MEMORY, asked.rows), asked.order)
-        done = work(what="train", table=str(small), out=str(folder / "run"), settings=SETTINGS | QUICK, **every)
-        found.append(row("an epoch in memory", min(IN_MEMORY, asked.rows), done, ""))
+        found = []
+        if asked.what in (None, "train"):
+            found += trained(folder, asked)
+        if asked.what in (None, "predict"):
+            found += predicted(folder, asked)
     if not asked.no_save:
         path = RESULTS / "scale.csv"
         before = (

@@ -27,12 +27,24 @@ LONG_FILES = {"test_torch_module_suite.py", "test_c.py", "test_c_header.py", "te
 # that may not need them don't find them. (SciPy isn't among them: torchmetrics goes by the list of what is installed.)
 OF_OTHER_EXTRAS = (
     *("onnx", "onnxruntime", "onnxscript", "tensorflow", "keras", "jax", "openvino", "hoptorch", "torchrl", "seqeval"),
-    *("sklearn", "pandas", "pyarrow", "optuna", "playwright", "mkdocs", "mypy"),
+    *(
+        "sklearn",
+        "pandas",
+        "pyarrow",
+        "optuna",
+        "playwright",
+        "mkdocs",
+        "mypy",
+        "ray",
+        "pyspark",
+        "dask",
+        "distributed",
+    ),
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr not in ("peers", "browser"):
+    if config.option.markexpr not in ("peers", "browser", "world"):
         # None: to import it is a ModuleNotFoundError, and importlib.util.find_spec returns None.
         sys.modules.update(dict.fromkeys(OF_OTHER_EXTRAS))
 

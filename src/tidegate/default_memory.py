@@ -51,6 +51,16 @@ def default_memory(root: Path | None = None) -> int | None:
     return None if whole is None else int(SHARE * whole)
 
 
+def memory_of_process(asked: str | None, processes: int) -> int | None:
+    """The bytes that this process may take: those that were asked for, or by default an equal share for each of the processes of this
+    machine that work together. None: there is no limit that is known. Raises ValueError.
+    """
+    if asked is not None:
+        return bytes_of(asked)
+    whole = default_memory()
+    return None if whole is None else whole // processes
+
+
 def _total(root: Path) -> int | None:
     try:
         for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():

@@ -116,6 +116,26 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` for what is needed while that is made; it is removed when the block ends. What a killed process left
+    there for the same `path` is removed first. Raises DiskError.
+    """
+    folder = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        folder.mkdir()
+        yield folder
+    except BaseException as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise DiskError(f"{path} could not be written{reason}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _reason(error: BaseException) -> str | None:
     """Why a file could not be written; None where it isn't the disk's fault."""
     full = isinstance(error, OSError) and error.errno in _FULL

@@ -83,6 +83,88 @@ class Run(Trained):
             return self.quantized(weights).predict(table, probabilities=probabilities, batch_size=batch_size)
         return predict(self, table, probabilities=probabilities, batch_size=batch_size)
 
+    def predict_to(
+        self,
+        table: str | Path,
+        out: str | Path,
+        *,
+        part: str | None = None,
+        memory: str | None = None,
+        probabilities: bool = False,
+        batch_size: int | None = None,
+        weights: str | None = None,
+        overwrite: bool = False,
+        progress: bool | Silent = True,
+    ) -> Path:
+        """Write what `predict` returns to a file or a folder, of tables larger than memory, too. See docs/scale.md.
+
+        table: a file, a folder of files or a pattern such as data/*.parquet. out: a file, whose suffix says of which kind; or a folder: it
+            is there, its name ends in a slash, or it has no suffix and there are several tables or parts. A folder gets files of at most
+            1,048,576 rows, of the kind of the inputs, whose rows in the order of their names are those of `predict`.
+        part: "2/3" writes the second of three parts of the sequences, all of which may write into one folder.
+        memory: the most that the process may take, such as "2GB"; None: four fifths of what the machine, or its container, has.
+        overwrite: begin anew. Without it files of the same run and tables that are whole are kept, and other ones are an error.
+        probabilities, batch_size, weights: as in `predict`.
+
+        Returns the path of the file or folder. Raises DataError, SettingsError, RunError or DiskError; what was whole then stays.
+        """
+        from tidegate.training.progress import make
+
+        self._predict_to(
+            table,
+            out,
+            part=part,
+            memory=memory,
+            probabilities=probabilities,
+            batch_size=batch_size,
+            weights=weights,
+            overwrite=overwrite,
+            progress=make(progress),
+        )
+        return Path(out)
+
+    def _predict_to(
+        self,
+        table: str | Path,
+        out: str | Path,
+        *,
+        part: str | None,
+        memory: str | None,
+        probabilities: bool,
+        batch_size: int | None,
+        weights: str | None,
+        overwrite: bool,
+        progress: Silent,
+    ) -> str:
+        """What `predict_to` does; a sentence on what was written."""
+        from tidegate.default_memory import memory_of_process
+        from tidegate.trained.predict_at_scale import Predictor, predict_table, where_to
+        from tidegate.trained.prediction_folder import Share
+        from tidegate.workers import workers_here
+
+        if not isinstance(table, str | Path):
+            raise SettingsError("predict_to reads a table in files. For one in memory: predict(table).")
+        try:
+            allowed = memory_of_process(memory, workers_here())
+        except ValueError as error:
+            raise SettingsError(f"memory={memory!r}: {error}.") from None
+        run = self if weights is None else self.quantized(weights)
+        members = run.members if isinstance(run, Ensemble) else [run]
+        share = Share.of(part)
+        folder = where_to(table, out, share)
+        predictor = Predictor(members, probabilities=probabilities, batch_size=batch_size)
+        written = predict_table(
+            predictor,
+            table,
+            Path(out),
+            folder=folder,
+            share=share,
+            memory=allowed,
+            overwrite=overwrite,
+            watch=progress,
+        )
+        return written.told(out, share)
+
     def inspect(
         self,
         table: Any,

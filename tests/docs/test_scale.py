@@ -6,17 +6,20 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import tidegate
 from tests.helpers import hosts
 from tests.helpers.pages import ROOT, between, blocks, read
 from tests.helpers.runs import sensors
 from tests.helpers.tables import signal_table
 from tidegate.cli import main
+from tidegate.data.tables import read_table
 from tidegate.trained.evaluation import MOST_DRAWN, MOST_KEPT
 
 PAGE = "docs/scale.md"
@@ -82,6 +85,35 @@ def test_the_commands_with_workers_run_as_written(tmp_path):
         finished = "--resume" in line and "is finished" in done.stderr  # nobody interrupted it
         assert done.returncode == 0 or finished, done.stderr
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"sensors", "s4"}
+
+
+@pytest.mark.long
+def test_the_commands_and_the_python_that_predict_run_as_written(there, monkeypatch):
+    shutil.copytree("data", "in")
+    assert (
+        main(["train", "data", "--target", "label", "--group", "device", "--time", "t", "--epochs", "1", "--quiet"])
+        == 0
+    )
+    whole = tidegate.load("runs/data").predict("in")
+    lines = re.findall(r"^    (tidegate [^\n]+)$", section("Predict at scale"), re.MULTILINE)
+    assert len(lines) == 5
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "8")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    for line in lines:
+        parts = line.rpartition("/")[2] if "--part" in line else ""
+        if not list(Path().glob(f"out/*-of-{parts}-*" if parts else "out/predictions-0*")):
+            shutil.rmtree("out", ignore_errors=True)
+        command = line.replace("tidegate", f"{sys.executable} -m tidegate", 1)
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        if parts != "8":
+            rows = read_table("out").frame
+            assert rows.equals(whole) == ("1/2" not in line)
+    assert len(list(Path("out").glob("*-of-8-*"))) == 2
+    shutil.rmtree("out")
+    (code,) = (code for code in blocks(section("Predict at scale"), "python") if "predict_to" in code)
+    exec("import tidegate\n" + code, {})
+    assert read_table("out").frame.equals(whole)
 
 
 @pytest.mark.long

@@ -11,18 +11,26 @@ from tidegate.cli._runs import Weights
 from tidegate.cli._workers import Workers, shared_out
 
 app = typer.Typer(add_completion=False)
+_SCALE = "More rows than memory"
 
 
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="A table with the run's columns; the target may be absent.")
+        str,
+        typer.Argument(
+            metavar="TABLE",
+            help="A table with the run's columns; the target may be absent. A folder or a pattern ('in/*.parquet') is one table, too.",
+        ),
     ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="File to write: its suffix says CSV, Parquet, JSON lines or Arrow."
+            "--out",
+            "-o",
+            metavar="FILE|FOLDER/",
+            help="File to write: its suffix says CSV, Parquet, JSON lines or Arrow. Or a folder (it is there, its name ends in /, or it has no suffix and there are several tables): files of at most 1,048,576 rows, of the kind of the tables, in the order of the rows.",
         ),
     ],
     probabilities: Annotated[
@@ -33,22 +41,48 @@ def predict(
     ] = None,
     weights: Weights = None,
     workers: Workers = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Predict the part I of N of the sequences, counted from 1, into a folder that all parts share.",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="The most memory that the process may take, such as 2GB: by default four fifths of what the machine, or its container, has. A table that needs more is read and predicted by the piece.",
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Begin anew in a folder that has predictions. Without it, whole files of the same run and tables are kept.",
+            rich_help_panel=_SCALE,
+        ),
+    ] = False,
 ) -> None:
     """Write the table's rows with a run's `prediction` added."""
     from tidegate.cli._runs import open_run
-    from tidegate.data.tables import SUFFIXES, unknown_suffix, write_table
-    from tidegate.data.texts import listed
-    from tidegate.errors import DataError
+    from tidegate.training.progress import Printed, Silent
 
-    if out.suffix.lower() not in SUFFIXES:
-        raise unknown_suffix(out)
-    if out.exists() and Path(table).exists() and out.samefile(table):
-        raise DataError(f"{out} is the table itself. Write the predictions to another file.")
     with shared_out(workers) as leads:
-        frame = open_run(run, table, weights=weights).predict(table, probabilities=probabilities, batch_size=batch_size)
-        if leads:
-            write_table(frame, out)
-    if leads:
-        typer.echo(
-            f"{out}: {frame.height:,} rows with {listed([c for c in frame.columns if c.startswith('prediction')])}."
+        written = open_run(run, table, weights=weights)._predict_to(
+            table,
+            out,
+            part=part,
+            memory=memory,
+            probabilities=probabilities,
+            batch_size=batch_size,
+            weights=None,
+            overwrite=overwrite,
+            progress=Printed() if leads else Silent(),
         )
+    if leads:
+        typer.echo(written)

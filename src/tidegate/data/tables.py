@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -339,18 +339,24 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     from tidegate.files import replacing  # late: only who writes needs it
 
     suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise unknown_suffix(path)
     with replacing(path) as temporary:
-        if suffix in CSV_SUFFIXES:
-            cells = {column.name: _as_cells(column.alias("")) for column in frame.get_columns()}
-            pl.DataFrame(cells).write_csv(temporary, separator="\t" if suffix == ".tsv" else ",")
-        elif suffix in JSON_LINES_SUFFIXES:
-            frame.write_ndjson(temporary)
-        elif suffix in PARQUET_SUFFIXES:
-            frame.write_parquet(temporary)
-        elif suffix in ARROW_SUFFIXES:
-            frame.write_ipc(temporary)
-        else:
-            raise unknown_suffix(path)
+        write_rows(frame, temporary, suffix)
+
+
+def write_rows(frame: pl.DataFrame, file: Path | BinaryIO, suffix: str, *, header: bool = True) -> None:
+    """Write `frame` as `suffix`, one of SUFFIXES, says. header: whether a CSV file begins here."""
+    if suffix in CSV_SUFFIXES:
+        cells = {column.name: _as_cells(column.alias("")) for column in frame.get_columns()}
+        separator = "\t" if suffix == ".tsv" else ","
+        pl.DataFrame(cells).write_csv(file, separator=separator, include_header=header)
+    elif suffix in JSON_LINES_SUFFIXES:
+        frame.write_ndjson(file)
+    elif suffix in PARQUET_SUFFIXES:
+        frame.write_parquet(file)
+    else:
+        frame.write_ipc(file)
 
 
 def _as_cells(column: pl.Series) -> pl.Series:

@@ -18,6 +18,7 @@ from tidegate.model.tasks import TASKS
 from tidegate.trained.comparison import Evaluation
 from tidegate.trained.evaluation import (
     NO_RECURRENCE,
+    Carry,
     Outcome,
     blank_of,
     judge,
@@ -37,17 +38,33 @@ Members = Sequence[Trained]
 PROBABILITIES_AT_ONCE = 2**22  # in float64, of each member and of their sum
 
 
-def predict(members: Members, table: Any, *, probabilities: bool, batch_size: int | None) -> pl.DataFrame:
+def predict(
+    members: Members,
+    table: Any,
+    *,
+    probabilities: bool,
+    batch_size: int | None,
+    carries: Sequence[Carry] | None = None,
+) -> pl.DataFrame:
     """The mean of what the members predict, beside the table's rows. Arguments and errors are those of `Run.predict`.
 
     Of classes the most probable one in the mean, of labels those whose mean probability is above 1/2, or above the mean of the members'
-    thresholds.
+    thresholds. carries: of each member, as in `scored_pieces`.
     """
     first = members[0]
     table = first.read(table)
     check_probabilities(first.preprocessing, probabilities)
     rows = rows_to_predict(first, table)
-    outcome = _mean(members, table, rows.data, None, batch_size=batch_size, truth=False, probabilities=probabilities)
+    outcome = _mean(
+        members,
+        table,
+        rows.data,
+        None,
+        batch_size=batch_size,
+        truth=False,
+        probabilities=probabilities,
+        carries=carries,
+    )
     return add_predictions(table.frame, joined(members), rows.data, outcome)
 
 
@@ -132,6 +149,7 @@ def _mean(
     batch_size: int | None,
     truth: bool,
     probabilities: bool = False,
+    carries: Sequence[Carry] | None = None,
 ) -> Outcome:
     """What all members predict together, in the terms of `joined`. truth: the table has the target, and what the probabilities
     are worth is asked for. probabilities: these, too.
@@ -145,8 +163,8 @@ def _mean(
     worth = no_chances(values) if truth and task.has_probabilities else None
     at_once = max(1, PROBABILITIES_AT_ONCE // (max(pre.horizon, 1) * target.width))
     every = [
-        scored_pieces(m.model, m.preprocessing, source, part, batch_size=batch_size, at_once=at_once)
-        for m, source in zip(members, sources, strict=True)
+        scored_pieces(m.model, m.preprocessing, source, part, batch_size=batch_size, at_once=at_once, carry=carry)
+        for m, source, carry in zip(members, sources, carries or [None] * len(members), strict=True)
     ]
     for pieces in zip(*every, strict=True):
         at = pieces[0].at

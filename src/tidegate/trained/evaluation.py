@@ -159,6 +159,13 @@ class Outcome:
     chances: Chances | None = None
 
 
+@dataclass
+class Carry:
+    """The state that a model left at the end of a piece of a sequence, with which the next piece begins; None: the sequence begins."""
+
+    state: Any = None
+
+
 @torch.no_grad()
 def run_model(
     model: SequenceModel,
@@ -169,14 +176,15 @@ def run_model(
     batch_size: int | None = None,
     probabilities: bool = False,
     chances: bool = False,
+    carry: Carry | None = None,
 ) -> Outcome:
     """Predict every sequence that has a step in `part`, each from its beginning with its state carried.
 
-    chances: also what the probabilities of classes and labels are worth; the targets must be there.
+    chances: also what the probabilities of classes and labels are worth; the targets must be there. carry: as in `scored_pieces`.
     The result doesn't depend on batch_size (beyond the last bits), and not on how many workers share it: all get all of it.
     """
     gathered, workers = Gathered(pre, source, probabilities=probabilities, chances=chances), here()
-    for scored in scored_pieces(model, pre, source, part, batch_size=batch_size, mine=workers.mine):
+    for scored in scored_pieces(model, pre, source, part, batch_size=batch_size, mine=workers.mine, carry=carry):
         gathered.take(scored)
         del scored  # before the next piece is computed
     gathered.exchange(workers)
@@ -342,6 +350,7 @@ def scored_pieces(
     batch_size: int | None = None,
     at_once: int | None = None,
     mine: Callable[[int], bool] = lambda number: True,
+    carry: Carry | None = None,
 ) -> Iterator[Piece]:
     """What the model gives for every sequence that has a step in `part`, each from its beginning with its state carried, piece by
     piece: never more than SCORES_AT_ONCE scores and some ten thousand steps at once, however many classes there are and however long a
@@ -349,7 +358,8 @@ def scored_pieces(
 
     at_once: how many rows (or sequences) a piece has at most; None: as many as SCORES_AT_ONCE allows. With the same number the
     pieces of models of the same cell, on sequences of the same lengths, are the same rows. mine: of which numbers of batches pieces
-    are wanted. Raises SettingsError: batch_size.
+    are wanted. carry: there is one sequence, or a piece of one, which begins with this state, and leaves its own there. Raises
+    SettingsError: batch_size.
     """
     if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
         raise SettingsError(f"batch_size={batch_size!r}: expected a whole number of at least 1, or None.")
@@ -373,7 +383,7 @@ def scored_pieces(
         ):
             if not mine(number):
                 continue
-            state, batch = None, None
+            state, batch = None if carry is None else carry.state, None
             carried: Any = None
             lengths: Any = 0
             for batch in chunks:
@@ -396,6 +406,8 @@ def scored_pieces(
                     carried = pooling.whole(output, batch.lengths.to(output.device), model.spec)
                 else:
                     carried, lengths = pooling.more(carried, output, batch.inside), lengths + batch.inside.sum(dim=0)
+            if carry is not None:
+                carry.state = state
             if per_sequence:
                 assert batch is not None
                 assert batch.sequences is not None

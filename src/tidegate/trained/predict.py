@@ -11,18 +11,22 @@ from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import Sequences
 from tidegate.errors import SettingsError
 from tidegate.model.tasks import TASKS, predicted_columns
-from tidegate.trained.evaluation import Outcome, run_model
+from tidegate.trained.evaluation import Carry, Outcome, run_model
 from tidegate.trained.rows import rows_to_predict
 from tidegate.trained.trained import Trained
 
 
-def predict(trained: Trained, table: Any, *, probabilities: bool, batch_size: int | None) -> pl.DataFrame:
-    """What `Run.predict` does; see there."""
+def predict(
+    trained: Trained, table: Any, *, probabilities: bool, batch_size: int | None, carry: Carry | None = None
+) -> pl.DataFrame:
+    """What `Run.predict` does; see there. carry: as in `scored_pieces`."""
     table = trained.read(table)
     pre = trained.preprocessing
     check_probabilities(pre, probabilities)
     rows = rows_to_predict(trained, table)
-    outcome = run_model(trained.model, pre, rows.source, None, batch_size=batch_size, probabilities=probabilities)
+    outcome = run_model(
+        trained.model, pre, rows.source, None, batch_size=batch_size, probabilities=probabilities, carry=carry
+    )
     return add_predictions(table.frame, pre, rows.data, outcome)
 
 

@@ -11,9 +11,8 @@ from tidegate.data.extending import divide
 from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import PART_NAMES, Sequences
 from tidegate.data.several import is_store, is_there
-from tidegate.data.store.prepare import estimated_size
+from tidegate.data.store.prepare import larger_than_memory
 from tidegate.data.tables import Table
-from tidegate.default_memory import memory_of_machine, told
 from tidegate.errors import DataError, DataWarning, SettingsError
 from tidegate.trained.trained import Trained
 
@@ -108,9 +107,8 @@ def training_table(trained: Trained) -> tuple[Table | None, str]:
         return None, f"The run was trained on a store, {trained.source}, which isn't a table"
     if not is_there(trained.source):
         return None, f"{trained.source} is not there any more"
-    size, memory = estimated_size(trained.source, trained.settings.reading), memory_of_machine()
-    if memory is not None and size > memory:
-        return None, f"{trained.source} takes about {told(size)}, more than the memory of this machine"
+    if why := larger_than_memory(trained.source, trained.settings.reading):
+        return None, why
     table = trained.read(trained.source)
     if table.sha256 != trained.resolved.table_sha256:
         return None, f"{trained.source} has changed since the training"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tidegate.data.preprocessing import Preprocessing
+from tidegate.data.store.prepare import larger_than_memory
 from tidegate.data.tables import Table, read_table
 from tidegate.documents import shown
-from tidegate.errors import RunError, SettingsError
+from tidegate.errors import DataError, RunError, SettingsError
 from tidegate.model import ModelSpec, SequenceModel
 from tidegate.trained import folder as files
 from tidegate.trained.comparison import Evaluation
@@ -131,6 +132,11 @@ class Trained:
     def read(self, table: Any) -> Table:
         """A table as the one of the training was read."""
         pre = self.preprocessing
+        if why := larger_than_memory(table, self.settings.reading):
+            raise DataError(
+                f"{why}, and this reads a table as a whole. Give it some of the rows, such as one of several files. Predictions need not: "
+                "tidegate predict RUN TABLE -o FOLDER/ (predict_to) takes some rows at a time."
+            )
         return read_table(table, **self.settings.reading, as_text=pre.formats, as_named=pre.names)
 
 

@@ -14,10 +14,10 @@ from tidegate.data.preprocessing import Preprocessing
 from tidegate.data.sequences import Sequences
 from tidegate.data.several import is_store, is_there
 from tidegate.data.store.folder import Store, check_inputs, check_settings, is_made_of, open_store, read_manifest
-from tidegate.data.store.prepare import estimated_size
+from tidegate.data.store.prepare import IN_MEMORY, estimated_size
 from tidegate.data.store.prepare import prepare as prepare_store
 from tidegate.data.tables import Table, read_table
-from tidegate.default_memory import bytes_of, default_memory, told
+from tidegate.default_memory import memory_of_process, told
 from tidegate.errors import RunError, SettingsError
 from tidegate.model.tasks import TASKS
 from tidegate.trained.evaluation import MOST_KEPT, can_be_tallied
@@ -25,8 +25,6 @@ from tidegate.trained.rows import Rows, batch_source
 from tidegate.trained.settings import PrepareSettings, TrainSettings
 from tidegate.training.progress import Silent, make
 from tidegate.workers import workers_here
-
-IN_MEMORY = 2.6  # times a table's size that its training takes at the peak (docs/decisions/046, benchmarks/table_to_sequences.py)
 
 
 @dataclass(frozen=True)
@@ -135,10 +133,7 @@ def memory_for(settings: TrainSettings | PrepareSettings) -> int | None:
     """The bytes that the settings allow this process; None: there is no limit that is known. By default the workers of a machine share
     what it has.
     """
-    if settings.memory is not None:
-        return bytes_of(settings.memory)
-    whole = default_memory()
-    return None if whole is None else whole // workers_here()
+    return memory_of_process(settings.memory, workers_here())
 
 
 def too_large(source: Any, settings: TrainSettings) -> str:

@@ -48,8 +48,8 @@ LINE = "\0line"  # the column of a CSV file's line numbers
 class Chunks:
     """The rows of a table, of which never more than some are in memory.
 
-    schema: the columns and their types; text with a fixed set of values (categorical) counts as text. height: all rows. rows: how many
-    may be read at a time. grouped: whether numbers of a CSV file have decimal commas that look like thousands separators.
+    schema: the columns and their types; text with a fixed set of values (categorical) counts as text. types: as they lie in the files.
+    height: all rows. rows: how many may be read at a time. notes, lost: as of a `Table`. grouped: whether numbers of a CSV file have decimal commas that look like thousands separators.
     """
 
     def __init__(self, source: str | Path, reading: Mapping[str, Any], memory: int, spool: Path) -> None:
@@ -60,6 +60,7 @@ class Chunks:
         self.names = names_of_files(self.paths, base_of(self.path)) if is_several(source) else (self.path.name,)
         self._missing: Sequence[str] = reading.get("missing", ())
         self.notes: list[str] = []
+        self.lost: list[str] = []
         self.grouped = False
         self._nan: dict[str, int] = {}
         self._lined = False
@@ -68,7 +69,7 @@ class Chunks:
         schemas = [_schema(path, name) for path, name in zip(self._files, self.names, strict=True)]
         if typed:
             nothing: list[frozenset[str]] = [frozenset(n for n, d in s.items() if d == pl.Null) for s in schemas]
-            self._types = common_types(self.names, schemas, nothing, guessed=False)
+            self.types = common_types(self.names, schemas, nothing, guessed=False)
         else:
             self._lined = LINE in schemas[0]
         counts = [_height(path, name) for path, name in zip(self._files, self.names, strict=True)]
@@ -76,7 +77,7 @@ class Chunks:
         self.height = int(self.files.starts[-1])
         if not self.height:
             raise DataError(f"{self.name} has a header but no rows.")
-        self.schema = {n: pl.String() if _is_closed_text(d) else d for n, d in self._types.items()}
+        self.schema = {n: pl.String() if _is_closed_text(d) else d for n, d in self.types.items()}
         self.row_bytes = self._row_bytes()
         self.rows = max(1, memory // (CHUNKS * self.row_bytes))
 
@@ -91,6 +92,7 @@ class Chunks:
             schemas.append(dict(frame.schema))
             empty.append(empty_columns(frame))
             self.notes += table.notes
+            self.lost += table.lost
             self.grouped |= bool(table.grouped)
             for column, count in table.nan.items():
                 self._nan[column] = self._nan.get(column, 0) + count
@@ -98,7 +100,7 @@ class Chunks:
                 frame = frame.with_columns(pl.Series(LINE, table.lines))
             paths.append(spool / f"{k}.arrow")
             frame.write_ipc(paths[-1])
-        self._types = common_types(self.names, schemas, empty, guessed=True)
+        self.types = common_types(self.names, schemas, empty, guessed=True)
         return paths
 
     def _row_bytes(self) -> int:
@@ -112,7 +114,7 @@ class Chunks:
 
     def read(self, columns: Sequence[str], first: int, end: int) -> Table:
         """The rows first:end. Raises DataError: a file isn't whole."""
-        wanted = {name: self._types[name] for name in columns}
+        wanted = {name: self.types[name] for name in columns}
         frames, lines = [], []
         starts = self.files.starts
         for k in range(len(self._files)):
@@ -150,8 +152,12 @@ class Chunks:
         except (Exception, pl.exceptions.PanicException) as error:
             raise _unreadable(path, self.names[k], error) from error
         if frame.height != count:
-            raise DataError(f"{self.names[k]} has changed while it was read. Begin again when it no longer does.")
+            raise self.changed(self.names[k])
         return frame
+
+    def changed(self, name: str | None = None) -> DataError:
+        """What to raise where a file, or some file, isn't what it was."""
+        return DataError(f"{name or self.name} has changed while it was read. Begin again when it no longer does.")
 
 
 def files_to_read(path: Path) -> list[Path]:

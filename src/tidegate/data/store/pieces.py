@@ -49,26 +49,37 @@ class Pieces:
         """Pieces with these columns. whole: no sequence is cut. Raises DataError: a sequence that is too long to be there as a whole."""
         raise NotImplementedError
 
-    def _ranges_of_sequences(self, why: str) -> list[tuple[int, int]]:
-        """Sequences that follow each other, as many as a chunk has rows; one that is longer alone."""
-        offsets, most = self.layout.offsets, self.chunks.rows
-        lengths = np.diff(offsets)
-        longest = int(lengths.argmax())
-        if lengths[longest] > LARGEST * most:
-            who = ", ".join(f"{name}={column[longest]!r}" for name, column in self.layout.ids.items())
-            raise DataError(
-                f"{self.chunks.name}: the sequence {who} has {lengths[longest]:,} rows, and about {LARGEST * most:,} are the most that the "
-                f"memory allows {why}. Allow more memory (memory, --memory){self._way_out()}."
-            )
-        ranges, s = [], 0
-        while s < len(lengths):
-            end = max(s + 1, int(np.searchsorted(offsets, offsets[s] + most, side="right")) - 1)
-            ranges.append((s, end))
-            s = end
-        return ranges
+    def _ranges_of_sequences(self, why: str, only: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+        """Sequences that follow each other, as many as a chunk has rows; one that is longer alone. only: of the sequences first:end."""
+        return ranges_of_sequences(self.chunks, self.layout, why, self._way_out(), only)
 
     def _way_out(self) -> str:
         return ""
+
+
+def ranges_of_sequences(
+    chunks: Chunks, layout: Layout, why: str, way_out: str, only: tuple[int, int] | None = None
+) -> list[tuple[int, int]]:
+    """Sequences first:end, as many at a time as a chunk has rows; one that is longer alone. only: of these; None: of all.
+
+    Raises DataError: one is longer than LARGEST chunks. why, way_out: how the sentence ends.
+    """
+    offsets, most = layout.offsets, chunks.rows
+    s, last = only or (0, len(offsets) - 1)
+    lengths = np.diff(offsets[s : last + 1])
+    if len(lengths) and lengths.max() > LARGEST * most:
+        longest = int(lengths.argmax())
+        who = ", ".join(f"{name}={column[s + longest]!r}" for name, column in layout.ids.items())
+        raise DataError(
+            f"{chunks.name}: the sequence {who} has {lengths[longest]:,} rows, and about {LARGEST * most:,} are the most that the "
+            f"memory allows {why}. Allow more memory (memory, --memory){way_out}."
+        )
+    ranges = []
+    while s < last:
+        end = min(last, max(s + 1, int(np.searchsorted(offsets, offsets[s] + most, side="right")) - 1))
+        ranges.append((s, end))
+        s = end
+    return ranges
 
 
 class InOrder(Pieces):
@@ -118,10 +129,14 @@ class Bucketed(Pieces):
         *,
         folder: Path,
         advance: Callable[[int], None],
+        only: tuple[int, int] | None = None,
     ) -> None:
-        """columns: all that will be asked for."""
+        """columns: all that will be asked for. only: the sequences first:end that will be; None: all."""
         super().__init__(chunks, layout, settings)
-        self.ranges = self._ranges_of_sequences("for one whose rows do not follow each other in the order of time")
+        self.only = only
+        self.ranges = self._ranges_of_sequences(
+            "for one whose rows do not follow each other in the order of time", only
+        )
         self.folder = folder
         folder.mkdir()
         self.parts: list[list[tuple[int, int]]] = [
@@ -133,14 +148,13 @@ class Bucketed(Pieces):
         return ", or sort the table by group and time"
 
     def _fill(self, columns: Sequence[str], advance: Callable[[int], None]) -> None:
-        group = self.settings.group
-        keys = [f"group {k}" for k in range(len(group))]
-        known = pl.DataFrame([c.alias(key) for c, key in zip(self.layout.ids.values(), keys, strict=True)])
-        known = known.with_columns(pl.Series("number", np.arange(known.height), dtype=pl.UInt32))
+        numbers_of = Numbers(self.layout, self.settings.group)
         begins = np.array([first for first, _ in self.ranges])
         for first, chunk in self.chunks.chunks(columns):
-            named = pl.DataFrame([chunk.frame[name].alias(key) for name, key in zip(group, keys, strict=True)])
-            bucket = np.searchsorted(begins, number_of(named, known, keys), side="right") - 1
+            sequence = numbers_of(chunk)
+            bucket = np.searchsorted(begins, sequence, side="right") - 1
+            if self.only is not None:
+                bucket[(sequence < self.only[0]) | (sequence >= self.only[1])] = -1
             every = {c.name: c for c in chunk.frame.get_columns()} | {
                 ROW: pl.Series(np.arange(first, first + chunk.height))
             }
@@ -149,7 +163,8 @@ class Bucketed(Pieces):
             frame, order = pl.DataFrame(every), np.argsort(bucket, kind="stable")
             numbers, starts = np.unique(bucket[order], return_index=True)
             for k, a, b in zip(numbers.tolist(), starts, [*starts[1:], len(order)], strict=True):
-                self._append(k, frame[order[a:b]])
+                if k >= 0:
+                    self._append(k, frame[order[a:b]])
             advance(chunk.height)
 
     def _path(self, bucket: int) -> Path:
@@ -168,20 +183,24 @@ class Bucketed(Pieces):
         group, time = self.settings.group, self.settings.time
         names = list(dict.fromkeys([*group, *([] if time is None else [time]), *columns]))
         for k, (s, t) in enumerate(self.ranges):
-            frame = self._read(k)
-            rows = frame[ROW].to_numpy()
-            lines = frame[LINE].to_numpy() if LINE in frame.columns else None
-            kept = pl.DataFrame({name: frame[name] for name in names})
-            del frame
-            table = self.chunks.table(kept, rows, lines)
+            table, rows = self.table(k, names)
             arranged = arrange(table, group=group, time=time, used=columns)
             first, end = int(self.layout.offsets[s]), int(self.layout.offsets[t])
             if not np.array_equal(arranged.offsets, self.layout.offsets[s : t + 1] - first):
-                raise DataError(
-                    f"{self.chunks.name} has changed while it was read. Begin again when it no longer does."
-                )
+                raise self.chunks.changed()
             yield Piece(arranged, first, rows[arranged.rows], begun=False)
             advance(end - first)
+
+    def table(self, bucket: int, names: Sequence[str]) -> tuple[Table, np.ndarray]:
+        """These columns of a bucket, its rows in the order of the table, and which rows they are."""
+        frame = self._read(bucket)
+        rows = frame[ROW].to_numpy()
+        lines = frame[LINE].to_numpy() if LINE in frame.columns else None
+        return self.chunks.table(pl.DataFrame({name: frame[name] for name in names}), rows, lines), rows
+
+    def drop(self, bucket: int) -> None:
+        """A bucket that isn't asked for again."""
+        self._path(bucket).unlink()
 
     def _read(self, bucket: int) -> pl.DataFrame:
         frames = []
@@ -190,6 +209,20 @@ class Bucketed(Pieces):
                 file.seek(where)
                 frames.append(pl.read_ipc_stream(io.BytesIO(file.read(size))))
         return pl.concat(frames)
+
+
+class Numbers:
+    """The number of each row's sequence in a layout."""
+
+    def __init__(self, layout: Layout, group: Sequence[str]) -> None:
+        self.group, self.keys = group, [f"group {k}" for k in range(len(group))]
+        known = pl.DataFrame([c.alias(key) for c, key in zip(layout.ids.values(), self.keys, strict=True)])
+        self.known = known.with_columns(pl.Series("number", np.arange(known.height), dtype=pl.UInt32))
+
+    def __call__(self, chunk: Table) -> np.ndarray:
+        """[N]"""
+        columns = [chunk.frame[name].alias(key) for name, key in zip(self.group, self.keys, strict=True)]
+        return number_of(pl.DataFrame(columns), self.known, self.keys)
 
 
 def used_columns(settings: DataSettings, features: Sequence[str]) -> list[str]:

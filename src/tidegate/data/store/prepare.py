@@ -30,6 +30,7 @@ from tidegate.data.numerals import PLAIN, look
 from tidegate.data.preprocessing import Target, encode_features, encode_target
 from tidegate.data.sequences import NOWHERE
 from tidegate.data.settings import DataSettings
+from tidegate.data.several import is_store, is_there
 from tidegate.data.splits import assign_parts, by_column, completed
 from tidegate.data.store.chunks import OF_TEXT, SAMPLED, Chunks, files_to_read
 from tidegate.data.store.folder import (
@@ -49,10 +50,12 @@ from tidegate.data.store.folder import (
 from tidegate.data.store.layout import find_layout
 from tidegate.data.store.pieces import Bucketed, InOrder, Pieces, used_columns
 from tidegate.data.tables import Table, is_typed, packing_of_file
-from tidegate.default_memory import told
+from tidegate.default_memory import memory_of_machine, told
 from tidegate.errors import DataError, SettingsError
 from tidegate.files import replacing_folder, write_text
 
+IN_MEMORY = 2.6  # times a table's size that its training takes at the peak (docs/decisions/046, benchmarks/table_to_sequences.py)
+MOST_PACKED = 50  # times the size of its files that a table may have in memory: a smaller one needs no look
 CODE, ROW, PART = 8, 8, 1  # bytes of a row in the arrays
 
 
@@ -90,7 +93,7 @@ def prepare(
         with watch.work("Checksums of the files", 0):
             inputs = inputs_of(source)
         if before != [(one.name, one.size, one.mtime_ns) for one in inputs]:
-            raise DataError(f"{chunks.name} has changed while it was read. Begin again when it no longer does.")
+            raise chunks.changed()
         passes.finish(temporary, inputs)
     return open_store(folder, verify=False)
 
@@ -362,3 +365,14 @@ def estimated_size(source: str | Path, reading: Mapping[str, Any]) -> int:
         return sum(path.stat().st_size * (OF_TEXT if packing_of_file(path) else 1) for path in paths)
     chunks = Chunks(source, reading, 2**62, Path("unused"))
     return chunks.size
+
+
+def larger_than_memory(source: Any, reading: Mapping[str, Any]) -> str:
+    """A sentence without its full stop on a table in files that no memory of this machine can hold; "" for any other one."""
+    memory = memory_of_machine()
+    if memory is None or not isinstance(source, str | Path) or not is_there(source) or is_store(source):
+        return ""
+    packed = sum(path.stat().st_size for path in files_to_read(Path(source)))
+    if packed * MOST_PACKED < memory or (size := estimated_size(source, reading)) <= memory:
+        return ""
+    return f"{source} takes about {told(size)}, more than the memory of this machine"
