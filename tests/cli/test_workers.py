@@ -501,9 +501,11 @@ def test_a_worker_may_take_longer_than_the_others_wait_for_one_that_is_silent(fo
 @pytest.mark.skipif(two.missing() is not None, reason=str(two.missing()))
 def test_a_network_that_fails_while_a_table_is_read_ends_all_workers(folder):
     with two.two_hosts() as hosts:
-        both = slowly(folder, "tidegate.training.trainer:prepared", 1, 6, "cut", "node1", 29500, hosts)
+        both = slowly(folder, "tidegate.training.trainer:prepared", 1, 20, "cut", "node1", 29500, hosts)
         assert both[1].stdout.readline() == "late\n"
         hosts.plug("node2", False)
+        both[0].wait(timeout=60)
+        assert both[1].poll() is None  # it still reads: nobody told the first one
         said = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [1, 1], said
     assert re.search(r"^Error: Worker 1 of 2 \(host node2, .* is gone", said[0], re.MULTILINE)
