@@ -15,7 +15,7 @@ SETUP := pyproject.toml constraints.txt Makefile CMakeLists.txt $(CSRC)
 # pip install, with a word on what it does.
 SET_UP := $(BIN)/python tools/set_up.py
 
-.PHONY: help demo test test-all test-long test-peers test-world test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs fuzz bench bench-peers install-all clean
+.PHONY: help demo test test-all test-long test-peers test-world test-browser test-c test-native sanitize test-aarch64 test-no-compiler check check-cpp check-js docs fuzz faults bench bench-peers install-all clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -106,6 +106,9 @@ docs: $(VENV)/.docs $(if $(shell command -v npm),$(MERMAID))  ## the documentati
 
 fuzz: $(VENV)/.test  ## odd and damaged tables, settings, runs, states and streams for every reader, 20 seconds each
 	$(BIN)/python tools/fuzz.py
+
+faults: $(VENV)/.test  ## processes killed, disks filled and cables pulled while Tidegate works, three rounds of each case (some of them need Linux and root)
+	$(BIN)/python tools/faults.py
 
 bench: $(VENV)/.bench build/native/libtidegate_core.a  ## the measurements behind docs/speed.md, docs/quality.md and others (about half an hour, once 2 GB of peers are there; nothing else should run)
 	$(BIN)/python benchmarks/layer_speed.py

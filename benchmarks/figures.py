@@ -433,6 +433,80 @@ def fuzz() -> str:
     return "\n".join(lines)
 
 
+def faults() -> str:
+    """For each case: how many rounds there were, what was done in them, and how many ended otherwise than they should."""
+    names = ("rounds", "faults", "starts", "wrong")
+    sums: dict[str, dict[str, int]] = {}
+    about: dict[str, str] = {}
+    for row in read("faults")[1]:
+        before = sums.setdefault(row["case"], dict.fromkeys(names, 0))
+        sums[row["case"]] = {name: before[name] + int(row[name]) for name in names}
+        about[row["case"]] = row["about"]
+    sums["**all**"] = {name: sum(one[name] for one in sums.values()) for name in names}
+    lines = [
+        "| case | what happens | rounds | faults | commands | wrong |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for case, counts in sums.items():
+        lines.append(f"| {case} | {about.get(case, '')} | {' | '.join(f'{n:,}' for n in counts.values())} |")
+    return "\n".join(lines)
+
+
+def link() -> str:
+    """What two workers on two hosts exchange in a step, and how long that takes."""
+    lines = [
+        "| model | a step of one process | link | bytes sent | packets | an exchange |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in read("link")[1]:
+        us, step = float(row["us an exchange"]), float(row["us a step of one process"])
+        lines.append(
+            f"| {row['case']} | {step / 1000:.1f} ms | {row['link']} | {int(row['bytes sent']):,} | {float(row['packets sent']):.0f} "
+            f"| {us / 1000:.2f} ms |"
+        )
+    return "\n".join(lines)
+
+
+SMALL = 2**18  # of tidegate.workers
+OF_MANY = ("1 Gbit/s", (2, 8, 64, 1000))
+
+
+def on_paper(workers: int, parameters: int) -> tuple[int, int]:
+    """The bytes that a worker sends in an exchange, and after how many rounds of messages it ends: as tidegate.workers does it.
+
+    Of gradients of float32, a slice a worker, with three numbers in float64 beside them. gloo gathers along a ring.
+    """
+    numbers = 24
+    if workers == 2 or 4 * parameters * workers <= SMALL:
+        return (workers - 1) * (4 * parameters + numbers), workers - 1
+    chunk = 4 * -(-parameters // workers)
+    return (workers - 1) * (2 * chunk + numbers), 1 + workers - 1
+
+
+def many_workers() -> str:
+    """A model of the exchange of more workers: so many bytes at the price of a byte, so many rounds at the price of a round."""
+    name, counts = OF_MANY
+    rows = [row for row in read("link")[1] if row["link"] == name]
+    most, least = (pick(rows, key=lambda row: int(row["bytes sent"])) for pick in (max, min))
+    us, sent = ([float(row[what]) for row in (most, least)] for what in ("us an exchange", "bytes sent"))
+    a_byte = (us[0] - us[1]) / (sent[0] - sent[1])
+    a_round = us[1] - sent[1] * a_byte
+    lines = [
+        f"One round takes {a_round / 1000:.2f} ms, a byte {1000 * a_byte:.1f} ns ({8 / a_byte:.0f} Mbit/s).",
+        "",
+        "| model, a batch a worker | workers | bytes a worker sends | rounds | an exchange | computing, of the whole time |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        step = float(row["us a step of one process"])
+        for workers in counts:
+            bytes_sent, rounds = on_paper(workers, int(row["parameters"]))
+            took = rounds * a_round + bytes_sent * a_byte
+            cells = [row["case"], f"{workers:,}", f"{bytes_sent:,}", f"{rounds:,}", f"{took / 1000:.1f} ms"]
+            lines.append(f"| {' | '.join(cells)} | {step / (step + took):.0%} |")
+    return "\n".join(lines)
+
+
 CARRIED = {
     "held": "held, accuracy",
     "asked later": "asked later, accuracy",
@@ -502,6 +576,9 @@ if __name__ == "__main__":
         scale,
         workers,
         fuzz,
+        faults,
+        link,
+        many_workers,
         carry_state,
     )
     print(*(table() for table in tables), sep="\n\n")

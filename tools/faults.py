@@ -1,13 +1,18 @@
 """Runs Tidegate while processes are killed, disks fill and cables are pulled, and checks that nothing is lost.
 
-    python tools/faults.py                              # every case that this machine allows, five rounds each
+    python tools/faults.py                              # every case that this machine allows, three rounds each
     python tools/faults.py train workers --rounds 100   # some of them
     python tools/faults.py workers --seed 7 --rounds 1  # one round again: the same table and choices, though never the same microsecond
-    python tools/faults.py --save                       # adds the figures to benchmarks/results/faults.csv, for docs/scale.md
+    python tools/faults.py --save --seconds 240 --until 100
+                                                        # four minutes of rounds of the cases that have had fewer than a hundred faults;
+                                                        # each round joins benchmarks/results/faults.csv, for docs/scale.md
 
 In each round something goes wrong, at random moments, until the work is done all the same. Then its results have to be those of the
 same work left alone: weights and figures to the bit. After each fault all that bears a file's name has to open. A round that ends
 otherwise leaves its folder in build/faults, and a line that says why.
+
+Most commands are forks of a process that has imported PyTorch (tests/helpers/forking.py), which makes a round several times shorter; one
+in ten is started as anybody starts it.
 """
 
 from __future__ import annotations
@@ -32,10 +37,16 @@ from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported: threads don't survive a fork
+
+from tests.helpers import forking  # noqa: E402
+
 RESULTS = ROOT / "benchmarks/results/faults.csv"
 FOLDER = ROOT / f"build/faults/{os.getpid()}"  # another one may run beside this
 PATIENCE = 150  # seconds after which whatever is still there is taken for stuck: twice what workers wait for each other
 NOBODY = 65534  # a user without rights, for what root may do anyhow
+AFRESH = 0.1  # of the commands: those that are no forks
+SILENCE = 10  # seconds that workers wait for each other after most pulled cables, instead of 60
 OTHERS = 30  # seconds for all workers to end after one of them was killed
 TABLES: list[list[str]] = [  # settings of a training
     ["--target", "label"],
@@ -76,12 +87,13 @@ class Group:
         environment: dict[str, str],
         files: list[IO[bytes]],
         name: str = "said",
+        start: Callable[..., Any] = subprocess.Popen,
     ):
         self.folder, self._files = folder, files
         self.said, self.out = folder / f"{name}.txt", folder / f"{name}-out.txt"
         with self.said.open("wb") as said, self.out.open("wb") as out:
             stdin = files.pop() if files else subprocess.DEVNULL
-            self.process = subprocess.Popen(
+            self.process = start(
                 words, cwd=folder, env=environment, stdin=stdin, stdout=out, stderr=said, start_new_session=True
             )  # fmt: skip
         self.known: set[int] = set()
@@ -103,6 +115,8 @@ class Group:
     def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit status, once all its processes have ended. Raises Wrong where they don't."""
         until = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
         while self.process.poll() is None or self.all():
             if time.monotonic() > until:
                 raise Wrong(
@@ -125,7 +139,7 @@ class Round:
     """One round: a folder, the random choices of its seed, and what has happened so far."""
 
     def __init__(self, case: str, seed: int):
-        self.random = random.Random(f"{case} {seed}")
+        self.random, self.seed = random.Random(f"{case} {seed}"), seed
         self.folder = FOLDER / f"{case}-{seed}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -136,20 +150,32 @@ class Round:
         self.user: list[str] = []  # words before a command, which make it another user's
 
     def start(
-        self, *words: object, before: Sequence[str] = (), stdin: Path | None = None, name: str = "said", **more: str
+        self, *words: object, stdin: Path | None = None, name: str = "said", afresh: float = AFRESH, **more: str
     ) -> Group:
-        """`tidegate WORDS`, in the folder of this round."""
+        """`tidegate WORDS`, in the folder of this round. afresh: how likely it is no fork."""
         self.starts += 1
-        command = [*before, *self.user, sys.executable, "-m", "tidegate", *map(str, words)]
-        return self.run(command, stdin, name, **more)
+        command = [*forking.COMMAND, *map(str, words)]
+        how: Callable[..., Any] = forking.start
+        if self.random.random() < afresh:
+            command, how = [*self.user, *command], subprocess.Popen
+        elif self.user:
+            how = functools.partial(forking.start, user=NOBODY)
+        return self.run(command, stdin, name, how, **more)
 
-    def run(self, command: Sequence[str], stdin: Path | None = None, name: str = "said", **more: str) -> Group:
+    def run(
+        self,
+        command: Sequence[str],
+        stdin: Path | None = None,
+        name: str = "said",
+        how: Callable[..., Any] = subprocess.Popen,
+        **more: str,
+    ) -> Group:
         environment = (
             os.environ
             | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path_of_others()]), "OMP_NUM_THREADS": "1"}
             | more
         )
-        group = Group(command, self.folder, environment, [stdin.open("rb")] if stdin else [], name)
+        group = Group(command, self.folder, environment, [stdin.open("rb")] if stdin else [], name, how)
         self.groups.append(group)
         return group
 
@@ -193,11 +219,12 @@ def path_of_others() -> list[str]:
 
 @functools.cache
 def table() -> Path:
-    from tests.helpers.runs import sensors
-
     path = FOLDER / "sensors.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sensors().write_csv(path)
+    # In a process of its own, as polars must not compute in one that forks.
+    code = "import sys; from tests.helpers.runs import sensors; sensors().write_csv(sys.argv[1])"
+    where = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), *path_of_others()])}
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=where)
     return path
 
 
@@ -267,7 +294,7 @@ def undisturbed(settings: tuple[str, ...]) -> tuple[Path, float]:
     """The run of these settings to which nothing happened, and the seconds it took."""
     one = Round("undisturbed", TABLES.index([*settings]))
     began = time.monotonic()
-    one.whole("train", one.table, *settings, *COMMON, "--out", "run")
+    one.whole("train", one.table, *settings, *COMMON, "--out", "run", afresh=0)
     return one.folder / "run", time.monotonic() - began
 
 
@@ -287,10 +314,10 @@ def training(one: Round, run: Path, *more: object) -> list[object]:
 
 
 def train(one: Round, counts: Sequence[int] = (1,)) -> None:
-    """tidegate train, one process, killed and resumed up to five times"""
+    """tidegate train, one process, killed and resumed up to eight times"""
     whole, seconds = undisturbed(tuple(one.settings))
     run = one.folder / "run"
-    for last in [False] * one.random.randint(1, 5) + [True]:
+    for last in [False] * one.random.randint(3, 8) + [True]:
         count = one.random.choice(counts)
         group = one.start(*training(one, run, *(["--workers", count] if count > 1 else [])))
         if not last and one.moment(group, seconds * (1 + count / 2), run):
@@ -303,7 +330,7 @@ def train(one: Round, counts: Sequence[int] = (1,)) -> None:
         elif status := group.wait():
             raise Wrong(f"status {status}, and nobody was killed: {group.words()[-400:]}")
         check_whole(run)
-        if go_on(run) and "finished: true" in (run / "config.yaml").read_text() and (run / "report.html").exists():
+        if _finished(run):
             break
     check_same(run, whole)
 
@@ -332,7 +359,7 @@ def disk(one: Round) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)], check=True)
     ballast = mount / "ballast"
     try:
-        for last in [False] * one.random.randint(1, 3) + [True]:
+        for last in [False] * one.random.randint(3, 6) + [True]:
             count = one.random.choice((1, 1, 2))
             early = not last and one.random.random() < 0.3
             if early:
@@ -377,17 +404,13 @@ def readonly(one: Round) -> None:
     if os.geteuid() == 0:
         os.chown(one.folder, NOBODY, NOBODY)
         one.user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    home = {"HOME": str(one.folder), "TMPDIR": str(one.folder)}
-    # root starts Python for the other user, who may not be able to start more of them where it is installed.
-    ways = (
-        (1, 1, 2)
-        if subprocess.run([*one.user, "sh", "-c", f"test -x {sys.executable}"], check=False).returncode == 0
-        else (1,)
-    )
-    for last in [False] * one.random.randint(1, 3) + [True]:
-        count = one.random.choice(ways)
+    for last in [False] * one.random.randint(3, 6) + [True]:
+        count = one.random.choice((1, 1, 2))
         group = one.start(
-            *training(one, run, *(["--workers", count] if count > 1 else [])), HOME=home["HOME"], TMPDIR=home["TMPDIR"]
+            *training(one, run, *(["--workers", count] if count > 1 else [])),
+            HOME=str(one.folder),
+            TMPDIR=str(one.folder),
+            afresh=0 if count > 1 else AFRESH,  # the other user may not be able to start Python where it is installed
         )
         closed: list[Path] = []
         if not last and one.moment(group, seconds * (1 + count / 2), run):
@@ -411,7 +434,7 @@ def readonly(one: Round) -> None:
 
 def tune(one: Round) -> None:
     """two processes of tidegate tune share a study; one of them is killed, and another takes its place"""
-    trials, study = 6, one.folder / "tune.study"
+    trials, study = 8, one.folder / "tune.study"
     words = [
         "tune",
         one.table,
@@ -419,7 +442,7 @@ def tune(one: Round) -> None:
         "label",
         *COMMON[:4],
         "--epochs",
-        "6",
+        "20",
         "--batch-size",
         "8",
         "--search",
@@ -427,10 +450,10 @@ def tune(one: Round) -> None:
     ]
     words += ["--search", "lr=0.001..0.02:log", "--trials", trials, "--study", study]
     groups = [one.start(*words, name=f"said{k}") for k in range(2)]
-    kills = one.random.randint(1, 3)
+    kills = one.random.randint(3, 6)
     while groups:
         group = one.random.choice(groups)
-        if kills and one.moment(group, 12, one.folder):
+        if kills and one.moment(group, 3, one.folder):
             one.kill(group.process.pid)
             group.wait()
             kills -= 1
@@ -451,6 +474,8 @@ def tune(one: Round) -> None:
         raise Wrong("not one trial with the defaults")
     if len(tuned.trials) - trials > one.faults:
         raise Wrong(f"{len(tuned.trials) - trials} trials failed of {one.faults} processes that were killed")
+    for path in leftovers(one.folder):  # ... as if a minute had gone by, in which nobody touched them
+        os.utime(path, (time.time() - 61,) * 2)
     one.whole("tune", "--report", "--study", study)
     if leftovers(one.folder):
         raise Wrong(f"half-written files stayed: {leftovers(one.folder)}")
@@ -471,14 +496,11 @@ def tune(one: Round) -> None:
 def predict(one: Round) -> None:
     """tidegate predict, killed: its file is whole or not there"""
     run, _ = undisturbed(tuple(one.settings))
-    large = one.folder / "rows.csv"
-    head, *rows = one.table.read_text().splitlines(keepends=True)
-    large.write_text(head + "".join(f"{k}{row}" for k in range(60) for row in rows))  # the device is the first column
-    whole, out = predictions(tuple(one.settings), large), one.folder / "out.csv"
-    for last in [False] * one.random.randint(1, 3) + [True]:
+    (large, whole, seconds), out = predictions(tuple(one.settings)), one.folder / "out.csv"
+    for last in [False] * one.random.randint(3, 6) + [True]:
         count = one.random.choice((1, 1, 2))
         group = one.start("predict", run, large, "-o", out, *(["--workers", count] if count > 1 else []))
-        if not last and one.moment(group, 5 * count, one.folder):
+        if not last and one.moment(group, seconds * count, one.folder):
             one.kill(one.random.choice(group.all() or [group.process.pid]))
             group.wait()
         elif group.wait():
@@ -498,11 +520,15 @@ def predict(one: Round) -> None:
 
 
 @functools.cache
-def predictions(settings: tuple[str, ...], rows: Path | None) -> bytes:
+def predictions(settings: tuple[str, ...]) -> tuple[Path, bytes, float]:
+    """Rows to predict, their predictions, and the seconds they took."""
     one = Round("undisturbed", 100 + TABLES.index([*settings]))
-    assert rows is not None
-    one.whole("predict", undisturbed(settings)[0], rows, "-o", "out.csv")
-    return (one.folder / "out.csv").read_bytes()
+    rows = one.folder / "rows.csv"
+    head, *lines = table().read_text().splitlines(keepends=True)
+    rows.write_text(head + "".join(f"{k}{line}" for k in range(60) for line in lines))  # the device is the first column
+    began = time.monotonic()
+    one.whole("predict", undisturbed(settings)[0], rows, "-o", "out.csv", afresh=0)
+    return rows, (one.folder / "out.csv").read_bytes(), time.monotonic() - began
 
 
 def stream(one: Round) -> None:
@@ -513,11 +539,11 @@ def stream(one: Round) -> None:
     words = ["stream", run, "--state", "states", "--save-every", one.random.choice((1, 7, 100))]
     found = b""
     lines = whole.splitlines(keepends=True)
-    for last in [False] * one.random.randint(1, 4) + [True]:
+    for last in [False] * one.random.randint(3, 8) + [True]:
         group = one.start(*words, stdin=rows)
         if not last:
             enough = one.random.randint(0, len(whole)) if one.random.random() < 0.8 else 0
-            until = time.monotonic() + (PATIENCE if enough else one.random.uniform(0, 6))
+            until = time.monotonic() + (PATIENCE if enough else one.random.uniform(0, 2))
             while (
                 group.process.poll() is None and time.monotonic() < until and not 0 < enough <= group.out.stat().st_size
             ):
@@ -567,41 +593,72 @@ def answers(settings: tuple[str, ...]) -> tuple[Path, bytes]:
 
 
 def network(one: Round) -> None:
-    """torchrun on two hosts; one's cable is pulled: both end within two minutes, and one process goes on"""
+    """torchrun on two hosts; one's cable is pulled at any moment: both workers end in time, and one process goes on"""
     from tests.helpers.hosts import NAMES, two_hosts
 
     whole, seconds = undisturbed(tuple(one.settings))
     run = one.folder / "run"
+    silence = 60 if one.random.random() < AFRESH else SILENCE
     with two_hosts() as hosts:
-        groups = torchrun(one, hosts, run, 0)
-        while not (run / "checkpoints/last.safetensors").exists():  # until they train
-            if any(group.process.poll() is not None for group in groups.values()):
-                raise Wrong(f"torchrun ended: {[group.words()[-300:] for group in groups.values()]}")
-            time.sleep(0.01)
-        time.sleep(one.random.uniform(0, seconds / 3))
+        groups = torchrun(one, hosts, run, 0, silence)
+        workers = _workers_of(groups)
+        if one.random.random() < 0.5:
+            while not (run / "checkpoints/last.safetensors").exists():  # until they train
+                _all_run(groups)
+                time.sleep(0.01)
+            time.sleep(one.random.uniform(0, seconds / 2))
+        else:
+            time.sleep(one.random.uniform(0, 6))  # they import, meet, read their tables
         hosts.plug(one.random.choice(NAMES), False)
-        one.faults += 1
-        began = time.monotonic()
-        trained = [p for group in groups.values() for p in group.all() if _trains(p)]
-        while any(map(_trains, trained)):
-            if time.monotonic() - began > 120:
-                raise Wrong("workers are still there two minutes after the cable was pulled")
-            time.sleep(0.1)
+        one.faults += any(map(_trains, workers))
+        # As long as the others may need to come, and to answer.
+        _ended(workers, 3 * silence + 30)
         said = "".join(group.words() for group in groups.values())
-        if "finished: true" not in (run / "config.yaml").read_text():
+        if not _finished(run):
             for rank in range(2):
-                if not re.search(
-                    rf"Error: Worker {rank} of 2 .* can't reach worker {1 - rank} of 2 .*--resume", said
-                ) and not re.search(rf"Error: Worker {1 - rank} of 2 .* is gone.*--resume", said):
-                    raise Wrong(f"worker {rank} doesn't say what went wrong and how to go on: {said[-1500:]}")
+                if not re.search(LOST.format(me=rank, other=1 - rank), said):
+                    raise Wrong(f"worker {rank} doesn't say what went wrong: {said[-1500:]}")
         for group in groups.values():
             group.end()
     check_whole(run)
     if (run / ".lock").exists():
         raise Wrong("the folder is still locked")
-    if "finished: true" not in (run / "config.yaml").read_text():
-        one.whole("train", "--resume", run)
+    if not _finished(run):
+        one.whole(*training(one, run))
     check_same(run, whole)
+
+
+LOST = (
+    "Error: Worker {me} of 2 .*(can't reach worker {other} of 2|couldn't meet the others|waited .* for the others)"
+    "|Error: Worker {other} of 2 .* is gone"
+)
+
+
+def _finished(run: Path) -> bool:
+    return go_on(run) and "finished: true" in (run / "config.yaml").read_text()
+
+
+def _workers_of(groups: dict[str, Group]) -> list[int]:
+    """The processes of both hosts' workers, once they are there."""
+    found: dict[str, int] = {}
+    while len(found) < len(groups):
+        _all_run(groups)
+        found |= {host: p for host, group in groups.items() for p in group.all() if _trains(p)}
+        time.sleep(0.1)
+    return [*found.values()]
+
+
+def _all_run(groups: dict[str, Group]) -> None:
+    if any(group.process.poll() is not None for group in groups.values()):
+        raise Wrong(f"torchrun ended: {[group.words()[-300:] for group in groups.values()]}")
+
+
+def _ended(workers: Sequence[int], seconds: float) -> None:
+    began = time.monotonic()
+    while any(map(_trains, workers)):
+        if time.monotonic() - began > seconds:
+            raise Wrong(f"workers are still there {seconds:.0f} s after the cable was pulled")
+        time.sleep(0.1)
 
 
 def _trains(process: int) -> bool:
@@ -614,24 +671,32 @@ def _trains(process: int) -> bool:
         b"tidegate" in words
         and b"train" in words
         and b"torch.distributed.run" not in words
-        and b"unshare" not in words[:1]
+        and b"unshare" not in words
+        and b"ip" not in words[:1]
+        and b"sh" not in words[:1]
     )
 
 
 def restart(one: Round) -> None:
-    """torchrun --max-restarts 3 on two hosts; a worker is killed, and all go on by themselves"""
+    """torchrun --max-restarts on two hosts; workers are killed, and all go on by themselves"""
     from tests.helpers.hosts import two_hosts
 
     whole, seconds = undisturbed(tuple(one.settings))
     run = one.folder / "run"
     with two_hosts() as hosts:
-        groups = torchrun(one, hosts, run, 3)
-        for _ in range(one.random.randint(1, 3)):
-            until = time.monotonic() + one.random.uniform(3, 3 + 3 * seconds)
-            while time.monotonic() < until and all(group.process.poll() is None for group in groups.values()):
-                time.sleep(0.05)
-            if victims := [p for group in groups.values() for p in group.all() if _trains(p)]:
-                one.kill(one.random.choice(victims))
+        kills = one.random.randint(2, 5)
+        groups = torchrun(one, hosts, run, kills)
+        for _ in range(kills):
+            workers = _workers_of_now(groups)
+            until = time.monotonic() + one.random.uniform(0, 5 + seconds)  # they import, meet and train
+            while time.monotonic() < until and any(map(_trains, workers)):
+                time.sleep(0.02)
+            if there := [p for p in workers if _trains(p)]:
+                victim = one.random.choice(there)
+                one.kill(victim)
+                _ended([victim], 5)
+            else:
+                break
         for host, group in groups.items():
             if status := group.wait():
                 raise Wrong(f"torchrun on {host}: status {status}: {group.words()[-1500:]}")
@@ -639,28 +704,90 @@ def restart(one: Round) -> None:
     check_same(run, whole)
 
 
-def torchrun(one: Round, hosts: Any, run: Path, restarts: int) -> dict[str, Group]:
+def _workers_of_now(groups: dict[str, Group]) -> list[int]:
+    """The workers of both hosts, once they are there; none where torchrun ended."""
+    while all(group.process.poll() is None for group in groups.values()):
+        workers = [p for group in groups.values() for p in group.all() if _trains(p)]
+        if len(workers) == len(groups):
+            return workers
+        time.sleep(0.1)
+    return []
+
+
+def torchrun(one: Round, hosts: Any, run: Path, restarts: int, silence: int = 60) -> dict[str, Group]:
     from tests.helpers.hosts import NAMES
 
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "2",
-        "--nproc-per-node",
-        "1",
-        "--rdzv-backend",
-        "c10d",
-    ]
-    words += ["--rdzv-endpoint", f"{NAMES[0]}:29500", "--rdzv-id", "1", "--max-restarts", str(restarts)]
-    words += ["-m", "tidegate", *map(str, training(one, run))]
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{NAMES[0]}:29500", "--rdzv-id", "1"]
+    words += ["--max-restarts", str(restarts), "-m", "tidegate", *map(str, training(one, run))]
     one.starts += 1
-    return {host: one.run(hosts.command(host, words), name=host) for host in NAMES}
+    return {host: one.run(hosts.command(host, words), name=host, TIDEGATE_WAIT=str(silence)) for host in NAMES}
+
+
+SETS: dict[str, tuple[int, list[str]]] = {  # rows, or sequences where a row is one; settings
+    "snips": (600, ["--epochs", "3", "--batch-size", "16"]),
+    "occupancy": (1500, ["--epochs", "6", "--window", "32"]),
+    "cheetah": (3000, ["--epochs", "6", "--batch-size", "4"]),
+    "japanese_vowels": (2000, ["--epochs", "8", "--batch-size", "16"]),
+    "mnist1d": (600, ["--epochs", "6", "--batch-size", "32"]),
+}
+
+
+def bits(one: Round) -> None:
+    """the five data sets with --shards 4 on 1, 2 and 4 workers, killed or interrupted, and on with another number"""
+    name = [*SETS][one.seed % len(SETS)]
+    begin, (whole, seconds) = part_of(name), of_set(name)
+    run, count = one.folder / "run", 0
+    for last in [False] * one.random.randint(2, 5) + [True]:
+        count = one.random.choice([n for n in (1, 2, 4) if n != count])
+        more = ["--workers", count] if count > 1 else []
+        group = one.start(*(["train", "--resume", run] if go_on(run) else [*begin, "--out", run]), *more)
+        if not last and one.moment(group, seconds * (1 + count / 2), run):
+            if one.random.random() < 0.5:
+                one.kill(one.random.choice(group.all() or [group.process.pid]))
+            else:
+                os.killpg(group.process.pid, signal.SIGINT)  # Ctrl-C
+                one.faults += 1
+            group.wait()
+        elif status := group.wait():
+            raise Wrong(f"status {status}, and nobody was killed: {group.words()[-400:]}")
+        check_whole(run)
+        if _finished(run):
+            break
+    check_same(run, whole)
+
+
+@functools.cache
+def part_of(name: str) -> list[object]:
+    """The command line that trains on a part of a data set, as far as --out."""
+    rows, settings = SETS[name]
+    folder = FOLDER / name
+    code = (
+        "import sys, polars as pl\nfrom tidegate import datasets\nframe, roles = datasets.read(sys.argv[1]), datasets.describe(sys.argv[1]).train\n"
+        "n = int(sys.argv[2])\nheads = [part.head(max(8, int(n * share))) for name, share in (('train', .7), ('valid', .15), ('test', .15))\n"
+        "         for part in [frame.filter(pl.col('split') == name)]]\npl.concat(heads).write_parquet(sys.argv[3])\n"
+        "print(*[f'--{k.replace(chr(95), chr(45))}={v if isinstance(v, (str, int)) else chr(44).join(v)}' for k, v in roles.items()])"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.parquet"
+    where = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path_of_others()])}
+    told = subprocess.run(
+        [sys.executable, "-c", code, name, str(rows), str(path)], check=True, env=where, capture_output=True, text=True
+    )
+    return ["train", path, *told.stdout.split(), *settings, "--hidden-size", 12, "--patience", 0, "--shards", 4]
+
+
+@functools.cache
+def of_set(name: str) -> tuple[Path, float]:
+    """The undisturbed run on a data set, by one process, and its seconds."""
+    one = Round("undisturbed", 300 + [*SETS].index(name))
+    began = time.monotonic()
+    one.whole(*part_of(name), "--out", "run", afresh=0)
+    return one.folder / "run", time.monotonic() - began
 
 
 CASES: dict[str, Callable[[Round], None]] = {
-    f.__name__: f for f in (train, workers, tune, predict, stream, disk, readonly, network, restart)
+    f.__name__: f for f in (train, workers, bits, tune, predict, stream, disk, readonly, network, restart)
 }
 
 
@@ -687,65 +814,133 @@ def missing(case: str) -> str | None:
 # --- rounds ---------------------------------------------------------------------------------------------------------
 
 
-def rounds(case: str, first: int, count: int) -> dict[str, Any]:
-    """So many rounds of a case; the row of its figures."""
-    row: dict[str, Any] = {"case": case, "rounds": 0, "faults": 0, "starts": 0, "wrong": 0}
-    began = time.monotonic()
-    for seed in range(first, first + count):
-        one, wrong = Round(case, seed), True
-        try:
-            CASES[case](one)
-            wrong = False
-        except Wrong as error:
-            print(f"  {case} --seed {seed}: {error}", flush=True)
-        finally:
-            one.close(keep=wrong)
-        for name, value in (("rounds", 1), ("faults", one.faults), ("starts", one.starts), ("wrong", int(wrong))):
-            row[name] += value
-        print(
-            f"{case} {seed}: {one.faults} faults, {one.starts} starts{', WRONG' * wrong}", file=sys.stderr, flush=True
-        )
-    return row | {"seconds": round(time.monotonic() - began), "about": " ".join((CASES[case].__doc__ or "").split())}
+def one_round(case: str, seed: int) -> dict[str, Any]:
+    """A round of a case; the row of its figures."""
+    began, one, wrong = time.monotonic(), Round(case, seed), True
+    try:
+        CASES[case](one)
+        wrong = False
+    except Wrong as error:
+        print(f"  {case} --seed {seed}: {error}", flush=True)
+    finally:
+        one.close(keep=wrong)
+    print(f"{case} {seed}: {one.faults} faults, {one.starts} starts{', WRONG' * wrong}", file=sys.stderr, flush=True)
+    return {
+        "case": case,
+        "first_seed": seed,
+        "rounds": 1,
+        "faults": one.faults,
+        "starts": one.starts,
+        "wrong": int(wrong),
+        "seconds": time.monotonic() - began,
+    }
 
 
-def save(rows: list[dict[str, Any]], seed: int) -> None:
+def added(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a case."""
+    sums: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        before = sums.setdefault(row["case"], row | dict.fromkeys(COUNTS, 0))
+        sums[row["case"]] = before | {name: before[name] + row[name] for name in COUNTS}
+    return [
+        row | {"seconds": round(row["seconds"]), "about": " ".join((CASES[case].__doc__ or "").split())}
+        for case, row in sums.items()
+    ]
+
+
+COUNTS = ("rounds", "faults", "starts", "wrong", "seconds")
+
+
+def so_far() -> dict[str, dict[str, int]]:
+    """Of each case the faults that were saved, and the seed after the last one."""
+    found: dict[str, dict[str, int]] = {case: {"faults": 0, "seed": 0} for case in CASES}
+    if RESULTS.exists():
+        with RESULTS.open(newline="") as file:
+            file.readline()
+            for row in csv.DictReader(file):
+                one = found.setdefault(row["case"], {"faults": 0, "seed": 0})
+                one["faults"] += int(row["faults"])
+                one["seed"] = max(one["seed"], int(row["first_seed"]) + int(row["rounds"]))
+    return found
+
+
+def save(rows: list[dict[str, Any]]) -> None:
     from tidegate.bench.machine import machine
 
     told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     new = not RESULTS.exists()
+    about = {"date": f"{datetime.date.today():%Y-%m-%d}", "commit": told.stdout.strip()}
     with RESULTS.open("a", newline="") as file:
-        about = {"date": f"{datetime.date.today():%Y-%m-%d}", "commit": told.stdout.strip(), "first_seed": seed}
-        writer = csv.DictWriter(
-            file, ["case", *about, *[name for name in rows[0] if name != "case"]], lineterminator="\n"
-        )
+        writer = csv.DictWriter(file, [*rows[0], *about], lineterminator="\n")
         if new:
             file.write(f"# {machine()}\n")
             writer.writeheader()
         writer.writerows(row | about for row in rows)
 
 
+def ready() -> None:
+    """Import here all that the commands need; the first tables are made on the way."""
+    words: list[object] = ["--target", "label", *COMMON[:4], "--hidden-size", 4, "--epochs", 1, "--batch-size", 8]
+    commands: list[list[object]] = [
+        *(["train", table(), *some, *COMMON, "--epochs", 1, "--out", f"run{k}"] for k, some in enumerate(TABLES)),
+        ["train", table(), *words, "--shards", 4, "--out", "run"],
+        ["predict", "run", table(), "-o", "out.csv"],
+        ["stream", "run"],
+    ]
+    if missing("tune") is None:
+        commands.append(["tune", table(), *words[:6], "--epochs", 1, "--trials", 1, "--study", "x.study"])
+    where = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *path_of_others()])}
+    forking.preload([[str(word) for word in command] for command in commands], where)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; none: all that can be tried here")
-    parser.add_argument("--rounds", type=int, default=5, help="of each case (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next ones count on (default: 0)")
-    parser.add_argument("--save", action="store_true", help=f"add a line for each case to {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--rounds", type=int, default=3, help="of each case (default: 3)")
+    parser.add_argument("--seconds", type=float, help="begin rounds of all cases in turns for so long, instead")
+    parser.add_argument(
+        "--until", type=int, metavar="FAULTS", help="with --seconds: of cases that have had fewer than so many"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="of the first round; the next ones count on (default: after those that were saved)"
+    )
+    parser.add_argument("--save", action="store_true", help=f"add the figures to {RESULTS.relative_to(ROOT)}")
     given = parser.parse_args()
     if unknown := [case for case in given.cases if case not in CASES]:
         parser.error(f"unknown: {', '.join(unknown)}. There are {', '.join(CASES)}.")
-    rows = []
+    able = []
     for case in given.cases or CASES:
         if why := missing(case):
             print(f"{case} is skipped: {why}.", flush=True)
         else:
-            rows.append(rounds(case, given.seed, given.rounds))
+            able.append(case)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up then, too
+    before = so_far()
+    seeds = {case: before[case]["seed"] if given.seed is None else given.seed for case in able}
+    rows: list[dict[str, Any]] = []
+    began = time.monotonic()
+    ready()
+    while able:
+        if given.seconds is not None:
+            faults = {c: before[c]["faults"] + sum(r["faults"] for r in rows if r["case"] == c) for c in able}
+            able = [c for c in able if given.until is None or faults[c] < given.until]
+            if not able or time.monotonic() - began > given.seconds:
+                break
+            case = min(able, key=lambda c: faults[c])
+        else:
+            able = [c for c in able if sum(r["case"] == c for r in rows) < given.rounds]
+            if not able:
+                break
+            case = able[0]
+        rows.append(one_round(case, seeds[case]))
+        seeds[case] += 1
     if not rows:
         return 0
     from tidegate.bench.report import markdown
 
-    print(markdown(rows))
+    print(markdown(added(rows)))
     if given.save:
-        save(rows, given.seed)
+        save(added(rows))
     return int(any(row["wrong"] for row in rows))
 
 

@@ -10,14 +10,13 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import secrets
-import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,15 @@ from torch import Tensor
 
 from tidegate import shared_memory
 from tidegate.errors import SettingsError, WorkerLost
+from tidegate.processes import boot, can_be_asked, is_there, me
 
-WAIT = timedelta(seconds=60)
-"""How long a worker waits for the others before it takes them for lost."""
-START = timedelta(minutes=30)
-"""... and where they `meet`."""
+WAIT = timedelta(seconds=float(os.environ.get("TIDEGATE_WAIT", "60")))
+"""How long a worker that is silent counts as there. (Only tools/faults.py, which pulls cables, sets another one.)"""
+BEAT = min(1.0, WAIT.total_seconds() / 10)  # seconds between two signs of life
+SOON, START = 2 * WAIT, timedelta(minutes=30)
+"""How long the first ones wait for the others to come: where one command started all of them, and where programs may do something else
+first.
+"""
 GRACE = 3.0  # seconds in which workers that are still there say so
 LOOK = 0.05  # seconds between two looks
 _all_gather: Callable[[Tensor, Tensor], Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -47,6 +50,8 @@ class Alone:
     rank, size = 0, 1
     stopping = False
     """Whether a worker was told to stop, as of the last `total`; of one alone it is always False: it asks its own event."""
+    saving = False
+    """Whether the first worker has a checkpoint to write, likewise."""
     restarted = False
     """Whether torchrun started these workers anew, after some had failed."""
 
@@ -64,7 +69,9 @@ class Alone:
         return [value]
 
     def meet(self) -> None:
-        """Wait for all, who may take their time: they may be unlike, or begin when they can."""
+        """Wait for all, who may take their time: machines may be unlike, and only one writes. What they exchange they wait for no
+        longer than `WAIT`, so they meet first where one may be late.
+        """
 
     def same(self, what: str, value: Any) -> None:
         """Raises SettingsError where this is not the same for all workers."""
@@ -77,8 +84,8 @@ class Alone:
         """The sum of all slices, as `tree_sum(0, shards)` has it. partial(first, last): that of this worker's slices first ... last - 1."""
         return partial(0, shards)
 
-    def watch(self, stopped: threading.Event | None) -> None:
-        """Let the others know, with each `total`, when this event is set."""
+    def watch(self, stopped: threading.Event | None, due: Callable[[], bool]) -> None:
+        """Let the others know, with each `total`, whether this event is set; and the first one, whether a checkpoint is due."""
 
     def another_speaks(self) -> bool:
         """Whether one before this one is there to say what went wrong."""
@@ -148,17 +155,22 @@ class Group(Alone):
         self.restarted, self._hosts = restarted, hosts
         self._out_of_reach = False  # the store: who hosts it is gone, its machine, or the network
         self._stopped: threading.Event | None = None
+        self._due: Callable[[], bool] = bool
         self._people: list[dict[str, Any]] = []
         self._there: set[int] | None = None  # after others were lost: who isn't
+        self._places = itertools.count()  # where they `meet`
+        self._left = threading.Event()
         self._neighbours: shared_memory.Neighbours | None = None  # all workers, where they are on one machine
 
     def begin(self) -> None:
         """Meet the others. Raises WorkerLost where some don't come, SettingsError where their versions differ."""
         from tidegate import __version__
 
-        self.meet()
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
-        self._people = self.told(me | {"tidegate": __version__, "torch": str(torch.__version__)})
+        self._store.set(f"beat/{self.rank}", "first")
+        threading.Thread(target=self._beat, name="tidegate-beat", daemon=True).start()
+        self._people = self.told(
+            me() | {"machine": _machine(), "tidegate": __version__, "torch": str(torch.__version__)}
+        )
         for name in ("tidegate", "torch"):
             self.same(f"version of {name}", self._people[self.rank][name])
         if self._people[0]["machine"] and len({about["machine"] for about in self._people}) == 1:
@@ -182,11 +194,13 @@ class Group(Alone):
     def who(self, rank: int) -> str:
         """A worker, for a message."""
         about = self._people[rank] if self._people else None
-        return f"worker {rank} of {self.size}" + (f" (host {about['host']}, process {about['pid']})" if about else "")
+        return f"worker {rank} of {self.size}" + (
+            f" (host {about['host']}, process {about['process']})" if about else ""
+        )
 
     def meet(self) -> None:
         with self._meeting():
-            dist.monitored_barrier(timeout=START)
+            self._wait_for_all(f"met/{next(self._places)}")
 
     def same(self, what: str, value: Any) -> None:
         values = self.told(value)
@@ -222,16 +236,20 @@ class Group(Alone):
         _all_gather(everything, mine)
         return everything.view(self.size, -1)
 
-    def watch(self, stopped: threading.Event | None) -> None:
-        self._stopped = stopped
+    def watch(self, stopped: threading.Event | None, due: Callable[[], bool]) -> None:
+        self._stopped, self._due = stopped, due
+
+    def _wishes(self) -> float:
+        """1 where this worker was told to stop, and 2 more where a checkpoint is due."""
+        stopped = self._stopped is not None and self._stopped.is_set()
+        return float(stopped) + 2 * self._due()
 
     def total(self, shards: int, partial: Callable[[int, int], Partial]) -> Partial:
         each = shards // self.size
         trees = [subtrees(shards, k * each, (k + 1) * each) for k in range(self.size)]
         own = [partial(first, last) for first, last in trees[self.rank]]
         told = np.stack([p.numbers for p in own]).ravel()
-        stopped = self._stopped is not None and self._stopped.is_set()
-        numbers = np.append(told, float(stopped))
+        numbers = np.append(told, self._wishes())
         gradients = own[0].gradients[None] if len(own) == 1 else torch.stack([p.gradients for p in own])
         with self._meeting():
             if self._neighbours is not None and gradients.is_cpu:
@@ -241,7 +259,8 @@ class Group(Alone):
                 found = _along_the_tree(shards, trees, parts)
             else:
                 found, all_numbers = self._in_chunks(shards, gradients, numbers, trees)
-        self.stopping = any(row[-1] for row in all_numbers)
+        self.stopping = any(int(row[-1]) & 1 for row in all_numbers)
+        self.saving = bool(int(all_numbers[0][-1]) & 2)
         width = len(own[0].numbers)
         leaves = {
             tree: row[k * width : (k + 1) * width]
@@ -310,6 +329,63 @@ class Group(Alone):
         parts = [part.view(-1, chunk) for part in received.split([n * chunk for n in counts])]
         everything, all_numbers = self._with_numbers(_along_the_tree(shards, trees, parts), chunk, numbers, counts)
         return everything.reshape(-1)[:P], all_numbers
+
+    # --- signs of life ----------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Say again and again that this worker is there, whatever it does meanwhile. On a thread and a connection of its own."""
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            own: Any = self._store  # (its stub doesn't know all of it)
+            store = own.clone()
+            for beat in itertools.count():
+                store.set(f"beat/{self.rank}", str(beat))
+                if self._left.wait(BEAT):
+                    return
+
+    def _wait_for_all(self, place: str) -> None:
+        """Wait until all are at this place in the store, as long as signs of life come from each. Raises RuntimeError where none does."""
+        failures: list[Exception] = []
+        answered = [time.monotonic()]
+
+        def wait() -> None:
+            try:
+                self._store.add(place, 1)
+                heard: dict[int, tuple[bytes, float]] = {}
+                pause, looked = LOOK / 64, time.monotonic()
+                while self._store.add(place, 0) < self.size:
+                    answered[0] = time.monotonic()
+                    if answered[0] - looked > BEAT:
+                        looked = answered[0]
+                        self._listen(heard, looked)
+                    time.sleep(pause)
+                    pause = min(LOOK, 1.2 * pause)
+            except dist.DistNetworkError:
+                pass  # whoever hosts the store has been killed, and these workers are about to be told; what they exchange goes on
+            except (RuntimeError, dist.DistError) as error:
+                failures.append(error)
+
+        waiting = threading.Thread(target=wait, name="tidegate-workers", daemon=True)
+        waiting.start()
+        while waiting.is_alive():  # without a network the store doesn't answer for many minutes
+            waiting.join(BEAT)
+            if waiting.is_alive() and time.monotonic() - answered[0] > WAIT.total_seconds():
+                self._out_of_reach = True
+                raise RuntimeError("the place where the workers meet doesn't answer")
+        if failures:
+            raise failures[0]
+
+    def _listen(self, heard: dict[int, tuple[bytes, float]], now: float) -> None:
+        """Look for signs of life of the others. heard: the last one of each, and when it was new. Raises RuntimeError where one has ended
+        or is silent.
+        """
+        for rank, about in enumerate(self._people):
+            if rank != self.rank:
+                beat = self._store.get(f"beat/{rank}")
+                if rank not in heard or heard[rank][0] != beat:
+                    heard[rank] = beat, now
+                silent = now - heard[rank][1] > WAIT.total_seconds()
+                if silent or (can_be_asked(about) and not is_there(about)) or self._said(rank):
+                    raise RuntimeError(f"no sign of life from {self.who(rank)}")
 
     # --- what goes wrong --------------------------------------------------------------------------------------
 
@@ -393,6 +469,7 @@ class Group(Alone):
 
     def leave(self) -> None:
         """Part from the others. Who hosts the place where they meet stays until they have heard of each other's ends."""
+        self._left.set()
         if self._hosts:
             self._ends()
             time.sleep(LAST_WORDS)
@@ -453,8 +530,8 @@ def _numbers_in(row: Tensor, count: int) -> np.ndarray:
 def _machine() -> str:
     """The same for processes that can share memory and see each other's files and networks; '' where that can't be known."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/net')}" if shared_memory.available() else ""
+        known = shared_memory.available() and boot() is not None
+        return f"{platform.node()} {boot()} {os.readlink('/proc/self/ns/net')}" if known else ""
     except OSError:
         return ""
 
@@ -486,8 +563,9 @@ def workers_here() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Alone]:
-    """Take part where several were started, for as long as the block runs; else the block is alone.
+def joined(within: timedelta = START) -> Iterator[Alone]:
+    """Take part where several were started, for as long as the block runs; else the block is alone. within: how long the others are
+    waited for.
 
     Raises WorkerLost where the others don't come or are lost on the way; SettingsError where their versions differ, or where the
     program has called `torch.distributed.init_process_group` itself.
@@ -496,7 +574,7 @@ def joined() -> Iterator[Alone]:
     if not asked() or isinstance(_here, Group):
         yield _here
         return
-    group = _met()
+    group = _met(within)
     try:
         group.begin()
         _here = group
@@ -510,7 +588,7 @@ def joined() -> Iterator[Alone]:
         group.leave()
 
 
-def _met() -> Group:
+def _met(within: timedelta) -> Group:
     if dist.is_initialized():
         raise SettingsError(
             "This program has called torch.distributed.init_process_group, and Tidegate's workers need a group of their own. Train before "
@@ -519,25 +597,49 @@ def _met() -> Group:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ.get("MASTER_PORT", "29500"))
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun or our launcher
-    try:
+
+    def met() -> Group:
         store = dist.TCPStore(
-            host, port, size, is_master=rank == 0 and not hosted, timeout=START, wait_for_workers=False
+            host, port, size, is_master=rank == 0 and not hosted, timeout=within, wait_for_workers=False
         )
-        place, again = _gathered(
-            store, rank, size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), next(_meetings)
-        )
+        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        place, again = _gathered(store, rank, size, restarts, next(_meetings), within)
         own = dist.PrefixStore(f"tidegate/{place}", store)
         kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(kinds, store=own, rank=rank, world_size=size, timeout=WAIT)
+        lasting = dist.PrefixStore(LASTING, store)
+        return Group(rank, size, own, lasting, restarted=again, hosts=rank == 0 and not hosted)
+
+    try:
+        return _in_time(met, within + WAIT)
     except (RuntimeError, dist.DistError) as error:
         raise WorkerLost(
             f"Worker {rank} of {size} couldn't meet the others at {host}:{port} ({str(error).splitlines()[0]})."
         ) from error
-    lasting = dist.PrefixStore(LASTING, store)
-    return Group(rank, size, own, lasting, restarted=again, hosts=rank == 0 and not hosted)
 
 
-def _gathered(store: dist.Store, rank: int, size: int, restarts: int, meeting: int = 0) -> tuple[str, bool]:
+def _in_time(work: Callable[[], Group], limit: timedelta) -> Group:
+    """What `work` returns. Raises RuntimeError where that takes too long: without a network, a socket waits for many minutes."""
+    ends: list[Group | BaseException] = []
+
+    def run() -> None:
+        try:
+            ends.append(work())
+        except BaseException as error:
+            ends.append(error)
+
+    working = threading.Thread(target=run, name="tidegate-workers", daemon=True)
+    working.start()
+    working.join(limit.total_seconds())
+    end = ends[0] if ends else RuntimeError("no answer")
+    if isinstance(end, BaseException):
+        raise end
+    return end
+
+
+def _gathered(
+    store: dist.Store, rank: int, size: int, restarts: int, meeting: int = 0, within: timedelta = START
+) -> tuple[str, bool]:
     """A place in the store for these workers alone, and whether others were there before them. restarts: that torchrun
     counted here; meeting: which one of this process.
 
@@ -546,7 +648,7 @@ def _gathered(store: dist.Store, rank: int, size: int, restarts: int, meeting: i
     of them have seen themselves in its list.
     """
     me = secrets.token_hex(8)
-    until = time.monotonic() + START.total_seconds()
+    until = time.monotonic() + within.total_seconds()
     key = f"tidegate/workers/{meeting}"
     store.set(f"{key}/{rank}", f"{me} {restarts}")
     times = store.add(f"{key}/times", 1) if rank == 0 else 0
@@ -567,5 +669,5 @@ def _gathered(store: dist.Store, rank: int, size: int, restarts: int, meeting: i
                     return names[0], again
         time.sleep(LOOK)
     raise WorkerLost(
-        f"Worker {rank} of {size} waited {START.total_seconds() / 60:.0f} minutes for the others, who didn't come."
+        f"Worker {rank} of {size} waited {within.total_seconds() / 60:.0f} minutes for the others, who didn't come."
     )

@@ -6,24 +6,31 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
+from tests.helpers import hosts as two
 from tests.helpers.runs import sensors
 from tidegate import train
+from tidegate import workers as together
 from tidegate.cli import _workers
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError, SettingsError, WorkerLost
+from tidegate.processes import me
 from tidegate.training import trainer
 from tidegate.training.checkpoint import load_checkpoint
-from tidegate.workers import LASTING, SPOKEN, Alone, _gathered
+from tidegate.workers import LASTING, SPOKEN, Alone, Partial, _gathered
 
 OPTIONS = ["--hidden-size", "8", "--epochs", "3", "--batch-size", "6", "--shards", "4"]
 LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
@@ -349,3 +356,157 @@ def test_interrupted_on_two_workers_and_resumed_on_four_and_one_it_ends_in_the_s
     assert ends[0].state["epoch"] == 400
     assert all(torch.equal(weight, ends[1].weights[name]) for name, weight in ends[0].weights.items())
     assert (folder / "stopped/model.safetensors").read_bytes() == (folder / "whole/model.safetensors").read_bytes()
+
+
+# --- signs of life ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(monkeypatch):
+    """Two workers of a group that has a place to meet, and no network between them. They wait 0.5 s for each other."""
+    for name, value in (("WAIT", timedelta(seconds=0.5)), ("BEAT", 0.05), ("GRACE", 0.1)):
+        monkeypatch.setattr(together, name, value)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    both = []
+    for rank in range(2):
+        own = PrefixStore("own", TCPStore("127.0.0.1", store.port, wait_for_workers=False))
+        group = together.Group(rank, 2, own, own, restarted=False, hosts=False)
+        group._people = [me() | {"boot": "another machine"}] * 2
+        own.set(f"beat/{rank}", "first")
+        both.append(group)
+    yield both
+    for group in both:
+        group._left.set()
+
+
+def test_a_worker_waits_for_one_that_is_late_as_long_as_it_shows_signs_of_life(pair):
+    threading.Thread(target=pair[1]._beat, daemon=True).start()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pair[0].meet)
+        with pytest.raises(TimeoutError):
+            waiting.result(1.5)
+        pair[1].meet()
+        waiting.result(10)
+
+
+def what_it_hears(group) -> str:
+    """With what a meeting of this worker ends, within ten seconds."""
+    heard = []
+
+    def meet() -> None:
+        try:
+            group.meet()
+        except WorkerLost as error:
+            heard.append(str(error))
+
+    meeting = threading.Thread(target=meet, daemon=True)
+    meeting.start()
+    meeting.join(10)
+    return heard[0] if heard else f"nothing: {'it still waits' if meeting.is_alive() else 'all met'}"
+
+
+def test_a_worker_that_is_silent_is_lost(pair):
+    assert re.match(r"Worker 1 of 2 .* is gone", what_it_hears(pair[0]))
+
+
+@LINUX
+def test_a_worker_whose_process_has_ended_is_lost_at_once(pair, monkeypatch):
+    monkeypatch.setattr(together, "WAIT", timedelta(minutes=10))
+    pair[0]._people = [me(), me() | {"began": 0}]
+    assert re.match(r"Worker 1 of 2 .* is gone", what_it_hears(pair[0]))
+
+
+def test_who_waits_hears_why_another_one_ended(pair, monkeypatch):
+    monkeypatch.setattr(together, "WAIT", timedelta(minutes=10))
+    pair[1].end("The disk is full.")
+    assert re.match(r"Worker 1 of 2 .* stopped: The disk is full\.$", what_it_hears(pair[0]))
+
+
+def test_the_first_worker_says_when_a_checkpoint_is_due_and_any_when_it_was_told_to_stop(pair, monkeypatch):
+    stopped = [threading.Event(), threading.Event()]
+    for k, group in enumerate(pair):
+        group.watch(stopped[k], lambda: True)
+    stopped[1].set()
+    wishes = [[np.array([0.0, group._wishes()])] for group in pair]
+    parts = [torch.zeros(1, 1), torch.zeros(1, 1)]
+    for numbers, expected in ((wishes[0] + wishes[1], (True, True)), (wishes[0] * 2, (False, True))):
+        monkeypatch.setattr(pair[0], "_by_gathering", lambda *_, numbers=numbers: (parts, numbers))
+        pair[0].total(2, lambda first, last: Partial(torch.zeros(1), np.zeros(1)))
+        assert (pair[0].stopping, pair[0].saving) == expected
+
+
+def test_workers_that_do_not_come_are_waited_for_no_longer_than_was_said(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    with pytest.raises(WorkerLost, match="couldn't meet the others"), together.joined(timedelta(seconds=0.5)):
+        pass
+
+
+# A command, one of whose functions sleeps before it does what it does.
+SLOW = """
+import importlib, os, sys, time
+from tidegate.cli import main
+module, name, rank, seconds, *arguments = sys.argv[1:]
+module = importlib.import_module(module)
+before = getattr(module, name)
+def late(*given, **more):
+    print("late", file=sys.__stdout__, flush=True)
+    time.sleep(float(seconds))
+    return before(*given, **more)
+if os.environ["RANK"] == rank:
+    setattr(module, name, late)
+sys.exit(main(arguments))
+"""
+
+
+def slowly(folder: Path, place: str, rank: int, seconds: float, run: str, host: str, port: int, hosts=None):
+    """Two workers of a training, one of which takes so long for the function at `place`. hosts: on which they are."""
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": host, "MASTER_PORT": str(port), "TIDEGATE_WAIT": "2"}
+    common["GLOO_SOCKET_IFNAME"] = "lo" if hosts is None else "eth0"
+    command = [sys.executable, "-c", SLOW, *place.split(":"), str(rank), str(seconds)]
+    command += ["train", "sensors.csv", *SENSORS, "--no-baselines", "--out", run]
+    return [
+        subprocess.Popen(
+            command if hosts is None else hosts.command(two.NAMES[k], command),
+            cwd=folder, env=os.environ | common | {"RANK": str(k)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for k in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "place",
+    [
+        "tidegate.training.trainer:prepared",
+        "tidegate.training.journal:save_checkpoint",
+        "tidegate.trained.evaluation:scored_pieces",
+    ],
+)
+def test_a_worker_may_take_longer_than_the_others_wait_for_one_that_is_silent(folder, place):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = f"late-{place.rpartition(':')[2]}"
+    both = slowly(folder, place, 0, 3, run, "127.0.0.1", port)
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+
+
+@pytest.mark.long
+@pytest.mark.skipif(two.missing() is not None, reason=str(two.missing()))
+def test_a_network_that_fails_while_a_table_is_read_ends_all_workers(folder):
+    with two.two_hosts() as hosts:
+        both = slowly(folder, "tidegate.training.trainer:prepared", 1, 20, "cut", "node1", 29500, hosts)
+        assert both[1].stdout.readline() == "late\n"
+        hosts.plug("node2", False)
+        both[0].wait(timeout=60)
+        assert both[1].poll() is None  # it still reads: nobody told the first one
+        said = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 1], said
+    assert re.search(r"^Error: Worker 1 of 2 \(host node2, .* is gone", said[0], re.MULTILINE)
+    assert re.search(r"^Error: Worker 1 of 2 .* can't reach worker 0 of 2 \(host node1", said[1], re.MULTILINE)

@@ -7,8 +7,13 @@ import runpy
 import pytest
 
 from tests.helpers.pages import ROOT, read
+from tidegate.workers import SMALL
 
 FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
+
+
+def test_the_model_of_many_workers_has_the_limit_of_the_code():
+    assert FIGURES["SMALL"] == SMALL
 
 
 @pytest.mark.parametrize(
@@ -27,6 +32,9 @@ FIGURES = runpy.run_path(str(ROOT / "benchmarks/figures.py"))
         ("bounds", "benchmarks/README.md"),
         ("fuzz", "docs/reliability.md"),
         ("carry_state", "docs/scale.md"),
+        ("faults", "docs/scale.md"),
+        ("link", "docs/scale.md"),
+        ("many_workers", "docs/scale.md"),
     ],
 )
 def test_the_page_holds_the_table_as_it_was_measured(table, page):

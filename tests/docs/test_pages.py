@@ -11,7 +11,18 @@ from tests.helpers.pages import PAGES, ROOT, anchors, blocks, known_options, lin
 from tidegate.cli import COMMANDS
 
 # Options of other programs that the pages name.
-OTHERS = {"--inputs", "--jobs", "--rows", "--save", "--strict", "--no-deps", "--index-url"}
+OTHERS = {
+    "--inputs",
+    "--jobs",
+    "--rounds",
+    "--seconds",
+    "--until",
+    "--rows",
+    "--save",
+    "--strict",
+    "--no-deps",
+    "--index-url",
+}
 # torchrun's
 OTHERS |= {
     "--nproc-per-node",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tidegate
+from tests.helpers import hosts
 from tests.helpers.pages import ROOT, between, blocks, read
 from tests.helpers.runs import sensors
 from tests.helpers.tables import signal_table
@@ -112,3 +114,46 @@ def test_the_commands_and_the_python_that_predict_run_as_written(there, monkeypa
     (code,) = (code for code in blocks(section("Predict at scale"), "python") if "predict_to" in code)
     exec("import tidegate\n" + code, {})
     assert read_table("out").frame.equals(whole)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
+def test_the_command_for_two_machines_runs_as_written_on_two_hosts(tmp_path):
+    sensors().write_csv(tmp_path / "sensors.csv")
+    (command,) = re.findall(r"^    (torchrun (?:[^\n]*\\\n)*[^\n]+)$", section("Two machines"), re.MULTILINE)
+    torchrun = tmp_path / "bin/torchrun"
+    torchrun.parent.mkdir()
+    torchrun.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"\n')
+    torchrun.chmod(0o755)
+    environment = os.environ | {"PATH": f"{torchrun.parent}{os.pathsep}{os.environ['PATH']}"}
+    with hosts.two_hosts() as both:
+        typed = [
+            subprocess.Popen(
+                both.command(name, ["bash", "-c", command]),
+                cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+            )
+            for name in hosts.NAMES
+        ]  # fmt: skip
+        said = [one.communicate(timeout=300)[1] for one in typed]
+        sent = [both.sent(name) for name in hosts.NAMES]
+    assert [one.returncode for one in typed] == [0, 0], said
+    assert sum(words.count("Whole time") for words in said) == 1
+    assert min(sent) > 1_000_000  # all that they exchanged went over the cable
+    alone = [
+        "train",
+        "sensors.csv",
+        "--target",
+        "label",
+        "--group",
+        "device",
+        "--time",
+        "t",
+        "--shards",
+        "4",
+        "--out",
+        "one",
+    ]
+    done = subprocess.run([sys.executable, "-m", "tidegate", *alone], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    for name in ("model.safetensors", "no_memory/model.safetensors", "results.json"):
+        assert (tmp_path / "runs/two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name

@@ -27,6 +27,7 @@ HOMES = {
             "errors",
             "files",
             "pages",
+            "processes",
             "shared_memory",
             "workers",
             "_lazy",

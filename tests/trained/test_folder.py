@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from tests.helpers.training import ROLES, same_weights
 from tidegate.data.tables import write_table
 from tidegate.errors import RunError
 from tidegate.files import DiskError
+from tidegate.trained.weights import write_tensors
 from tidegate.training import TrainSettings, load, train
 
 
@@ -169,3 +173,19 @@ def test_an_error_while_writing_leaves_the_old_file(tmp_path):
         pass
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_weights_are_written_under_one_temporary_name_and_where_they_may_not_be_that_is_a_sentence(
+    tmp_path, monkeypatch
+):
+    written = []
+
+    def refuse(path, data):
+        written.append(path.name)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)  # (as root, nothing is refused)
+    with pytest.raises(DiskError, match=r"w\.safetensors could not be written \(Permission denied\)"):
+        write_tensors({"w": torch.zeros(1)}, {}, tmp_path / "w.safetensors")
+    assert re.fullmatch(r"\.w\.safetensors\.\d+-\w+\.tmp", *written)
+    assert not list(tmp_path.iterdir())

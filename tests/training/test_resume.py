@@ -38,6 +38,19 @@ def test_training_leaves_the_global_random_state_alone(tmp_path, signals):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_run_that_ended_before_its_report_was_written_goes_on_and_writes_it(tmp_path, signals, monkeypatch):
+    path = tmp_path / "t.parquet"
+    write_table(signals, path)
+    whole = train(path, out=tmp_path / "whole", **(QUICK | ROLES))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("tidegate.training.journal.write_report", lambda trained: 1 / 0)
+        train(path, out=tmp_path / "cut", **(QUICK | ROLES))
+    resumed = train(out=tmp_path / "cut", resume=True, progress=False)
+    assert (tmp_path / "cut/report.html").exists()
+    assert resumed.resolved.finished
+    assert same_weights(whole, resumed)
+
+
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("batches", [1, 3, 4, 6, 9])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, signals, batches):

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.tuning.owner import SILENT, gone, me
+from tidegate.processes import me
+from tidegate.tuning.owner import SILENT, gone
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux says when a process began")
-CODE = "import json, sys; from tidegate.tuning.owner import me; print(json.dumps(me()), flush=True); sys.stdin.read()"
+CODE = "import json, sys; from tidegate.processes import me; print(json.dumps(me()), flush=True); sys.stdin.read()"
 
 
 @linux

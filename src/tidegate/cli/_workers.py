@@ -50,7 +50,7 @@ def shared_out(count: int | None) -> Iterator[bool]:
     group = workers.here()
     _end_with_the_launcher()
     try:
-        with workers.joined() as group, contextlib.ExitStack() as quiet:
+        with workers.joined(workers.SOON) as group, contextlib.ExitStack() as quiet:
             if not group.leads:
                 quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
                 quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))

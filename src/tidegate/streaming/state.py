@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save, save_file
+from safetensors.numpy import load, save
 
 from tidegate.documents import check, cut
 from tidegate.errors import DataError, SettingsError
@@ -98,9 +98,10 @@ def write_states(path: Path, saved: Saved) -> None:
     tensors["seen"] = np.array(saved.seen, dtype=np.float64)
     with replacing(path.resolve()) as temporary:  # where a link leads, not the link
         try:
-            save_file(tensors, str(temporary), _header("all", timed=timed, run=saved.run))
+            data = save(tensors, _header("all", timed=timed, run=saved.run))
         except SafetensorError as error:
             raise DiskError(f"{path} could not be written ({error}).") from error
+        temporary.write_bytes(data)
 
 
 def read_states(path: Path) -> Saved:

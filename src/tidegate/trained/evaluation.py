@@ -241,6 +241,7 @@ class Gathered:
         at = np.concatenate([*self._at, np.zeros(0, dtype=np.int64)])
         losses = np.array(self._losses).reshape(-1, 3)
         self._losses.clear()
+        workers.meet()  # one may have more to do, or be slower
         for theirs, losses_of, *found in workers.gather([at, losses, *(a[at] for a in arrays)]):
             self._losses += [tuple(row) for row in losses_of.tolist()]
             for array, values in zip(arrays, found, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tidegate.documents import Damaged, cut, from_json, shown
@@ -60,11 +60,9 @@ def weights_of(model: SequenceModel) -> dict[str, Tensor]:
 
 def write_tensors(tensors: Mapping[str, Tensor], header: dict[str, Any], path: Path) -> None:
     with replacing(path) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            temporary,
-            metadata={HEADER: json.dumps(header)},
-        )
+        # (Its own function for files makes one of another name beside it, which stays where the process is killed.)
+        arrays = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        temporary.write_bytes(save(arrays, metadata={HEADER: json.dumps(header)}))
 
 
 def read_tensors(

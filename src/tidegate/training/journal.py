@@ -106,7 +106,8 @@ class FolderJournal(Journal):
     def begin(self, trained: Trained) -> None:
         with self.claiming():
             trained.folder = self.folder
-            self._write_settings(trained)
+            write_config(self.folder, trained)
+            write_text(self.folder / PREPROCESSING, trained.preprocessing.to_json())
 
     @contextlib.contextmanager
     def claiming(self) -> Iterator[None]:
@@ -157,10 +158,6 @@ class FolderJournal(Journal):
     def close(self) -> None:
         self._lock.release()
 
-    def _write_settings(self, trained: Trained) -> None:
-        write_config(self.folder, trained)
-        write_text(self.folder / PREPROCESSING, trained.preprocessing.to_json())
-
     def part(self, name: str) -> FolderJournal:
         return FolderJournal(self.folder / name)
 
@@ -198,11 +195,12 @@ class FolderJournal(Journal):
         assert trained.results is not None
         results = json.dumps(trained.results.to_dict(), indent=1, default=plain)
         write_text(self.folder / RESULTS, results + "\n")
-        self._write_settings(trained)
+        write_text(self.folder / PREPROCESSING, trained.preprocessing.to_json())
         bare = trained.no_memory
         if bare is not None and bare.preprocessing != trained.preprocessing:
             write_text(self.folder / NO_MEMORY / PREPROCESSING, bare.preprocessing.to_json())
         write_report(trained)
+        write_config(self.folder, trained)  # last: it says that the run is finished, and then nothing goes on with it
 
 
 class FollowingJournal(Journal):

@@ -13,6 +13,7 @@ from typing import Any
 
 from tidegate.errors import RunError
 from tidegate.files import remove, runs
+from tidegate.processes import boot
 
 try:
     import fcntl
@@ -23,7 +24,6 @@ LOCK = ".lock"
 PATIENCE = 0.5
 """Seconds for which `take` tries again: somebody who only looks has it for an instant."""
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
-_BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux; one for all containers of a machine
 
 
 class FolderLock:
@@ -130,13 +130,6 @@ def _elsewhere(owner: dict[str, Any]) -> bool:
 
 def _runs_here(process: Any) -> bool:
     return isinstance(process, int) and process != os.getpid() and runs(process)
-
-
-def boot() -> str | None:
-    """What names this machine since it was last started."""
-    with contextlib.suppress(OSError):
-        return _BOOT.read_text().strip()
-    return None
 
 
 def _is_at(file: int, path: Path) -> bool:

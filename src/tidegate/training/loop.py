@@ -87,7 +87,7 @@ class Loop:
         progress: Silent,
         begun: bool = False,
     ) -> None:
-        self.begun = begun
+        self.begun, self._saved_at = begun, 0.0
         self.model, self.pre, self.source, self.settings = model, pre, source, settings
         self.journal, self.progress = journal, progress
         by = chooser(pre.target, pre.horizon, settings.choose_by)
@@ -122,7 +122,7 @@ class Loop:
             try:
                 forked = torch.random.fork_rng(devices=_cuda(self.source))
                 with _stop_signal() as stopped, forked, self.threads or contextlib.nullcontext():
-                    self.workers.watch(stopped)
+                    self.workers.watch(stopped, self._due)
                     if self.begun and not state.history:
                         self._score_beginning()
                     self._epochs(rng, stopped)
@@ -145,6 +145,7 @@ class Loop:
     def _take_up(self) -> dict[str, Tensor] | None:
         """Go on where an earlier training stopped; its random state."""
         last = self.journal.last()
+        self.workers.meet()  # the first one has written the settings, and may have removed another run
         self.workers.same("checkpoint", "none" if last is None else _place(last[0].state))
         if last is None:
             return None
@@ -191,12 +192,16 @@ class Loop:
         """Whether training is to stop here: of several workers, all do after the same update."""
         return self.workers.stopping if self.workers.size > 1 else stopped.is_set()
 
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint inside an epoch."""
+        return time.perf_counter() - self._saved_at > CHECKPOINT_SECONDS
+
     def epoch(self, batches: Sequence[tuple[Tensor, ...]], stopped: threading.Event) -> bool:
         """Train on the rest of an epoch's batches; False when it was interrupted (and saved)."""
         self.model.train()
         state = self.state
         began = time.perf_counter() - state.seconds
-        saved_at = time.perf_counter()
+        self._saved_at = time.perf_counter()
         keys = _mix(self.settings.seed, state.epoch)
         for arguments in batches[state.step :]:
             state.lr = self.settings.lr * factor(self.settings, state, len(batches))
@@ -215,11 +220,11 @@ class Loop:
             state.targets += count
             self.progress.step(state.loss / max(state.targets, 1))
             state.seconds = time.perf_counter() - began
-            late = time.perf_counter() - saved_at > CHECKPOINT_SECONDS
+            due = self.workers.saving if self.workers.size > 1 else self._due()
             stops = self._stops(stopped)
-            if late or stops:
+            if due or stops:
                 self._checkpoint()
-                saved_at = time.perf_counter()
+                self._saved_at = time.perf_counter()
                 if stops:
                     return False
         return True
@@ -304,6 +309,7 @@ class Loop:
         random = _random_state(self.source)
         state = asdict(self.state)
         self.journal.checkpoint(Checkpoint.of(self.model, self.optimizer, random, state, self.update.carried))
+        self.workers.meet()  # one writes, and its disk may be slow
 
 
 def _place(state: Mapping[str, Any]) -> str:

@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 from tidegate.documents import check, cut
 from tidegate.errors import RunError, SettingsError, TidegateError
 from tidegate.files import DiskError
+from tidegate.processes import me
 from tidegate.tuning.optuna_parts import Lock, Sampler, draw, pruner
-from tidegate.tuning.owner import BEAT, gone, me
+from tidegate.tuning.owner import BEAT, gone
 from tidegate.tuning.place import Place
 from tidegate.tuning.record import FAILED, FINISHED, PRUNED, RUNNING, Definition, Trial
 from tidegate.tuning.space import Space, Value
